@@ -1,0 +1,5 @@
+"""LangGraph: checkpoints that carry refs, and typed state whose large fields live in a store."""
+
+from agentref.adapters.langgraph.saver import ExternalizingSaver, externalize
+
+__all__ = ["ExternalizingSaver", "externalize"]

@@ -1,0 +1,294 @@
+"""A checkpointer around a checkpointer: what the inner one keeps carries refs, not payloads.
+
+Only here is every payload of a graph seen: channel values, pending writes, inputs, arguments of
+`Send`, interrupts and their answers. Blobs are durable before the checkpoint that names them is
+handed to the inner saver, and values are encoded once, in one go, before anything is awaited: nodes
+that run meanwhile may change the very objects.
+"""
+
+import copy
+import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+
+from agentref.adapters.langgraph.serde import codec_for
+from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
+from agentref.adapters.langgraph.verbs import verbs_of
+from agentref.refs import ContentRef
+from agentref.runtime import Externalized, Runtime
+from agentref.storage import CAS
+
+__all__ = ["ExternalizingSaver", "externalize"]
+
+_KNOWN_REFS: Final = 4096
+_PRIMITIVES: Final = (str, int, float, bool)
+_RETRIES: Final = 5
+
+VersionKey = tuple[str, str, str, str]
+
+
+def externalize(
+    saver: BaseCheckpointSaver[Any],
+    *,
+    backend: CAS,
+    also: Iterable[CAS] = (),
+    inline_threshold_bytes: int = 4096,
+) -> "ExternalizingSaver":
+    """Wrap a LangGraph checkpointer so that its checkpoints carry refs instead of large values.
+
+    Use the result wherever the saver was used: `builder.compile(checkpointer=externalize(...))`.
+    It has the capabilities of `saver`, sync and async; threads that were written without it are
+    read as they are. Strict msgpack mode holds. Large values are kept in `backend` in plain text
+    even under an EncryptedSerializer.
+
+    Args:
+        saver: any checkpointer: in memory, SQLite, Postgres or your own.
+        backend: where values go. Its codec is replaced by one that follows the saver's serializer.
+        also: further stores that older checkpoints refer to; they are only read.
+        inline_threshold_bytes: channel values and writes of a larger encoded size are externalized.
+            0 externalizes everything but None.
+
+    Raises `InvalidInputError` for arguments of the wrong kind. Reading through the result raises
+    `BlobNotFoundError`, `IntegrityError` or `UnknownBackendError`, each naming the ref.
+    """
+    runtime = Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes)
+    return _class_for(type(saver))(saver, runtime)
+
+
+@cache
+def _class_for(inner: type[BaseCheckpointSaver[Any]]) -> type["ExternalizingSaver"]:
+    return type(f"Externalizing{inner.__name__}", (ExternalizingSaver,), verbs_of(inner))
+
+
+class _KnownRefs:
+    """What stands in checkpoints for the versions of channels that did not move. Thread-safe.
+
+    A version that carries a random suffix names one value for ever, so an unchanged channel need
+    not be encoded again. Savers whose versions are mere numbers could reuse them in a fork.
+    """
+
+    def __init__(self) -> None:
+        self._placed: OrderedDict[VersionKey, object] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: VersionKey | None) -> object:
+        with self._lock:
+            return None if key is None else self._placed.get(key)
+
+    def add(self, key: VersionKey | None, placed: object) -> None:
+        if key is None:
+            return
+        with self._lock:
+            self._placed[key] = placed
+            self._placed.move_to_end(key)
+            if len(self._placed) > _KNOWN_REFS:
+                self._placed.popitem(last=False)
+
+
+def _version_key(config: RunnableConfig, checkpoint: Checkpoint, channel: str) -> VersionKey | None:
+    version = checkpoint["channel_versions"].get(channel)
+    if not isinstance(version, str) or "." not in version:
+        return None
+    place_ = config["configurable"]
+    return str(place_.get("thread_id")), str(place_.get("checkpoint_ns", "")), channel, version
+
+
+class ExternalizingSaver(BaseCheckpointSaver[Any]):
+    """What `externalize` returns; made by it alone. As thread-safe as the saver inside.
+
+    Attributes:
+        inner: the wrapped saver. What it returns carries refs.
+        runtime: the stores and the threshold.
+    """
+
+    inner: BaseCheckpointSaver[Any]
+
+    def __init__(self, inner: BaseCheckpointSaver[Any], runtime: Runtime) -> None:
+        super().__init__(serde=inner.serde)
+        self.inner = inner
+        self.runtime = runtime.with_codec(codec_for(inner.serde))
+        self._known = _KnownRefs()
+        self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
+
+    def __getattr__(self, name: str) -> Any:
+        # copy.copy() asks for dunders before there is an `inner`.
+        if name.startswith("__") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __enter__(self) -> "ExternalizingSaver":
+        self.inner.__enter__()  # type: ignore[attr-defined]
+        return self
+
+    def __exit__(self, *details: object) -> Any:
+        return self.inner.__exit__(*details)  # type: ignore[attr-defined]
+
+    async def __aenter__(self) -> "ExternalizingSaver":
+        await self.inner.__aenter__()  # type: ignore[attr-defined]
+        return self
+
+    async def __aexit__(self, *details: object) -> Any:
+        return await self.inner.__aexit__(*details)  # type: ignore[attr-defined]
+
+    @property
+    def config_specs(self) -> list[Any]:
+        """The inner saver's."""
+        return self.inner.config_specs
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """The inner saver's."""
+        return self.inner.get_next_version(current, channel)
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> "ExternalizingSaver":
+        """A clone whose serializer, and codec, may construct the given types as well."""
+        inner = self.inner.with_allowlist(extra_allowlist)
+        if inner is self.inner:
+            return self
+        clone = copy.copy(self)
+        clone.inner = inner
+        clone.serde = inner.serde
+        clone.runtime = self.runtime.with_codec(codec_for(inner.serde))
+        return clone
+
+    # What goes in
+
+    def placed_checkpoint(
+        self, config: RunnableConfig, checkpoint: Checkpoint, new_versions: ChannelVersions
+    ) -> tuple[Checkpoint, ChannelVersions, Externalized]:
+        """The checkpoint as the inner saver gets it, and what has to be stored before."""
+        values = checkpoint["channel_values"]
+        placed: dict[str, Any] = {}
+        unknown: list[str] = []
+        for channel in values:
+            known = self._known.get(_version_key(config, checkpoint, channel))
+            placed[channel] = known
+            if known is None:
+                unknown.append(channel)
+        externalized = self._encode([inner_value(values[channel]) for channel in unknown])
+        for channel, ref in zip(unknown, externalized.refs, strict=True):
+            placed[channel] = place(values[channel], ref)
+        # A saver that keeps primitives within the checkpoint (Postgres) writes other values only for
+        # channels that moved: a text that was kept there so far has to be announced as new.
+        versions = checkpoint["channel_versions"]
+        moved = {
+            channel: versions[channel]
+            for channel, value in values.items()
+            if isinstance(value, _PRIMITIVES) and placed[channel] is not value and channel in versions
+        }
+        return (
+            cast("Checkpoint", {**checkpoint, "channel_values": placed}),
+            {**new_versions, **moved},
+            externalized,
+        )
+
+    def remember(self, config: RunnableConfig, checkpoint: Checkpoint) -> None:
+        """Take note of the refs in a checkpoint, once what they name is durable."""
+        for channel, value in checkpoint["channel_values"].items():
+            if placed_ref(value) is not None:
+                self._known.add(_version_key(config, checkpoint, channel), value)
+
+    def placed_writes(self, writes: Sequence[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Externalized]:
+        """The writes as the inner saver gets them, and what has to be stored before."""
+        writes = list(writes)
+        externalized = self._encode([inner_value(value) for _, value in writes])
+        placed = [
+            (channel, place(value, ref))
+            for (channel, value), ref in zip(writes, externalized.refs, strict=True)
+        ]
+        return placed, externalized
+
+    def _encode(self, values: list[object]) -> Externalized:
+        for _ in range(_RETRIES):
+            try:
+                return self.runtime.encode(values)
+            except RuntimeError as error:  # a dictionary that a node is changing right now
+                if "during iteration" not in str(error):
+                    raise
+        return self.runtime.encode(values)
+
+    def task_path(self, task_path: str) -> tuple[str, ...]:
+        """The argument, if the inner saver takes it: older ones do not."""
+        return (task_path,) if self._takes_task_path else ()
+
+    # What comes out
+
+    def hydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
+        """Checkpoints of the inner saver with every ref replaced by its value, in one batch."""
+        return self._restored(saved, self.runtime.load_many(_refs_in(saved)))
+
+    async def ahydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
+        """`hydrated` for the event loop."""
+        return self._restored(saved, await self.runtime.aload_many(_refs_in(saved)))
+
+    def _restored(self, saved: Sequence[CheckpointTuple], loaded: Iterable[object]) -> list[CheckpointTuple]:
+        values = iter(loaded)
+        return [self._restored_one(item, values) for item in saved]
+
+    def _restored_one(self, item: CheckpointTuple, values: Iterator[object]) -> CheckpointTuple:
+        self.remember(item.config, item.checkpoint)
+        channels = {name: _take(value, values) for name, value in item.checkpoint["channel_values"].items()}
+        pending = item.pending_writes
+        if pending is not None:
+            pending = [(task, channel, _take(value, values)) for task, channel, value in pending]
+        checkpoint = cast("Checkpoint", {**item.checkpoint, "channel_values": channels})
+        return item._replace(checkpoint=checkpoint, pending_writes=pending)
+
+    def _history_refs(self, history: Mapping[str, DeltaChannelHistory]) -> list[ContentRef]:
+        places = [
+            value
+            for entry in history.values()
+            for value in (*(write[2] for write in entry["writes"]), *([entry["seed"]] if "seed" in entry else []))
+        ]
+        return [ref for value in places if (ref := placed_ref(value)) is not None]
+
+    def _restored_history(
+        self, history: Mapping[str, DeltaChannelHistory], loaded: Iterable[object]
+    ) -> dict[str, DeltaChannelHistory]:
+        values = iter(loaded)
+        restored: dict[str, DeltaChannelHistory] = {}
+        for channel, entry in history.items():
+            writes = [(task, name, _take(value, values)) for task, name, value in entry["writes"]]
+            restored[channel] = {"writes": writes}
+            if "seed" in entry:
+                restored[channel]["seed"] = _take(entry["seed"], values)
+        return restored
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """The inner saver's walk, with what its refs stand for: only the asked channels are fetched."""
+        history = self.inner.get_delta_channel_history(config=config, channels=channels)
+        return self._restored_history(history, self.runtime.load_many(self._history_refs(history)))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """`get_delta_channel_history` for the event loop."""
+        history = await self.inner.aget_delta_channel_history(config=config, channels=channels)
+        return self._restored_history(history, await self.runtime.aload_many(self._history_refs(history)))
+
+
+def _refs_in(saved: Sequence[CheckpointTuple]) -> list[ContentRef]:
+    return [ref for item in saved for value in _places(item) if (ref := placed_ref(value)) is not None]
+
+
+def _places(item: CheckpointTuple) -> Iterator[Any]:
+    yield from item.checkpoint["channel_values"].values()
+    for _, _, value in item.pending_writes or ():
+        yield value
+
+
+def _take(value: Any, values: Iterator[object]) -> Any:
+    return unplaced(value, [next(values)] if placed_ref(value) is not None else [])

@@ -1,0 +1,56 @@
+"""Where refs stand in a checkpoint, and how user data that looks like one is told apart.
+
+A ref takes the place of a whole channel value or of a whole pending write, never of a part of one:
+so only those places are ever read as refs. What stands there in its own right and merely looks like
+a ref is put into an envelope under the same reserved key.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+
+from agentref.refs import REF_KEY, ContentRef
+
+__all__ = ["inner_value", "place", "placed_ref", "unplaced"]
+
+_ENVELOPE: Final = "value"
+
+
+def inner_value(value: object) -> object:
+    """What of a value may be replaced: all of it, or what a snapshot of a DeltaChannel holds.
+
+    Savers look for the snapshot itself (it ends a walk, and marks threads that must not be pruned),
+    so it stays where it is.
+    """
+    return value.value if type(value) is _DeltaSnapshot else value
+
+
+def place(value: Any, ref: ContentRef | None) -> Any:
+    """What the checkpoint carries for `value`: its ref if it has one, else the value itself."""
+    if type(value) is _DeltaSnapshot:
+        return _DeltaSnapshot(place(value.value, ref))
+    if ref is not None:
+        return ref.to_dict()
+    return {REF_KEY: {_ENVELOPE: value}} if _looks_placed(value) else value
+
+
+def placed_ref(value: Any) -> ContentRef | None:
+    """The ref that stands there, if one does. Raises `InvalidRefError` for one that is damaged."""
+    value = inner_value(value)
+    if _looks_placed(value) and not isinstance(value[REF_KEY], dict):
+        return ContentRef.from_dict(value)
+    return None
+
+
+def unplaced(value: Any, loaded: Sequence[object]) -> Any:
+    """The user's value: what was loaded for its ref (one item, or none), or what the envelope holds."""
+    if type(value) is _DeltaSnapshot:
+        return _DeltaSnapshot(unplaced(value.value, loaded))
+    if loaded:
+        return loaded[0]
+    return value[REF_KEY][_ENVELOPE] if _looks_placed(value) else value
+
+
+def _looks_placed(value: object) -> bool:
+    return isinstance(value, dict) and len(value) == 1 and REF_KEY in value

@@ -1,0 +1,141 @@
+"""Where to cut: opaque bytes by FastCDC, elements of a list where their own bytes say so.
+
+Cuts depend only on the content around them, so that an insertion, a removal or an append changes
+the chunks that it touches and no others. The parameters are part of the format: changing one stores
+everything anew, though nothing that was stored becomes unreadable.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Final, cast
+
+from pyfastcdc import FastCDC
+
+__all__ = ["WHOLE_BYTES", "cut_bytes", "cut_items", "cut_links", "cut_rows", "cut_stream"]
+
+WHOLE_BYTES: Final = 256 * 1024
+"""Opaque bytes up to this size stay in one blob: cutting them would cost more than it saves."""
+
+_CDC_AVERAGE: Final = 64 * 1024
+_ROWS_BYTES: Final = 256 * 1024
+
+_LEAF_MIN: Final = 4 * 1024
+_LEAF_TARGET: Final = 16 * 1024
+_LEAF_MAX: Final = 64 * 1024
+# The ends of an element tell it from its neighbours as well as all of it would, for less.
+_SAMPLE: Final = 64
+
+_NODE_MIN: Final = 4
+_NODE_MAX: Final = 32
+_NODE_MASK: Final = 0x07
+
+
+def _chunker() -> FastCDC:
+    # Normalization 2 and min = avg / 4, max = 4 * avg: as in Bazel's remote-apis FastCDC2020 profile.
+    return FastCDC(
+        avg_size=_CDC_AVERAGE, min_size=_CDC_AVERAGE // 4, max_size=_CDC_AVERAGE * 4, normalized_chunking=2
+    )
+
+
+def cut_bytes(data: memoryview) -> Iterator[memoryview]:
+    """Chunks of `data` in order: `data` itself when small, else about 64 KiB each (16 to 256 KiB)."""
+    if len(data) <= WHOLE_BYTES:
+        if len(data):
+            yield data
+        return
+    if not data.c_contiguous:  # FastCDC would read past the strides of such a view
+        data = memoryview(bytes(data))
+    for chunk in _chunker().cut_buf(data):
+        yield data[chunk.offset : chunk.offset + chunk.length]
+
+
+def cut_stream(file: BinaryIO) -> Iterator[bytes]:
+    """The same chunks as `cut_bytes` of all that `file` yields, in bounded memory."""
+    head = _read_up_to(file, WHOLE_BYTES + 1)
+    if len(head) <= WHOLE_BYTES:
+        if head:
+            yield head
+        return
+    for chunk in _chunker().cut_stream(cast("BinaryIO", _Rejoined(head, file))):
+        yield bytes(chunk.data)
+
+
+def cut_rows(data: memoryview, row_bytes: int) -> Iterator[memoryview]:
+    """Chunks of at most 256 KiB that begin at rows (or within one, for a row that is larger)."""
+    step = max(_ROWS_BYTES // max(row_bytes, 1), 1) * max(row_bytes, 1)
+    if step > _ROWS_BYTES:
+        step = _ROWS_BYTES
+    for at in range(0, len(data), step):
+        yield data[at : at + step]
+
+
+def cut_items(items: Sequence[bytes], weights: Sequence[int]) -> list[int]:
+    """Ends of the leaves that encoded elements fall into: about 16 KiB each by weight.
+
+    A cut falls behind an element with a chance in proportion to its weight, drawn from its bytes.
+    """
+    ends: list[int] = []
+    total = 0
+    span = _LEAF_TARGET - _LEAF_MIN
+    for index, weight in enumerate(weights):
+        total += weight
+        if total < _LEAF_MIN:
+            continue
+        if total >= _LEAF_MAX:
+            ends.append(index + 1)
+            total = 0
+            continue
+        item = items[index]
+        sample = item if len(item) <= 2 * _SAMPLE else item[:_SAMPLE] + item[-_SAMPLE:]
+        if zlib.crc32(sample) * span < weight << 32:
+            ends.append(index + 1)
+            total = 0
+    if not ends or ends[-1] != len(items):
+        ends.append(len(items))
+    return ends
+
+
+def cut_links(digests: Sequence[bytes]) -> list[int]:
+    """Ends of the nodes that links fall into: about 12 each, 4 to 32, drawn from their digests."""
+    ends: list[int] = []
+    begin = 0
+    for index, digest in enumerate(digests):
+        count = index + 1 - begin
+        if count >= _NODE_MAX or (count >= _NODE_MIN and not digest[0] & _NODE_MASK):
+            begin = index + 1
+            ends.append(begin)
+    if begin != len(digests):
+        ends.append(len(digests))
+    return ends
+
+
+def _read_up_to(file: BinaryIO, size: int) -> bytes:
+    parts = []
+    while size > 0:
+        part = file.read(size)
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+class _Rejoined:
+    """A file whose first bytes were read already."""
+
+    def __init__(self, head: bytes, file: BinaryIO) -> None:
+        self._head = memoryview(head)
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._head:
+            return self._file.read(size)
+        part = bytes(self._head if size < 0 else self._head[:size])
+        self._head = self._head[len(part) :]
+        return part + self._file.read() if size < 0 else part
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        view = memoryview(buffer)
+        part = self.read(len(view))
+        view[: len(part)] = part
+        return len(part)

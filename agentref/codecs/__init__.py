@@ -1,0 +1,9 @@
+"""Values to bytes and back. Pure: no I/O, no clock, no framework."""
+
+from agentref.codecs.codec import ValueCodec
+from agentref.codecs.decode import Source
+from agentref.codecs.encode import Sink
+from agentref.codecs.extension import Extension, Foreign
+from agentref.codecs.wire import CODEC_ID
+
+__all__ = ["CODEC_ID", "Extension", "Foreign", "Sink", "Source", "ValueCodec"]

@@ -1,0 +1,216 @@
+"""Classes of users and of numpy: dataclasses, pydantic models, enums, named tuples, arrays.
+
+Objects are taken apart field by field and put together without running `__init__`, so that what
+comes back is what was stored, and stored bytes choose no arguments of a call.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from enum import Enum
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+from agentref.codecs.trust import TypeTrust
+from agentref.codecs.wire import Ext
+from agentref.errors import MalformedBlobError, UnsupportedTypeError
+
+__all__ = ["BY_CODE", "ClassFamily", "Rows", "family_of"]
+
+
+class Rows(NamedTuple):
+    """The bytes of an array, to be cut between rows."""
+
+    data: bytes
+    row_bytes: int
+
+
+class ClassFamily(NamedTuple):
+    """`take` and `make` as of a builtin type, with the names of classes checked by a `TypeTrust`."""
+
+    code: Ext
+    take: Callable[[Any, TypeTrust], object]
+    make: Callable[[Any, TypeTrust], object]
+
+
+def _take_enum(member: Enum, trust: TypeTrust) -> list[object]:
+    name = member.name if member.name in type(member).__members__ else None
+    return [trust.name_of(type(member)), name, None if name is not None else member.value]
+
+
+def _make_enum(state: list[Any], trust: TypeTrust) -> object:
+    name, member, value = state
+    cls: Any = trust.resolve(name, "enum", lambda found: issubclass(found, Enum))
+    return cls(value) if member is None else cls[member]
+
+
+def _take_dataclass(item: Any, trust: TypeTrust) -> list[object]:
+    names = [field.name for field in dataclasses.fields(item)]
+    return [trust.name_of(type(item)), {name: getattr(item, name) for name in names if hasattr(item, name)}]
+
+
+def _make_dataclass(state: list[Any], trust: TypeTrust) -> object:
+    name, stored = state
+    cls: Any = trust.resolve(name, "dataclass", dataclasses.is_dataclass)
+    item = cls.__new__(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    _refuse_unknown(name, stored, fields)
+    for key, field in fields.items():
+        if key in stored:
+            object.__setattr__(item, key, stored[key])
+        elif field.default is not dataclasses.MISSING:
+            object.__setattr__(item, key, field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            object.__setattr__(item, key, field.default_factory())
+    return item
+
+
+def _pydantic() -> ModuleType | None:
+    # Not imported on our account: an object of its type cannot exist before somebody did.
+    return sys.modules.get("pydantic")
+
+
+def _is_model(cls: type) -> bool:
+    pydantic = _pydantic()
+    return pydantic is not None and issubclass(cls, pydantic.BaseModel)
+
+
+def _take_model(model: Any, trust: TypeTrust) -> list[object]:
+    values = model.__dict__
+    fields = {key: values[key] for key in type(model).model_fields if key in values}
+    private = model.__pydantic_private__
+    return [
+        trust.name_of(type(model)),
+        fields,
+        sorted(model.__pydantic_fields_set__),
+        model.__pydantic_extra__,
+        None if private is None else dict(private),
+    ]
+
+
+def _make_model(state: list[Any], trust: TypeTrust) -> object:
+    name, stored, fields_set, extra, private = state
+    cls: Any = trust.resolve(name, "pydantic model", _is_model)
+    fields = cls.model_fields
+    _refuse_unknown(name, stored, fields)
+    values = {
+        key: stored[key] if key in stored else field.get_default(call_default_factory=True)
+        for key, field in fields.items()
+        if key in stored or not field.is_required()
+    }
+    model = cls.__new__(cls)
+    sys.modules["pydantic"].BaseModel.__setstate__(
+        model,
+        {
+            "__dict__": values,
+            "__pydantic_fields_set__": set(fields_set),
+            "__pydantic_extra__": extra,
+            "__pydantic_private__": private,
+        },
+    )
+    return model
+
+
+def _refuse_unknown(name: str, stored: dict[str, object], known: Any) -> None:
+    unknown = [key for key in stored if key not in known]
+    if unknown:
+        raise MalformedBlobError(
+            f"A stored {name} has the fields {', '.join(map(repr, unknown))}, which the class no longer "
+            f"declares. Declare them again, with a default, to read it."
+        )
+
+
+def _is_namedtuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and cls.__bases__ == (tuple,) and hasattr(cls, "_fields")
+
+
+def _take_namedtuple(item: Any, trust: TypeTrust) -> list[object]:
+    return [trust.name_of(type(item)), list(item)]
+
+
+def _make_namedtuple(state: list[Any], trust: TypeTrust) -> object:
+    name, values = state
+    cls: Any = trust.resolve(name, "named tuple", _is_namedtuple)
+    if len(values) != len(cls._fields):
+        raise MalformedBlobError(f"A stored {name} has {len(values)} fields, the class {len(cls._fields)}.")
+    return tuple.__new__(cls, values)
+
+
+def _numpy() -> Any:
+    try:
+        import numpy as np  # noqa: PLC0415  (optional: only who stores arrays has it)
+    except ImportError as error:
+        raise UnsupportedTypeError("The value holds a numpy array: install numpy to read it.") from error
+    return np
+
+
+def _take_array(array: Any, _trust: TypeTrust) -> list[object]:
+    np = _numpy()
+    dtype = _descr(array.dtype)
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    rows = array.shape[-1 if order == "F" else 0] if array.ndim else 1
+    return [dtype, list(array.shape), order, Rows(array.tobytes(order), array.nbytes // rows if rows else 0)]
+
+
+def _descr(dtype: Any) -> object:
+    if dtype.hasobject:
+        raise UnsupportedTypeError(
+            "A numpy array of Python objects cannot be stored. Use .tolist(), or a numeric dtype."
+        )
+    return _numpy().lib.format.dtype_to_descr(dtype)
+
+
+def _make_array(state: list[Any], _trust: TypeTrust) -> object:
+    descr, shape, order, data = state
+    np = _numpy()
+    dtype = np.lib.format.descr_to_dtype(descr)
+    count = 1
+    for length in shape:
+        if type(length) is not int or length < 0:
+            raise MalformedBlobError("A stored array has an impossible shape.")
+        count *= length
+    if dtype.hasobject or order not in {"C", "F"} or count * dtype.itemsize != len(data):
+        raise MalformedBlobError("A stored array's shape, type and bytes do not agree.")
+    array = np.empty(shape, dtype, order)
+    if len(data):
+        array.reshape(-1, order="A").view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+    return array
+
+
+def _take_scalar(scalar: Any, _trust: TypeTrust) -> list[object]:
+    return [_descr(scalar.dtype), scalar.tobytes()]
+
+
+def _make_scalar(state: list[Any], trust: TypeTrust) -> object:
+    descr, data = state
+    return _make_array([descr, [], "C", data], trust)[()]  # type: ignore[index]
+
+
+_ENUM: Final = ClassFamily(Ext.ENUM, _take_enum, _make_enum)
+_DATACLASS: Final = ClassFamily(Ext.DATACLASS, _take_dataclass, _make_dataclass)
+_MODEL: Final = ClassFamily(Ext.PYDANTIC, _take_model, _make_model)
+_NAMEDTUPLE: Final = ClassFamily(Ext.NAMEDTUPLE, _take_namedtuple, _make_namedtuple)
+_ARRAY: Final = ClassFamily(Ext.NDARRAY, _take_array, _make_array)
+_SCALAR: Final = ClassFamily(Ext.NUMPY_SCALAR, _take_scalar, _make_scalar)
+
+BY_CODE: Final[dict[int, ClassFamily]] = {
+    family.code: family for family in (_ENUM, _DATACLASS, _MODEL, _NAMEDTUPLE, _ARRAY, _SCALAR)
+}
+
+
+def family_of(cls: type) -> ClassFamily | None:
+    """The family that knows how to take an instance of exactly this class apart, if one does."""
+    if issubclass(cls, Enum):
+        return _ENUM
+    if _is_model(cls):
+        return _MODEL
+    if dataclasses.is_dataclass(cls) and not issubclass(cls, (str, int, float, bytes, dict, list, tuple, set)):
+        return _DATACLASS
+    if _is_namedtuple(cls):
+        return _NAMEDTUPLE
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and cls is numpy.ndarray:
+        return _ARRAY
+    if numpy is not None and issubclass(cls, numpy.generic) and cls is not numpy.object_:
+        return _SCALAR
+    return None

@@ -1,0 +1,133 @@
+"""Canonical MessagePack back to values. The bytes were verified, but who wrote them is not trusted."""
+
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+import msgpack
+
+from agentref.codecs import builtin_types, class_types
+from agentref.codecs.extension import Extensions, Foreign
+from agentref.codecs.trust import TypeTrust
+from agentref.codecs.wire import MAX_NESTING, Ext
+from agentref.errors import AgentRefError, MalformedBlobError, UntrustedTypeError
+
+__all__ = ["Decoder", "Source"]
+
+# What a `make` may raise on a state that no `take` gave.
+_BAD_STATE: Final = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+class Source(Protocol):
+    """Gives what links lead to."""
+
+    def raw(self, link: Any, /) -> Iterator[bytes | memoryview]:
+        """The bytes below a link, in order."""
+        ...
+
+    def values(self, link: Any, /) -> Iterator[tuple[bytes | memoryview, tuple[Any, ...]]]:
+        """The packed values below a link, in order, each with its own links."""
+        ...
+
+
+class Decoder:
+    """Decodes values from a source. For one thread, for one value."""
+
+    def __init__(
+        self, source: Source, trust: TypeTrust, extensions: Extensions, foreign: Foreign | None
+    ) -> None:
+        self._source = source
+        self._trust = trust
+        self._extensions = extensions
+        self._foreign = foreign
+        self._depth = 0
+        self._links: Iterator[Any] = iter(())
+
+    def decode(self, link: Any) -> object:
+        """The value below a link. Raises `MalformedBlobError` or `UntrustedTypeError`."""
+        values = list(self._source.values(link))
+        if len(values) != 1:
+            raise MalformedBlobError("A ref to a value leads to several of them.")
+        return self._blob(*values[0])
+
+    def _blob(self, payload: bytes | memoryview, links: tuple[Any, ...]) -> object:
+        outer, self._links = self._links, iter(links)
+        try:
+            value = self._unpack(payload)
+            if next(self._links, None) is not None:
+                raise MalformedBlobError("A stored value has more links than it uses.")
+            return value
+        finally:
+            self._links = outer
+
+    def _unpack(self, payload: bytes | memoryview) -> Any:
+        if self._depth > MAX_NESTING + 1:
+            raise MalformedBlobError("A stored value is nested too deeply.")
+        self._depth += 1
+        try:
+            return msgpack.unpackb(
+                payload, ext_hook=self._ext, strict_map_key=False, unicode_errors="surrogatepass"
+            )
+        except AgentRefError:
+            raise
+        except (*_BAD_STATE, msgpack.UnpackException) as error:
+            raise MalformedBlobError(f"A stored value cannot be decoded: {error!r:.200}") from error
+        finally:
+            self._depth -= 1
+
+    def _ext(self, code: int, data: bytes) -> object:
+        if code <= Ext.DICT_TREE:
+            return self._tree(code, data)
+        state = self._unpack(data)
+        if code == Ext.SET:
+            return set(state)
+        if code == Ext.FROZENSET:
+            return frozenset(state)
+        builtin = builtin_types.BY_CODE.get(code)
+        if builtin is not None:
+            return builtin.make(state)
+        family = class_types.BY_CODE.get(code)
+        if family is not None:
+            return family.make(state, self._trust)
+        if code == Ext.EXTENSION:
+            tag, inner = state
+            return self._extension(tag).make(inner)
+        if code == Ext.FOREIGN:
+            return self._ask_foreign(*state)
+        raise MalformedBlobError(f"A stored value uses extension type {code}, unknown here; update agentref.")
+
+    def _tree(self, code: int, data: bytes) -> object:
+        links = [next(self._links, None) for _ in range(data[0] if len(data) == 1 else 0)]
+        if not links or links[-1] is None:
+            raise MalformedBlobError("A stored value uses more links than it has.")
+        if code == Ext.LIST_TREE:
+            return [item for leaf in self._leaves(links, list) for item in leaf]
+        if code == Ext.DICT_TREE:
+            return {key: item for leaf in self._leaves(links, dict) for key, item in leaf.items()}
+        parts = [part for link in links for part in self._source.raw(link)]
+        joined = b"".join(parts)
+        return joined.decode("utf-8", "surrogatepass") if code == Ext.TEXT_TREE else joined
+
+    def _leaves(self, links: list[Any], kind: type) -> Iterator[Any]:
+        for link in links:
+            for payload, own in self._source.values(link):
+                leaf = self._blob(payload, own)
+                if type(leaf) is not kind:
+                    raise MalformedBlobError(f"A leaf of a stored {kind.__name__} is none.")
+                yield leaf
+
+    def _extension(self, tag: object) -> Any:
+        found = self._extensions.by_tag.get(tag) if isinstance(tag, str) else None
+        if found is None:
+            raise UntrustedTypeError(
+                f"Stored data holds a {tag!r:.80}, which is not known here. Load it through the adapter "
+                f"of the framework that it belongs to."
+            )
+        return found
+
+    def _ask_foreign(self, tag: str, data: bytes) -> object:
+        if self._foreign is None:
+            raise UntrustedTypeError(
+                "Stored data holds an object of a framework's own serializer. Load it through the adapter "
+                "of that framework."
+            )
+        return self._foreign.loads_typed((tag, data))

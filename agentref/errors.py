@@ -1,0 +1,238 @@
+"""Every error that agentref raises, grouped by what a handler would do about it.
+
+Each class is also the builtin that a caller would expect (`KeyError`, `ValueError`, `OSError`...),
+so that code which never heard of agentref handles it correctly.
+
+    AgentRefError
+    ├── InvalidInputError (ValueError)       fix the call
+    │   ├── InvalidDigestError
+    │   ├── InvalidRefError
+    │   ├── InlineSizeExceeded
+    │   ├── ValueTooLargeError
+    │   └── UnsupportedTypeError (TypeError)
+    ├── StateError                           fix the state class, or how a node uses it
+    │   ├── StateDefinitionError (TypeError)
+    │   ├── UnknownFieldError (AttributeError, KeyError, TypeError)
+    │   ├── UnsetFieldError (AttributeError, KeyError)
+    │   └── InPlaceMutationError (RuntimeError)
+    ├── BlobNotFoundError (KeyError)         restore the data, or drop the ref
+    ├── IntegrityError (ValueError)          the bytes are not to be trusted
+    │   ├── CorruptBlobError
+    │   ├── MalformedBlobError
+    │   └── UntrustedTypeError
+    ├── StorageError (OSError)               retry, free space, fix permissions
+    │   ├── StoreUnavailableError
+    │   ├── StoreBusyError (TimeoutError)
+    │   ├── StoreFullError
+    │   └── StoreVersionError
+    └── ConfigurationError (RuntimeError)    configure a store, install an extra
+        ├── UnknownBackendError (LookupError)
+        └── MissingExtraError (ImportError)
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "AgentRefError",
+    "BlobNotFoundError",
+    "ConfigurationError",
+    "CorruptBlobError",
+    "InPlaceMutationError",
+    "InlineSizeExceeded",
+    "IntegrityError",
+    "InvalidDigestError",
+    "InvalidInputError",
+    "InvalidRefError",
+    "MalformedBlobError",
+    "MissingExtraError",
+    "StateDefinitionError",
+    "StateError",
+    "StorageError",
+    "StoreBusyError",
+    "StoreFullError",
+    "StoreUnavailableError",
+    "StoreVersionError",
+    "UnknownBackendError",
+    "UnknownFieldError",
+    "UnsetFieldError",
+    "UnsupportedTypeError",
+    "UntrustedTypeError",
+    "ValueTooLargeError",
+]
+
+
+class AgentRefError(Exception):
+    """Root of the tree. The message says what is wrong and what to do next.
+
+    `code` is stable across releases and fit for logs and metrics; codes are only ever added.
+    """
+
+    code: ClassVar[str] = "agentref"
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        # KeyError would show repr(message), OSError would look for an errno.
+        return self.message
+
+
+class InvalidInputError(AgentRefError, ValueError):
+    """An argument is not acceptable; the call changed nothing."""
+
+    code = "invalid_input"
+
+
+class InvalidDigestError(InvalidInputError):
+    """Text or bytes that should name a blob are no digest."""
+
+    code = "invalid_digest"
+
+
+class InvalidRefError(InvalidInputError):
+    """A mapping or text that should be a `ContentRef` is none."""
+
+    code = "invalid_ref"
+
+
+class InlineSizeExceeded(InvalidInputError):  # noqa: N818  (the name is part of the published API)
+    """An `Inline` value is larger than the checkpoint may carry.
+
+    Attributes: `field`, `size` and `limit` in bytes.
+    """
+
+    code = "inline_size_exceeded"
+
+    def __init__(self, field: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"Inline field {field!r} is {size:,} bytes, over the limit of {limit:,} bytes. "
+            f"Declare it as Externalized[...], make the value smaller, "
+            f"or raise inline_threshold_bytes."
+        )
+        self.field = field
+        self.size = size
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, int]]:
+        return type(self), (self.field, self.size, self.limit)
+
+
+class ValueTooLargeError(InvalidInputError):
+    """A value, or a part of it, is over a configured or a format limit."""
+
+    code = "value_too_large"
+
+
+class UnsupportedTypeError(InvalidInputError, TypeError):
+    """A value contains a type that the codec does not know; nothing was written."""
+
+    code = "unsupported_type"
+
+
+class StateError(AgentRefError):
+    """A state class, or the use of one, is wrong."""
+
+    code = "state"
+
+
+class StateDefinitionError(StateError, TypeError):
+    """A state class cannot mean what it says; raised when the class is created."""
+
+    code = "state_definition"
+
+
+class UnknownFieldError(StateError, AttributeError, KeyError, TypeError):
+    """A name that the state class does not declare."""
+
+    code = "unknown_field"
+
+
+class UnsetFieldError(StateError, AttributeError, KeyError):
+    """A declared field that has no value yet and no default."""
+
+    code = "unset_field"
+
+
+class InPlaceMutationError(StateError, RuntimeError):
+    """A value was changed in place where the change cannot be written back."""
+
+    code = "in_place_mutation"
+
+
+class BlobNotFoundError(AgentRefError, KeyError):
+    """No blob of this name is in the store."""
+
+    code = "blob_not_found"
+
+
+class IntegrityError(AgentRefError, ValueError):
+    """Stored bytes are not what their name promises; none of them were returned."""
+
+    code = "integrity"
+
+
+class CorruptBlobError(IntegrityError):
+    """The bytes of a blob do not hash to its digest: damaged, truncated or swapped."""
+
+    code = "corrupt_blob"
+
+
+class MalformedBlobError(IntegrityError):
+    """The bytes hash correctly but do not follow the format, or exceed its bounds."""
+
+    code = "malformed_blob"
+
+
+class UntrustedTypeError(IntegrityError):
+    """Stored data names a Python type that may not be constructed here."""
+
+    code = "untrusted_type"
+
+
+class StorageError(AgentRefError, OSError):
+    """The store could not do its work; what was acknowledged before is unharmed."""
+
+    code = "storage"
+
+
+class StoreUnavailableError(StorageError):
+    """The store cannot be opened, read or written: missing, read-only, not permitted, closed."""
+
+    code = "store_unavailable"
+
+
+class StoreBusyError(StorageError, TimeoutError):
+    """Another process held the store for longer than the configured wait."""
+
+    code = "store_busy"
+
+
+class StoreFullError(StorageError):
+    """The disk, or the quota, is full; nothing was half-written."""
+
+    code = "store_full"
+
+
+class StoreVersionError(StorageError):
+    """The store was written by a newer agentref, or is none of ours."""
+
+    code = "store_version"
+
+
+class ConfigurationError(AgentRefError, RuntimeError):
+    """Something that the call needs was not set up."""
+
+    code = "configuration"
+
+
+class UnknownBackendError(ConfigurationError, LookupError):
+    """A ref names a store that is not configured in this process."""
+
+    code = "unknown_backend"
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """An optional dependency is not installed; the message names the pip command."""
+
+    code = "missing_extra"

@@ -1,0 +1,130 @@
+"""The facade that every adapter uses: values to refs, refs to values, over one or several stores."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from agentref.codecs import ValueCodec
+from agentref.errors import InvalidInputError, UnknownBackendError, UnsupportedTypeError
+from agentref.refs import ContentRef
+from agentref.storage import CAS, Encoded
+
+__all__ = ["Externalized", "Runtime"]
+
+# Below this, no value of these types can be over any threshold that is worth having.
+_SMALL: Final = frozenset({type(None), bool, float})
+
+
+class Externalized:
+    """Values that were encoded: a ref for each one over the threshold, None for the others."""
+
+    __slots__ = ("encoded", "refs")
+
+    def __init__(self, refs: list[ContentRef | None], encoded: list[Encoded]) -> None:
+        self.refs = refs
+        self.encoded = encoded
+
+
+class Runtime:
+    """Stores values that are over a threshold, and loads refs from whichever store keeps them.
+
+    Args:
+        backend: where values are written, and read.
+        also: more stores, that are only read: the ones that older refs name.
+        inline_threshold_bytes: values of a larger encoded size get a ref; 0 means every value.
+
+    Thread-safe.
+    """
+
+    def __init__(self, backend: CAS, *, also: Iterable[CAS] = (), inline_threshold_bytes: int) -> None:
+        if not isinstance(backend, CAS):
+            raise InvalidInputError(
+                f"backend must be a content-addressed store such as FilesystemCAS('./state_blobs'), "
+                f"not {type(backend).__name__}."
+            )
+        if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 0:
+            raise InvalidInputError(
+                f"inline_threshold_bytes must be a whole number of bytes, 0 or more, not {inline_threshold_bytes!r:.40}."
+            )
+        self.backend = backend
+        self.inline_threshold_bytes = inline_threshold_bytes
+        self._stores = {store.backend_id: store for store in (*also, backend)}
+
+    def with_codec(self, codec: ValueCodec) -> "Runtime":
+        """The same stores and threshold, under another codec."""
+        clone = Runtime.__new__(Runtime)
+        clone.backend = self.backend.with_codec(codec)
+        clone.inline_threshold_bytes = self.inline_threshold_bytes
+        clone._stores = {name: store.with_codec(codec) for name, store in self._stores.items()}
+        return clone
+
+    def encode(self, values: Sequence[object]) -> Externalized:
+        """Encode values and tell those over the threshold from the others. CPU only.
+
+        A value of a type that the codec does not know counts as under the threshold.
+        """
+        refs: list[ContentRef | None] = []
+        kept: list[Encoded] = []
+        for value in values:
+            encoded = None if self._is_small(value) else self._encode(value)
+            if encoded is None or encoded.refs[0].size <= self.inline_threshold_bytes:
+                refs.append(None)
+            else:
+                refs.append(encoded.refs[0])
+                kept.append(encoded)
+        return Externalized(refs, kept)
+
+    def store(self, externalized: Externalized) -> None:
+        """Make what was encoded durable, in one batch."""
+        if externalized.encoded:
+            blobs = {digest: blob for part in externalized.encoded for digest, blob in part.blobs.items()}
+            refs = [ref for part in externalized.encoded for ref in part.refs]
+            self.backend.store(Encoded(refs, blobs))
+
+    async def astore(self, externalized: Externalized) -> None:
+        """`store` for the event loop."""
+        if externalized.encoded:
+            await asyncio.to_thread(self.store, externalized)
+
+    def load_many(self, refs: Sequence[ContentRef]) -> list[object]:
+        """The value of each ref, in order: one batch for each store. No result shares a part with another.
+
+        Raises `UnknownBackendError` for a ref whose store was not given to this runtime.
+        """
+        wanted: dict[str, list[int]] = {}
+        for index, ref in enumerate(refs):
+            wanted.setdefault(self._store_of(ref).backend_id, []).append(index)
+        values: list[object] = [None] * len(refs)
+        for name, indexes in wanted.items():
+            loaded = self._stores[name].load_many([refs[index] for index in indexes])
+            for index, value in zip(indexes, loaded, strict=True):
+                values[index] = value
+        return values
+
+    async def aload_many(self, refs: Sequence[ContentRef]) -> list[object]:
+        """`load_many` for the event loop."""
+        return await asyncio.to_thread(self.load_many, refs) if refs else []
+
+    def _store_of(self, ref: ContentRef) -> CAS:
+        if ref.backend_id is None:
+            return self.backend
+        store = self._stores.get(ref.backend_id)
+        if store is None:
+            raise UnknownBackendError(
+                f"Ref {ref.hash} is kept in the store {ref.backend_id!r}, which is not configured here; "
+                f"{', '.join(map(repr, self._stores))} are. Pass that store too: also=[FilesystemCAS(...)]."
+            )
+        return store
+
+    def _is_small(self, value: object) -> bool:
+        if self.inline_threshold_bytes == 0:
+            return value is None
+        kind = type(value)
+        # A character takes at most four bytes, and the head of a text five.
+        return kind in _SMALL or (kind is str and len(value) * 4 + 5 <= self.inline_threshold_bytes)  # type: ignore[arg-type]
+
+    def _encode(self, value: object) -> Encoded | None:
+        try:
+            return self.backend.encode([value])
+        except UnsupportedTypeError:
+            return None

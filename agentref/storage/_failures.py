@@ -1,0 +1,76 @@
+"""The one place where what the disk or SQLite says becomes one of our errors."""
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agentref.errors import (
+    AgentRefError,
+    StorageError,
+    StoreBusyError,
+    StoreFullError,
+    StoreUnavailableError,
+    StoreVersionError,
+)
+
+__all__ = ["storage_errors"]
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_HINTS = {
+    sqlite3.SQLITE_CORRUPT: "the index is damaged: restore it from a backup, or salvage what can be read "
+    "with `sqlite3 index.sqlite3 .recover`",
+    sqlite3.SQLITE_READONLY: "it can be read but not written: check owner and mode of the directory",
+    sqlite3.SQLITE_CANTOPEN: "check that the directory exists and that this user may write in it",
+    sqlite3.SQLITE_PERM: "check owner and mode of the directory",
+    sqlite3.SQLITE_IOERR: "the disk failed to read or write",
+}
+
+
+@contextmanager
+def storage_errors(root: Path) -> Iterator[None]:
+    """Raise what goes wrong within as a `StorageError` that names `root` and a remedy."""
+    try:
+        yield
+    except AgentRefError:
+        raise
+    except sqlite3.Error as error:
+        raise _from_sqlite(error, root) from error
+    except OSError as error:
+        raise _from_os(error, root) from error
+
+
+def _from_os(error: OSError, root: Path) -> StorageError:
+    if error.errno in _NO_ROOM:
+        return _full(root, error)
+    return StoreUnavailableError(f"The blob store {root} cannot be used: {error}.")
+
+
+def _from_sqlite(error: sqlite3.Error, root: Path) -> StorageError:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    primary = code & 0xFF
+    if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return StoreBusyError(
+            f"The blob store {root} was held by another process for longer than busy_timeout. "
+            f"Try again, or open it with a longer one."
+        )
+    if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and _has_no_room(root)):
+        return _full(root, error)
+    if primary == sqlite3.SQLITE_NOTADB:
+        return StoreVersionError(f"{root} is no agentref blob store: its index is no SQLite database.")
+    hint = _HINTS.get(primary, "see the cause")
+    return StoreUnavailableError(f"The blob store {root} cannot be used ({error}): {hint}.")
+
+
+def _full(root: Path, error: Exception) -> StoreFullError:
+    return StoreFullError(f"No room is left for {root} ({error}): free space or raise the quota.")
+
+
+def _has_no_room(root: Path) -> bool:
+    """SQLite reports some writes to a full disk as plain I/O errors."""
+    try:
+        return os.statvfs(root).f_bavail == 0
+    except OSError:
+        return False

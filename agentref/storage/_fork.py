@@ -1,0 +1,60 @@
+"""What must happen to open stores when the process forks."""
+
+import os
+import threading
+import weakref
+from typing import Protocol
+
+__all__ = ["ForkAware", "watch_forks"]
+
+
+class ForkAware(Protocol):
+    """Something that holds locks or files which a forked child must not share."""
+
+    def before_fork(self) -> None:
+        """Finish what runs, let nothing new begin. Must not raise, must return in bounded time."""
+        ...
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Start afresh: no other thread of the parent is here, and its locks may be held for ever."""
+        ...
+
+
+_watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+_lock = threading.Lock()
+_forking: list[ForkAware] = []
+
+
+def watch_forks(resource: ForkAware) -> None:
+    """Have the three methods of `resource` called around every fork, for as long as it lives."""
+    with _lock:
+        _watched.add(resource)
+
+
+def _before() -> None:
+    _lock.acquire()
+    _forking.extend(_watched)
+    for resource in _forking:
+        resource.before_fork()
+
+
+def _after_in_parent() -> None:
+    for resource in _forking:
+        resource.after_fork_in_parent()
+    _forking.clear()
+    _lock.release()
+
+
+def _after_in_child() -> None:
+    for resource in _forking:
+        resource.after_fork_in_child()
+    _forking.clear()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

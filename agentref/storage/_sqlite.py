@@ -1,0 +1,203 @@
+"""Connections to one SQLite database, for many threads, many processes, and across forks."""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from agentref.errors import StoreBusyError, StoreUnavailableError
+from agentref.storage._fork import watch_forks
+
+__all__ = ["Database", "connect"]
+
+_IDLE_CONNECTIONS: Final = 4
+_CACHE_KIB: Final = 2048
+_WAL_KEPT: Final = 4 * 1024 * 1024
+_WAL_TOLERATED: Final = 32 * 1024 * 1024
+
+_inherited: list[list[sqlite3.Connection]] = []
+"""Connections of a parent process. Closing one would run SQLite's clean-up on the parent's files."""
+
+
+def connect(path: Path, *, busy_timeout: float, query: str = "mode=rw") -> sqlite3.Connection:
+    """A bare connection to a database that exists, without Python's implicit transactions."""
+    return sqlite3.connect(
+        f"{path.as_uri()}?{query}",
+        uri=True,
+        timeout=busy_timeout,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+class Database:
+    """A pool of connections to a database in WAL mode.
+
+    Work is done inside a `session`, within it any number of `read` and `write` blocks one after the
+    other. No connection is ever used by two threads at once; readers never wait for a writer.
+
+    Before a fork all sessions are waited for and all connections closed. A child that inherits one
+    believes that it holds the parent's file locks: it takes none of its own, and the parent, closing
+    its last connection, deletes the log that the child has committed to.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+        self._path = path
+        self._log = path.with_name(f"{path.name}-wal")
+        self._busy_timeout = busy_timeout
+        self._closed = False
+        self._refuse = False
+        self._refuse_child = False
+        self._start()
+        status = path.stat()
+        self._identity = (status.st_dev, status.st_ino)
+        watch_forks(self)
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._gate = threading.Condition(threading.Lock())
+        self._sessions = 0
+        self._gate_shut = False
+        self._writing = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Keep the database open, and the process from forking, until the block ends."""
+        self._enter()
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._sessions -= 1
+                if not self._sessions:
+                    self._gate.notify_all()
+
+    def _enter(self) -> None:
+        if self._pid != os.getpid() or self._refuse:
+            raise StoreUnavailableError(
+                f"{self._path} was in use by another thread while this process was forked. "
+                f"Open the store anew after the fork, or fork before threads use it."
+            )
+        with self._gate:
+            while self._gate_shut and not self._closed:
+                self._gate.wait()
+            if self._closed:
+                raise StoreUnavailableError(f"The blob store {self._path.parent} is closed.")
+            self._sessions += 1
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A connection on which each statement sees one consistent state."""
+        connection = self._borrow()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._give_back(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that excludes every other writer from its start; durable when the block is left.
+
+        Rolled back, and nothing kept, when the block raises.
+        """
+        if not self._writing.acquire(timeout=self._busy_timeout):
+            raise StoreBusyError(f"Another thread wrote to {self._path} for longer than busy_timeout.")
+        try:
+            self._refuse_if_moved()
+            with self.read() as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
+                    raise
+                self._bound_log(connection)
+        finally:
+            self._writing.release()
+
+    def _refuse_if_moved(self) -> None:
+        """A commit to a file that was deleted or replaced under us would be lost without a word."""
+        with suppress(FileNotFoundError):
+            status = self._path.stat()
+            if (status.st_dev, status.st_ino) == self._identity:
+                return
+        raise StoreUnavailableError(f"{self._path} was deleted or replaced while in use. Open it again.")
+
+    def _bound_log(self, connection: sqlite3.Connection) -> None:
+        """Overlapping readers can keep SQLite's own checkpoints from ever starting the log afresh."""
+        with suppress(OSError, sqlite3.Error):
+            if self._log.stat().st_size > _WAL_TOLERATED:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _borrow(self) -> sqlite3.Connection:
+        with self._gate:
+            if self._idle:
+                return self._idle.pop()
+        connection = connect(self._path, busy_timeout=self._busy_timeout)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}").fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._gate:
+            if len(self._idle) < _IDLE_CONNECTIONS:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self, *, patience: float | None = None) -> None:
+        """Refuse new sessions, wait for those that run, close every connection. Idempotent."""
+        if self._pid != os.getpid():
+            _inherited.append(self._idle)
+            return
+        with self._gate:
+            self._closed = True
+            self._gate.notify_all()
+        self._drain(self._busy_timeout if patience is None else patience)
+
+    def _drain(self, patience: float) -> bool:
+        """Close what is idle once no session runs; false if one still runs after `patience` seconds."""
+        deadline = time.monotonic() + patience
+        with self._gate:
+            while self._sessions and (left := deadline - time.monotonic()) > 0:
+                self._gate.wait(left)
+            drained = not self._sessions
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            with closing(connection), suppress(sqlite3.Error):
+                connection.execute("PRAGMA busy_timeout = 0").fetchall()
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return drained
+
+    def before_fork(self) -> None:
+        """Close every connection, or make sure that the child will refuse to work."""
+        with self._gate:
+            self._gate_shut = True
+        self._refuse_child = not self._drain(self._busy_timeout)
+
+    def after_fork_in_parent(self) -> None:
+        """Let sessions in again."""
+        with self._gate:
+            self._gate_shut = False
+            self._gate.notify_all()
+
+    def after_fork_in_child(self) -> None:
+        """Start with nothing of the parent's, except for the database's name."""
+        self._refuse = self._refuse or self._refuse_child
+        _inherited.append(self._idle)
+        self._start()

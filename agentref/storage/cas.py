@@ -1,0 +1,361 @@
+"""The content-addressed store that users hold: bytes and values over any blob store."""
+
+import asyncio
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+from agentref.chunks import Kind, Link, Pending, TreeBuilder, cut_stream, unpack_blob
+from agentref.codecs import CODEC_ID, ValueCodec
+from agentref.errors import (
+    BlobNotFoundError,
+    CorruptBlobError,
+    InvalidInputError,
+    InvalidRefError,
+    ValueTooLargeError,
+)
+from agentref.refs import ContentRef, Digest, parse_digest
+from agentref.storage.frames import open_frame
+from agentref.storage.protocol import BlobStore
+from agentref.storage.reading import BlobReader, ByteStream
+from agentref.storage.reports import Counters, StoreStats, VerifyReport
+from agentref.storage.writing import BlobWriter
+
+__all__ = ["CAS", "RAW_CODEC"]
+
+RAW_CODEC: Final = "raw"
+"""The codec id of a ref to plain bytes."""
+
+_SCAN_PAGE: Final = 1000
+_VERIFY_PAGE: Final = 256
+_STREAM_BATCH: Final = 4 * 1024 * 1024
+
+
+class CAS:
+    """A content-addressed store with a byte face and a value face.
+
+    Everything is cut into chunks by its content, hashed with BLAKE3, compressed with zstd and kept
+    once; every byte that is read is verified first. Safe for many threads; for many processes as
+    its blob store is. Each call that stores is durable on return, as far as the store is.
+
+    Args:
+        store: where blobs are kept.
+        backend_id: the name that refs carry as a routing hint; the store's own id if not given.
+        codec: how values are encoded.
+        compression_level: zstd's; 1 is the fastest of those that compress text well.
+        max_value_bytes: larger values are refused on the way in and on the way out (logical size).
+    """
+
+    def __init__(
+        self,
+        store: BlobStore,
+        *,
+        backend_id: str | None = None,
+        codec: ValueCodec | None = None,
+        compression_level: int = 1,
+        max_value_bytes: int = 4 * 1024**3,
+    ) -> None:
+        if max_value_bytes < 1:
+            raise InvalidInputError(f"max_value_bytes must be positive, not {max_value_bytes}.")
+        if not 1 <= compression_level <= 19:  # noqa: PLR2004  (zstd's own range without its ultra levels)
+            raise InvalidInputError(f"compression_level must be from 1 to 19, not {compression_level}.")
+        self._store = store
+        self.backend_id: str = store.store_id if backend_id is None else backend_id
+        ContentRef(Digest(bytes(32)), RAW_CODEC, 0, self.backend_id)  # refuses an id that no ref can carry
+        self.codec = codec if codec is not None else ValueCodec()
+        self.max_value_bytes = max_value_bytes
+        self.counters = Counters()
+        self._reader = BlobReader(store, self.counters)
+        self._writer = BlobWriter(store, self.counters, compression_level)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.backend_id}>"
+
+    def with_codec(self, codec: ValueCodec) -> "CAS":
+        """The same store and counters under another codec; closing either closes both."""
+        clone = CAS.__new__(type(self))
+        clone.__dict__.update(self.__dict__)
+        clone.codec = codec
+        return clone
+
+    # Byte face
+
+    def put(self, data: bytes, *, ttl: float | None = None) -> str:
+        """Store bytes and return their name, 64 hex digits.
+
+        Up to 256 KiB the name is the plain BLAKE3 of the data. `ttl` is in seconds; a life is only
+        ever lengthened. Content that is here already costs a look-up and writes nothing.
+        """
+        return self.put_many([data], ttl=ttl)[0]
+
+    def put_many(self, items: Iterable[bytes], *, ttl: float | None = None) -> list[str]:
+        """Store many at once, under one sync to disk: the names, in order."""
+        builder = TreeBuilder()
+        links = [self._bytes_link(builder, data) for data in items]
+        self._writer.write(builder.blobs, ttl)
+        return [link.digest.hex() for link in links]
+
+    def get(self, hash: str) -> bytes:  # noqa: A002  (the name in the published API)
+        """The bytes of that name. Raises `BlobNotFoundError` (a `KeyError`) or `IntegrityError`."""
+        return self.get_many([hash])[0]
+
+    def get_many(self, hashes: Iterable[str]) -> list[bytes]:
+        """The bytes of each name, in order, fetched level by level in batches."""
+        links = self._stat_links([parse_digest(name) for name in hashes])
+        tree = self._reader.trees(links, [f"content {link.digest.hex()}" for link in links])
+        return [b"".join(tree.raw(link)) for link in links]
+
+    def exists(self, hash: str) -> bool:  # noqa: A002
+        """Whether a blob of that name is here; of a large content, its root. Reads no payload."""
+        return bool(self._store.stat([parse_digest(hash)]))
+
+    def delete(self, hash: str) -> bool:  # noqa: A002
+        """Remove the one blob of that name, at once and whoever needs it; whether it was here.
+
+        Chunks below it stay, since others may share them.
+        """
+        return bool(self._store.remove([parse_digest(hash)]))
+
+    def iter_hashes(self) -> Iterator[str]:
+        """Every blob's name in order, chunks and inner nodes included; in pages, without a lock."""
+        for page in self._pages(_SCAN_PAGE):
+            for digest in page:
+                yield digest.hex()
+
+    def put_stream(self, file: BinaryIO, *, ttl: float | None = None) -> ContentRef:
+        """Store all that `file` yields, in bounded memory (about 30 MB), and return its ref.
+
+        The ref's hash is what `put` of the same bytes would return.
+        """
+        links: list[Link] = []
+        builder, waiting, total = TreeBuilder(), 0, 0
+        for chunk in cut_stream(file):
+            links.extend(builder.raw(chunk))
+            waiting += len(chunk)
+            total += len(chunk)
+            self._check_size(total, "The stream")
+            if waiting >= _STREAM_BATCH:
+                self._writer.write(builder.blobs, ttl)
+                builder, waiting = TreeBuilder(), 0
+        root = _root(builder, links)
+        self._writer.write(builder.blobs, ttl)
+        return ContentRef(root.digest, RAW_CODEC, root.size, self.backend_id)
+
+    def open(self, ref: ContentRef) -> BinaryIO:
+        """A seekable file over the bytes of a ref that `put_stream` gave. Fetches as it is read."""
+        self._check_ref(ref)
+        if ref.codec != RAW_CODEC:
+            raise InvalidRefError(f"Ref {ref} is to a value, not to bytes: load() it.")
+        stream = ByteStream(self._reader, Link(ref.digest, ref.size), f"ref {ref.hash}")
+        return io.BufferedReader(stream, 128 * 1024)
+
+    # Value face
+
+    def dump(self, value: object, *, ttl: float | None = None) -> ContentRef:
+        """Store a value and return its ref. Equal values of equal types have equal refs.
+
+        Raises `UnsupportedTypeError` or `ValueTooLargeError` before anything is stored.
+        """
+        return self.dump_many([value], ttl=ttl)[0]
+
+    def dump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
+        """Store many values in one batch: their refs, in order."""
+        encoded = self.encode(values)
+        self.store(encoded, ttl=ttl)
+        return encoded.refs
+
+    def load(self, ref: ContentRef) -> object:
+        """The value of a ref, new at each call. Raises `BlobNotFoundError`, `IntegrityError` or
+        `UnknownBackendError`; never returns wrong data."""
+        return self.load_many([ref])[0]
+
+    def load_many(self, refs: Iterable[ContentRef]) -> list[object]:
+        """The value of each ref, in order: one batch a level, however many refs. No value or part of
+        one is shared between two results."""
+        wanted = list(refs)
+        for ref in wanted:
+            self._check_ref(ref)
+        links = [Link(ref.digest, ref.size) for ref in wanted]
+        tree = self._reader.trees(links, [f"ref {ref.hash}" for ref in wanted])
+        self.counters.values_loaded += len(wanted)
+        return [
+            b"".join(tree.raw(link)) if ref.codec == RAW_CODEC else self.codec.decode(link, tree)
+            for ref, link in zip(wanted, links, strict=True)
+        ]
+
+    def encode(self, values: Iterable[object]) -> "Encoded":
+        """The first half of `dump_many`: CPU only. What it returns no longer depends on the values,
+        so that they may be mutated before `store` runs."""
+        builder = TreeBuilder()
+        refs = []
+        for value in values:
+            link = self.codec.encode(value, builder)
+            self._check_size(link.size, "The value")
+            refs.append(ContentRef(link.digest, self.codec.id, link.size, self.backend_id))
+        return Encoded(refs, builder.blobs)
+
+    def store(self, encoded: "Encoded", *, ttl: float | None = None) -> None:
+        """The second half of `dump_many`: ask what is missing, compress only that, write it."""
+        self._writer.write(encoded.blobs, ttl)
+        self.counters.values_dumped += len(encoded.refs)
+
+    def size_of(self, value: object) -> int:
+        """The logical size in bytes that `dump` would give the value's ref. Stores nothing."""
+        size: int = self.codec.encode(value, TreeBuilder()).size
+        return size
+
+    # Async twins: the values are encoded before the first await, the rest runs in a thread.
+
+    async def aput(self, data: bytes, *, ttl: float | None = None) -> str:
+        """`put` for the event loop."""
+        return await asyncio.to_thread(self.put, data, ttl=ttl)
+
+    async def aput_many(self, items: Iterable[bytes], *, ttl: float | None = None) -> list[str]:
+        """`put_many` for the event loop."""
+        return await asyncio.to_thread(self.put_many, list(items), ttl=ttl)
+
+    async def aget(self, hash: str) -> bytes:  # noqa: A002
+        """`get` for the event loop."""
+        return await asyncio.to_thread(self.get, hash)
+
+    async def aget_many(self, hashes: Iterable[str]) -> list[bytes]:
+        """`get_many` for the event loop."""
+        return await asyncio.to_thread(self.get_many, list(hashes))
+
+    async def aexists(self, hash: str) -> bool:  # noqa: A002
+        """`exists` for the event loop."""
+        return await asyncio.to_thread(self.exists, hash)
+
+    async def adelete(self, hash: str) -> bool:  # noqa: A002
+        """`delete` for the event loop."""
+        return await asyncio.to_thread(self.delete, hash)
+
+    async def aput_stream(self, file: BinaryIO, *, ttl: float | None = None) -> ContentRef:
+        """`put_stream` for the event loop; `file` is read in a thread."""
+        return await asyncio.to_thread(self.put_stream, file, ttl=ttl)
+
+    async def adump(self, value: object, *, ttl: float | None = None) -> ContentRef:
+        """`dump` for the event loop."""
+        return (await self.adump_many([value], ttl=ttl))[0]
+
+    async def adump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
+        """`dump_many` for the event loop."""
+        encoded = self.encode(values)
+        await asyncio.to_thread(self.store, encoded, ttl=ttl)
+        return encoded.refs
+
+    async def aload(self, ref: ContentRef) -> object:
+        """`load` for the event loop."""
+        return await asyncio.to_thread(self.load, ref)
+
+    async def aload_many(self, refs: Iterable[ContentRef]) -> list[object]:
+        """`load_many` for the event loop."""
+        return await asyncio.to_thread(self.load_many, list(refs))
+
+    # The store as a whole
+
+    def stats(self) -> StoreStats:
+        """How much is here, by a scan of the index; reads no payload."""
+        blobs = stored = 0
+        after: Digest | None = None
+        while page := self._store.scan(after=after, limit=_SCAN_PAGE):
+            blobs += len(page)
+            stored += sum([info.stored_size for info in page])
+            after = page[-1].digest
+        return StoreStats(blobs, stored, self.counters)
+
+    def verify(self, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
+        """Read and re-hash every blob, and look for every blob that an intact one links to.
+
+        `progress` is called with the number of blobs checked so far. Writes nothing.
+        """
+        checked = size = 0
+        corrupt: list[str] = []
+        missing: set[str] = set()
+        for page in self._pages(_VERIFY_PAGE):
+            needed: set[Digest] = set()
+            for digest, frame in self._store.fetch(page).items():
+                checked += 1
+                size += len(frame)
+                try:
+                    needed.update(link.digest for link in unpack_blob(*open_frame(digest, frame)).links)
+                except (CorruptBlobError, InvalidInputError, ValueError):
+                    corrupt.append(digest.hex())
+            missing.update(digest.hex() for digest in needed - self._store.stat(needed).keys())
+            if progress is not None:
+                progress(checked)
+        return VerifyReport(checked, size, tuple(corrupt), tuple(sorted(missing)))
+
+    def repair(self, value: object) -> ContentRef:
+        """Store a value and overwrite whatever is kept of it: mends damaged chunks."""
+        encoded = self.encode([value])
+        self._writer.write(encoded.blobs, None, replace=True)
+        return encoded.refs[0]
+
+    def close(self) -> None:
+        """Release what the store holds open. Idempotent."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _bytes_link(self, builder: TreeBuilder, data: bytes) -> Link:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise InvalidInputError(f"put() takes bytes, not {type(data).__name__}; dump() takes values.")
+        self._check_size(len(data), "The data")
+        return _root(builder, builder.raw(bytes(data)))
+
+    def _stat_links(self, digests: Sequence[Digest]) -> list[Link]:
+        """Links to contents of which only the name is known: their roots tell the size."""
+        frames = self._store.fetch(digests)
+        links = []
+        for digest in digests:
+            if digest not in frames:
+                raise BlobNotFoundError(f"Content {digest.hex()} is not in the store {self._store.store_id}.")
+            size = unpack_blob(*open_frame(digest, frames[digest])).size
+            self._check_size(size, f"Content {digest.hex()}")
+            links.append(Link(digest, size))
+        return links
+
+    def _check_size(self, size: int, what: str) -> None:
+        if size > self.max_value_bytes:
+            raise ValueTooLargeError(
+                f"{what} is {size:,} bytes or more, over the limit of {self.max_value_bytes:,}. "
+                f"Split it, or raise max_value_bytes."
+            )
+
+    def _check_ref(self, ref: ContentRef) -> None:
+        if not isinstance(ref, ContentRef):
+            raise InvalidRefError(f"A ContentRef is needed, not {type(ref).__name__}.")
+        if ref.codec not in {RAW_CODEC, CODEC_ID}:
+            raise InvalidRefError(f"Ref {ref} needs the codec {ref.codec!r}, unknown here; update agentref.")
+        self._check_size(ref.size, f"Ref {ref.hash}")
+
+    def _pages(self, limit: int) -> Iterator[list[Digest]]:
+        after: Digest | None = None
+        while page := [info.digest for info in self._store.scan(after=after, limit=limit)]:
+            yield page
+            after = page[-1]
+
+
+class Encoded:
+    """Values that were encoded and hashed, and are not stored yet."""
+
+    __slots__ = ("blobs", "refs")
+
+    def __init__(self, refs: list[ContentRef], blobs: Mapping[Digest, Pending]) -> None:
+        self.refs = refs
+        self.blobs = blobs
+
+
+def _root(builder: TreeBuilder, links: list[Link]) -> Link:
+    if not links:
+        return builder.empty()
+    links = builder.top(links)
+    return links[0] if len(links) == 1 else builder.node(links)

@@ -1,0 +1,90 @@
+"""Frames: how a blob is kept. One head byte, the raw length, and the bytes, compressed if that helps.
+
+Compression is no part of a blob's name: a frame may be rewritten at any level, and no ref changes.
+"""
+
+import threading
+from typing import Final
+
+import zstandard
+
+from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, read_varint, varint
+from agentref.errors import CorruptBlobError, MalformedBlobError
+from agentref.refs import Digest
+
+__all__ = ["open_frame", "pack_frame"]
+
+_VERSION: Final = 0x10
+_ZSTD: Final = 0x08
+_KIND_MASK: Final = 0x03
+
+_MIN_COMPRESSED: Final = 64
+_MIN_GAIN: Final = 0.95
+
+
+class _Contexts(threading.local):
+    """zstandard's contexts must not be shared among threads: that ends the process."""
+
+    def __init__(self) -> None:
+        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self.decompressor = zstandard.ZstdDecompressor()
+
+    def compressor(self, level: int) -> zstandard.ZstdCompressor:
+        if level not in self.compressors:
+            self.compressors[level] = zstandard.ZstdCompressor(level=level)
+        return self.compressors[level]
+
+
+_contexts = _Contexts()
+
+
+def pack_frame(kind: Kind, data: bytes | memoryview, level: int) -> bytes:
+    """The frame of a blob's canonical bytes."""
+    head = _VERSION | kind
+    length = varint(len(data))
+    if len(data) >= _MIN_COMPRESSED:
+        packed = _contexts.compressor(level).compress(data)
+        if len(packed) <= len(data) * _MIN_GAIN:
+            return b"".join((bytes([head | _ZSTD]), length, packed))
+    return b"".join((bytes([head]), length, data))
+
+
+def open_frame(digest: Digest, frame: bytes) -> tuple[Kind, bytes]:
+    """The kind and the canonical bytes, which hash to `digest`.
+
+    Raises `CorruptBlobError` if they do not, or if the frame cannot be opened at all. No more than
+    `MAX_BLOB_BYTES` are ever unpacked.
+    """
+    try:
+        kind, data = _unpack(frame)
+    except (MalformedBlobError, zstandard.ZstdError, ValueError, IndexError, MemoryError) as error:
+        raise _corrupt(digest, str(error)) from error
+    if blob_digest(kind, data) != digest:
+        raise _corrupt(digest, "they hash to something else")
+    return kind, data
+
+
+def _unpack(frame: bytes) -> tuple[Kind, bytes]:
+    head = frame[0]
+    if head & 0xF0 != _VERSION or head & 0x04:
+        raise MalformedBlobError(f"frame version {head >> 4} is unknown")
+    kind = Kind(head & _KIND_MASK)
+    length, at = read_varint(frame, 1)
+    if length > MAX_BLOB_BYTES:
+        raise MalformedBlobError(f"they claim to unpack to {length:,} bytes")
+    body = frame[at:]
+    if head & _ZSTD:
+        # The decompressor believes the size in its own header: it has to agree with ours first.
+        if zstandard.frame_content_size(body) != length:
+            raise MalformedBlobError("their two lengths do not agree")
+        body = _contexts.decompressor.decompress(body, max_output_size=length)
+    if len(body) != length:
+        raise MalformedBlobError("they are cut off")
+    return kind, body
+
+
+def _corrupt(digest: Digest, why: str) -> CorruptBlobError:
+    return CorruptBlobError(
+        f"The stored bytes of blob {digest.hex()} are damaged: {why}. "
+        f"Restore it from a backup, or put the same content again to replace it."
+    )

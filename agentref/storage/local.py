@@ -1,0 +1,65 @@
+"""The stores of one machine, ready to use."""
+
+import os
+
+from agentref.codecs import ValueCodec
+from agentref.storage.cas import CAS
+from agentref.storage.filesystem import FilesystemBlobStore
+from agentref.storage.memory import MemoryBlobStore
+
+__all__ = ["FilesystemCAS", "InMemoryCAS"]
+
+
+class InMemoryCAS(CAS):
+    """A content-addressed store in the memory of this process: for tests and short runs.
+
+    Takes the options of `CAS`. Thread-safe; lost with the process; a forked child has a copy.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend_id: str | None = None,
+        codec: ValueCodec | None = None,
+        compression_level: int = 1,
+        max_value_bytes: int = 4 * 1024**3,
+    ) -> None:
+        super().__init__(
+            MemoryBlobStore(),
+            backend_id=backend_id,
+            codec=codec,
+            compression_level=compression_level,
+            max_value_bytes=max_value_bytes,
+        )
+
+
+class FilesystemCAS(CAS):
+    """A content-addressed store in a directory: one SQLite database, and files for large blobs.
+
+    Takes the options of `CAS`. Safe for many threads and processes of one machine, and across a
+    fork; survives `kill -9` at any point. Not for network file systems, whose locks SQLite cannot
+    trust.
+
+    Args:
+        root: the directory; made if it is not there.
+
+    Raises `StoreUnavailableError` or `StoreVersionError` if it cannot be used.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        backend_id: str | None = None,
+        codec: ValueCodec | None = None,
+        compression_level: int = 1,
+        max_value_bytes: int = 4 * 1024**3,
+    ) -> None:
+        self.root = os.path.abspath(root)  # noqa: PTH100  (a str: the store outlives a change of directory)
+        super().__init__(
+            FilesystemBlobStore(root),
+            backend_id=backend_id,
+            codec=codec,
+            compression_level=compression_level,
+            max_value_bytes=max_value_bytes,
+        )

@@ -1,0 +1,57 @@
+"""What a store tells about itself."""
+
+from dataclasses import dataclass
+
+__all__ = ["Counters", "StoreStats", "VerifyReport"]
+
+
+@dataclass
+class Counters:
+    """What this object did since it was made. Exact in one thread; a hint among several."""
+
+    values_dumped: int = 0
+    values_loaded: int = 0
+    blobs_offered: int = 0
+    blobs_stored: int = 0
+    bytes_offered: int = 0
+    bytes_stored: int = 0
+    blobs_fetched: int = 0
+    bytes_fetched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What is in a store.
+
+    Attributes:
+        blobs: how many there are.
+        stored_bytes: their size as kept, compressed; without the store's own index.
+        counters: what was done through this object; `bytes_offered / bytes_stored` is what
+            deduplication and compression saved together.
+    """
+
+    blobs: int
+    stored_bytes: int
+    counters: Counters
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What re-hashing every byte found.
+
+    Attributes:
+        checked: blobs read and hashed.
+        checked_bytes: their stored size.
+        corrupt: digests of blobs whose bytes are damaged.
+        missing: digests that an intact blob links to and that are not here.
+    """
+
+    checked: int
+    checked_bytes: int
+    corrupt: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged and nothing is missing."""
+        return not self.corrupt and not self.missing
