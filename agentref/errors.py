@@ -114,8 +114,8 @@ class InlineSizeExceeded(InvalidInputError):  # noqa: N818  (the name is part of
         self.size = size
         self.limit = limit
 
-    def __reduce__(self) -> tuple[type, tuple[str, int, int]]:
-        return type(self), (self.field, self.size, self.limit)
+    def __reduce__(self) -> tuple[type, tuple[str, int, int], dict[str, object]]:
+        return type(self), (self.field, self.size, self.limit), self.__dict__
 
 
 class ValueTooLargeError(InvalidInputError):

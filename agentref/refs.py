@@ -40,6 +40,10 @@ def parse_digest(text: object) -> Digest:
     raise InvalidDigestError(f"{shown} is no digest. A digest is 64 lower-case hex digits.")
 
 
+def _matches(pattern: re.Pattern[str], text: object) -> bool:
+    return isinstance(text, str) and pattern.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class ContentRef:
     """The name of one value in a content-addressed store.
@@ -62,13 +66,11 @@ class ContentRef:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "digest", parse_digest(self.digest))
-        if not isinstance(self.codec, str) or not _CODEC.fullmatch(self.codec):
+        if not _matches(_CODEC, self.codec):
             raise InvalidRefError(f"{self.codec!r:.60} is no codec id.")
         if type(self.size) is not int or not 0 <= self.size <= _MAX_SIZE:
             raise InvalidRefError(f"A ref's size must be an int from 0 to 2**63-1, not {self.size!r:.60}.")
-        if self.backend_id is not None and (
-            not isinstance(self.backend_id, str) or not _BACKEND.fullmatch(self.backend_id)
-        ):
+        if self.backend_id is not None and not _matches(_BACKEND, self.backend_id):
             raise InvalidRefError(f"{self.backend_id!r:.60} is no backend id.")
 
     @property
@@ -92,8 +94,8 @@ class ContentRef:
         if not isinstance(body, (list, tuple)) or len(body) != 5:
             raise InvalidRefError("A ref's body has five items: version, digest, codec, size, backend id.")
         version, digest, codec, size, backend_id = body
-        if version != _WIRE_VERSION:
-            raise InvalidRefError(
-                f"Ref version {version!r:.20} is unknown here; a newer agentref may read it."
-            )
+        if type(version) is not int or version != _WIRE_VERSION:
+            raise InvalidRefError(f"Ref version {version!r:.20} is unknown here; a newer agentref may read it.")
+        if not isinstance(digest, str):
+            raise InvalidDigestError(f"A ref's digest is 64 lower-case hex digits, not {digest!r:.60}.")
         return cls(parse_digest(digest), codec, size, backend_id)

@@ -86,8 +86,9 @@ class Runtime:
         if externalized.encoded:
             await asyncio.to_thread(self.store, externalized)
 
-    def load_many(self, refs: Sequence[ContentRef]) -> list[object]:
+    def load_many(self, refs: Sequence[ContentRef], *, names: Sequence[str] = ()) -> list[object]:
         """The value of each ref, in order: one batch for each store. No result shares a part with another.
+        `names` are what errors call the refs.
 
         Raises `UnknownBackendError` for a ref whose store was not given to this runtime.
         """
@@ -96,14 +97,15 @@ class Runtime:
             wanted.setdefault(self._store_of(ref).backend_id, []).append(index)
         values: list[object] = [None] * len(refs)
         for name, indexes in wanted.items():
-            loaded = self._stores[name].load_many([refs[index] for index in indexes])
+            called = [names[index] for index in indexes] if names else ()
+            loaded = self._stores[name].load_many([refs[index] for index in indexes], names=called)
             for index, value in zip(indexes, loaded, strict=True):
                 values[index] = value
         return values
 
-    async def aload_many(self, refs: Sequence[ContentRef]) -> list[object]:
+    async def aload_many(self, refs: Sequence[ContentRef], *, names: Sequence[str] = ()) -> list[object]:
         """`load_many` for the event loop."""
-        return await asyncio.to_thread(self.load_many, refs) if refs else []
+        return await asyncio.to_thread(self.load_many, refs, names=names) if refs else []
 
     def _store_of(self, ref: ContentRef) -> CAS:
         if ref.backend_id is None:

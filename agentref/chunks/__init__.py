@@ -3,7 +3,7 @@
 from agentref.chunks.blob import MAX_BLOB_BYTES, Blob, Kind, Link, blob_digest, link_table, unpack_blob
 from agentref.chunks.blob import read_varint, varint
 from agentref.chunks.cut import WHOLE_BYTES, cut_bytes, cut_stream
-from agentref.chunks.tree import MAX_DEPTH, Pending, TreeBuilder, child_links, encode_text
+from agentref.chunks.tree import MAX_DEPTH, IdentityMemo, Pending, TreeBuilder, encode_text
 
 __all__ = [
     "MAX_BLOB_BYTES",
@@ -11,11 +11,11 @@ __all__ = [
     "WHOLE_BYTES",
     "Blob",
     "Kind",
+    "IdentityMemo",
     "Link",
     "Pending",
     "TreeBuilder",
     "blob_digest",
-    "child_links",
     "cut_bytes",
     "cut_stream",
     "encode_text",

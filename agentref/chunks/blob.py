@@ -7,7 +7,8 @@ be told without decoding it.
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final, NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
@@ -20,7 +21,6 @@ MAX_BLOB_BYTES: Final = 16 * 1024 * 1024
 """No blob's canonical form is larger; a reader refuses one that claims to be."""
 
 _MAX_LINKS: Final = 1 << 18
-_SHORT: Final = [bytes([number]) for number in range(0x80)]
 
 
 class Kind(IntEnum):
@@ -44,25 +44,18 @@ class Link(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """A parsed blob. `payload` is raw bytes, an encoded value, or empty for a node."""
+    """A parsed blob: its payload (raw bytes, an encoded value, or nothing for a node), its links, and
+    the logical bytes of all of it, links included."""
 
     kind: Kind
     links: tuple[Link, ...]
-    payload: "Payload"
-
-    @property
-    def size(self) -> int:
-        """Logical bytes: its own payload and everything that it links to."""
-        return len(self.payload) + sum(link.size for link in self.links)
+    payload: bytes | memoryview
+    size: int
 
 
-Payload: TypeAlias = bytes | memoryview
-
-
+@lru_cache(maxsize=8192)  # a growing list has the same links again and again
 def varint(number: int) -> bytes:
     """`number` (0 or more) in LEB128: seven bits a byte, low bits first, shortest form."""
-    if number < 0x80:
-        return _SHORT[number]
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -74,6 +67,8 @@ def varint(number: int) -> bytes:
 def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The number at offset `at` and the offset behind it. Only the shortest form is accepted."""
     number = shift = 0
+    if at < len(data) and data[at] < 0x80:  # noqa: PLR2004  (most numbers are short)
+        return data[at], at + 1
     for index in range(at, min(at + 9, len(data))):
         byte = data[index]
         number |= (byte & 0x7F) << shift
@@ -89,17 +84,15 @@ def link_table(links: Sequence[Link]) -> bytes:
     """What the canonical bytes of a `VALUE` or `NODE` open with."""
     if not links:
         return b"\0"
-    parts = [varint(len(links))]
-    for digest, size in links:
-        parts.append(digest)
-        parts.append(varint(size))
-    return b"".join(parts)
+    return varint(len(links)) + b"".join([digest + varint(size) for digest, size in links])
 
 
 def unpack_blob(kind: Kind, data: bytes) -> Blob:
     """Parse canonical bytes that were verified before. Raises `MalformedBlobError`."""
     if kind is Kind.RAW:
-        return Blob(kind, (), data)
+        return Blob(kind, (), data, len(data))
+    if data and not data[0] and kind is Kind.VALUE:
+        return Blob(kind, (), memoryview(data)[1:], len(data) - 1)
     count, at = read_varint(data, 0)
     if count > _MAX_LINKS or count * (DIGEST_SIZE + 1) > len(data) - at:
         raise MalformedBlobError(f"A blob claims {count:,} links, more than its bytes can hold.")
@@ -112,7 +105,8 @@ def unpack_blob(kind: Kind, data: bytes) -> Blob:
         links.append(Link(Digest(digest), size))
     if kind is Kind.NODE and (at != len(data) or not links):
         raise MalformedBlobError("An inner node holds something else than links.")
-    return Blob(kind, tuple(links), memoryview(data)[at:])
+    payload = memoryview(data)[at:]
+    return Blob(kind, tuple(links), payload, len(payload) + sum([link.size for link in links]))
 
 
 def blob_digest(kind: Kind, data: bytes | memoryview) -> Digest:

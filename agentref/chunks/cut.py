@@ -5,9 +5,9 @@ the chunks that it touches and no others. The parameters are part of the format:
 everything anew, though nothing that was stored becomes unreadable.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, cast
+from zlib import crc32
 
 from pyfastcdc import FastCDC
 
@@ -22,7 +22,7 @@ _ROWS_BYTES: Final = 256 * 1024
 _LEAF_MIN: Final = 4 * 1024
 _LEAF_TARGET: Final = 16 * 1024
 _LEAF_MAX: Final = 64 * 1024
-# The ends of an element tell it from its neighbours as well as all of it would, for less.
+# The middle of an element tells it from its neighbours as well as all of it would, for less.
 _SAMPLE: Final = 64
 
 _NODE_MIN: Final = 4
@@ -86,8 +86,10 @@ def cut_items(items: Sequence[bytes], weights: Sequence[int]) -> list[int]:
             total = 0
             continue
         item = items[index]
-        sample = item if len(item) <= 2 * _SAMPLE else item[:_SAMPLE] + item[-_SAMPLE:]
-        if zlib.crc32(sample) * span < weight << 32:
+        if len(item) > _SAMPLE:
+            middle = len(item) >> 1
+            item = item[middle - _SAMPLE // 2 : middle + _SAMPLE // 2]
+        if crc32(item) * span < weight << 32:
             ends.append(index + 1)
             total = 0
     if not ends or ends[-1] != len(items):

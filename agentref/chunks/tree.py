@@ -1,14 +1,14 @@
 """Trees of blobs: built while a value is encoded, walked when it is read."""
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
-from agentref.chunks.blob import MAX_BLOB_BYTES, Blob, Kind, Link, blob_digest, link_table
-from agentref.chunks.cut import cut_bytes, cut_items, cut_links, cut_rows
-from agentref.errors import MalformedBlobError, ValueTooLargeError
+from agentref.chunks.blob import MAX_BLOB_BYTES, Kind, Link, blob_digest, link_table
+from agentref.chunks.cut import WHOLE_BYTES, cut_bytes, cut_items, cut_links, cut_rows
+from agentref.errors import ValueTooLargeError
 from agentref.refs import Digest
 
-__all__ = ["MAX_DEPTH", "Pending", "TreeBuilder", "child_links", "encode_text"]
+__all__ = ["MAX_DEPTH", "IdentityMemo", "Pending", "TreeBuilder", "encode_text"]
 
 MAX_DEPTH: Final = 32
 """No path from a root to a leaf is longer; a reader refuses one that is."""
@@ -17,18 +17,21 @@ _TOP_LINKS: Final = 16
 
 
 class Pending(NamedTuple):
-    """A blob that was hashed and may have to be stored.
+    """A blob that was hashed and may have to be stored; `size` is of its canonical bytes.
 
-    A long text is kept as the `str` that it came from: it is immutable, so encoding it again when
-    the store turns out to lack it costs less memory than keeping its bytes until then.
+    A long text is kept as the `str` that it came from, and a packed value as its parts: most blobs
+    turn out to be in the store already, and are never put together again.
     """
 
     kind: Kind
-    source: bytes | memoryview | str
+    source: bytes | memoryview | str | tuple[bytes, ...]
+    size: int
 
     def canonical(self) -> bytes | memoryview:
         """The canonical bytes, that its digest is of."""
-        return encode_text(self.source) if isinstance(self.source, str) else self.source
+        if isinstance(self.source, str):
+            return encode_text(self.source)
+        return b"".join(self.source) if isinstance(self.source, tuple) else self.source
 
 
 def encode_text(text: str) -> bytes:
@@ -36,19 +39,58 @@ def encode_text(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+class IdentityMemo:
+    """Remembers what was found out about objects that never change, by their identity.
+
+    A state is encoded again and again, and most of its texts are the very objects of the last time.
+    Only immutable objects, or records checked to consist of the very same ones, may be entered: the
+    contents of anything else can change under its id. Holds on to about `limit_bytes` of them at
+    most. Safe among threads: a race costs repeated work, never a wrong answer.
+    """
+
+    def __init__(self, limit_bytes: int = 16 * 1024 * 1024) -> None:
+        self._half = limit_bytes // 2
+        self._young: dict[int, tuple[object, Any, int]] = {}
+        self._old: dict[int, tuple[object, Any, int]] = {}
+        self._young_bytes = 0
+
+    def get(self, key: object) -> Any:
+        """What was remembered of this very object, or None."""
+        entry = self._young.get(id(key))
+        if entry is None:
+            entry = self._old.get(id(key))
+            if entry is None:
+                return None
+            self.add(key, entry[1], entry[2])
+        return entry[1]
+
+    def add(self, key: object, known: Any, size: int) -> None:
+        """Remember. The object is held, so that no other can get its id."""
+        if self._young_bytes > self._half:
+            self._old, self._young, self._young_bytes = self._young, {}, 0
+        self._young[id(key)] = (key, known, size)
+        self._young_bytes += size
+
+
 class TreeBuilder:
     """Collects the blobs of one value, each once. For one thread, for one value."""
 
-    def __init__(self) -> None:
+    def __init__(self, memo: IdentityMemo | None = None) -> None:
         self.blobs: dict[Digest, Pending] = {}
+        self.memo = memo if memo is not None else IdentityMemo(0)
 
-    def raw(self, data: bytes | memoryview | str) -> list[Link]:
+    def raw(self, data: bytes | str) -> list[Link]:
         """Links that together are the bytes of `data` (for text: its UTF-8), cut by content."""
-        encoded = memoryview(encode_text(data) if isinstance(data, str) else data)
-        chunks = list(cut_bytes(encoded))
-        if len(chunks) == 1 and isinstance(data, str):
-            return [self._add(Kind.RAW, encoded, data)]
-        return self.top([self._add(Kind.RAW, chunk, chunk) for chunk in chunks])
+        known = self.memo.get(data)
+        if known is not None:
+            self.blobs.setdefault(known.digest, Pending(Kind.RAW, data, known.size))
+            return [known]
+        encoded = encode_text(data) if isinstance(data, str) else data
+        if 0 < len(encoded) <= WHOLE_BYTES:
+            link = self._add(Kind.RAW, encoded, data)
+            self.memo.add(data, link, len(encoded))
+            return [link]
+        return self.top([self._add(Kind.RAW, chunk, chunk) for chunk in cut_bytes(memoryview(encoded))])
 
     def rows(self, data: memoryview, row_bytes: int) -> list[Link]:
         """Links that together are `data`, cut between rows of `row_bytes`."""
@@ -61,14 +103,15 @@ class TreeBuilder:
     def value(self, parts: Sequence[bytes], links: Sequence[Link]) -> Link:
         """A link to a blob of one encoded value, given in parts, and of the links that it needs."""
         table = link_table(links)
-        canonical = b"".join((table, *parts))
+        source = (table, *parts)
+        canonical = b"".join(source)
         if len(canonical) > MAX_BLOB_BYTES:
             raise ValueTooLargeError(
                 f"A part of the value that cannot be split is {len(canonical):,} bytes, over the format's "
                 f"limit of {MAX_BLOB_BYTES:,}. Use shorter dictionary keys, or hold it as str or bytes."
             )
         size = len(canonical) - len(table) + sum([link[1] for link in links])
-        return self._add(Kind.VALUE, canonical, canonical, size)
+        return self._add(Kind.VALUE, canonical, source, size)
 
     def node(self, links: Sequence[Link]) -> Link:
         """A link to an inner node over `links`."""
@@ -91,20 +134,12 @@ class TreeBuilder:
         return cut_items(items, weights)
 
     def _add(
-        self, kind: Kind, canonical: bytes | memoryview, source: bytes | memoryview | str, size: int = -1
+        self,
+        kind: Kind,
+        canonical: bytes | memoryview,
+        source: bytes | memoryview | str | tuple[bytes, ...],
+        size: int = -1,
     ) -> Link:
         digest = blob_digest(kind, canonical)
-        if digest not in self.blobs:
-            self.blobs[digest] = Pending(kind, source)
+        self.blobs.setdefault(digest, Pending(kind, source, len(canonical)))
         return Link(digest, len(canonical) if size < 0 else size)
-
-
-def child_links(blob: Blob, expected: int) -> Iterable[Link]:
-    """The links of a blob whose size was announced by the link that led to it.
-
-    Raises `MalformedBlobError` if it is not of that size: a small tree could otherwise claim, by
-    linking the same blob again and again, to be of any size at all.
-    """
-    if blob.size != expected:
-        raise MalformedBlobError(f"A blob of {blob.size:,} bytes was announced as {expected:,} bytes.")
-    return blob.links

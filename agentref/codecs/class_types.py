@@ -26,16 +26,26 @@ class Rows(NamedTuple):
 
 
 class ClassFamily(NamedTuple):
-    """`take` and `make` as of a builtin type, with the names of classes checked by a `TypeTrust`."""
+    """`take` and `make` as of a builtin type, with the names of classes checked by a `TypeTrust`.
+
+    `plain` is what of a state makes sense without the class.
+    """
 
     code: Ext
     take: Callable[[Any, TypeTrust], object]
     make: Callable[[Any, TypeTrust], object]
+    plain: Callable[[Any], object] = lambda state: state[1]
+
+
+_ENUM_VALUES: Final = frozenset({str, int, float, bool})
 
 
 def _take_enum(member: Enum, trust: TypeTrust) -> list[object]:
     name = member.name if member.name in type(member).__members__ else None
-    return [trust.name_of(type(member)), name, None if name is not None else member.value]
+    value = member.value
+    if name is not None and type(value) not in _ENUM_VALUES:
+        value = None  # the name is enough; the value could be anything
+    return [trust.name_of(type(member)), name, value]
 
 
 def _make_enum(state: list[Any], trust: TypeTrust) -> object:
@@ -186,7 +196,9 @@ def _make_scalar(state: list[Any], trust: TypeTrust) -> object:
     return _make_array([descr, [], "C", data], trust)[()]  # type: ignore[index]
 
 
-_ENUM: Final = ClassFamily(Ext.ENUM, _take_enum, _make_enum)
+_ENUM: Final = ClassFamily(
+    Ext.ENUM, _take_enum, _make_enum, lambda state: state[1] if state[2] is None else state[2]
+)
 _DATACLASS: Final = ClassFamily(Ext.DATACLASS, _take_dataclass, _make_dataclass)
 _MODEL: Final = ClassFamily(Ext.PYDANTIC, _take_model, _make_model)
 _NAMEDTUPLE: Final = ClassFamily(Ext.NAMEDTUPLE, _take_namedtuple, _make_namedtuple)

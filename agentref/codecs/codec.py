@@ -27,6 +27,8 @@ class ValueCodec:
             any dataclass, model, enum or named tuple of a loaded module.
         extensions: more types.
         foreign: a serializer of somebody else's, asked for types that nothing else knows.
+        lenient: hand out the plain fields of an object whose class may not be constructed, with a
+            warning, instead of raising `UntrustedTypeError`.
 
     Immutable; safe to share among threads.
     """
@@ -39,10 +41,12 @@ class ValueCodec:
         allow: Collection[type | str] | None = None,
         extensions: Iterable[Extension] = (),
         foreign: Foreign | None = None,
+        lenient: bool = False,
     ) -> None:
         self._trust = TypeTrust(allow)
         self._extensions = Extensions(extensions)
         self._foreign = foreign
+        self._lenient = lenient
 
     def encode(self, value: object, sink: Sink) -> Any:
         """A link to `value`, after all of it went into `sink`. CPU only; no I/O."""
@@ -50,4 +54,5 @@ class ValueCodec:
 
     def decode(self, link: Any, source: Source) -> object:
         """The value behind a link, new in every part at each call. Raises `IntegrityError`."""
-        return Decoder(source, self._trust, self._extensions, self._foreign).decode(link)
+        decoder = Decoder(source, self._trust, self._extensions, self._foreign, lenient=self._lenient)
+        return decoder.decode(link)

@@ -1,11 +1,13 @@
 """Canonical MessagePack back to values. The bytes were verified, but who wrote them is not trusted."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 import msgpack
 
 from agentref.codecs import builtin_types, class_types
+from agentref.codecs.class_types import ClassFamily
 from agentref.codecs.extension import Extensions, Foreign
 from agentref.codecs.trust import TypeTrust
 from agentref.codecs.wire import MAX_NESTING, Ext
@@ -33,9 +35,16 @@ class Decoder:
     """Decodes values from a source. For one thread, for one value."""
 
     def __init__(
-        self, source: Source, trust: TypeTrust, extensions: Extensions, foreign: Foreign | None
+        self,
+        source: Source,
+        trust: TypeTrust,
+        extensions: Extensions,
+        foreign: Foreign | None,
+        *,
+        lenient: bool,
     ) -> None:
         self._source = source
+        self._lenient = lenient
         self._trust = trust
         self._extensions = extensions
         self._foreign = foreign
@@ -87,13 +96,22 @@ class Decoder:
             return builtin.make(state)
         family = class_types.BY_CODE.get(code)
         if family is not None:
-            return family.make(state, self._trust)
+            return self._object(family, state)
         if code == Ext.EXTENSION:
             tag, inner = state
             return self._extension(tag).make(inner)
         if code == Ext.FOREIGN:
             return self._ask_foreign(*state)
         raise MalformedBlobError(f"A stored value uses extension type {code}, unknown here; update agentref.")
+
+    def _object(self, family: ClassFamily, state: Any) -> object:
+        try:
+            return family.make(state, self._trust)
+        except UntrustedTypeError as error:
+            if not self._lenient:
+                raise
+            warnings.warn(f"{error.message} Its plain fields are used instead.", UserWarning, stacklevel=2)
+            return family.plain(state)
 
     def _tree(self, code: int, data: bytes) -> object:
         links = [next(self._links, None) for _ in range(data[0] if len(data) == 1 else 0)]

@@ -7,7 +7,7 @@ give equal bytes in every process; the order of a dictionary's keys is part of i
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgpack
 
@@ -37,13 +37,22 @@ _RUN: Final = 1024
 
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str, bytes})
+_LEAVES: Final = _SCALARS | _TEXTS
 _CONTAINERS: Final = frozenset({dict, list})
 _BUFFERS: Final = frozenset({bytearray, memoryview})
 _TREES: Final = {list: Ext.LIST_TREE, dict: Ext.DICT_TREE, str: Ext.TEXT_TREE, bytes: Ext.BYTES_TREE}
 
 
 class Sink(Protocol):
-    """Takes what is moved out of the packed bytes, and answers with links (digest, size) to it."""
+    """Takes what is moved out of the packed bytes, and answers with links (digest, size) to it.
+
+    Its `memo` (get, add) remembers what was found out about objects that never change.
+    """
+
+    @property
+    def memo(self) -> Any:
+        """An `IdentityMemo`."""
+        ...
 
     def raw(self, data: bytes | str, /) -> Sequence[Any]:
         """Links that together are `data`."""
@@ -79,6 +88,19 @@ class _Spilled:
     def __init__(self, code: Ext, links: Sequence[Any]) -> None:
         self.code = code
         self.links = links
+
+
+class _Record(NamedTuple):
+    """What a dictionary consisted of, by identity, and what it packed to.
+
+    Holds its keys and short values, so that their ids stay theirs, but not its texts, of which only
+    the place (index and type) matters: each was a single blob.
+    """
+
+    state: tuple[int, ...]
+    held: tuple[object, ...]
+    texts: list[tuple[int, type]]
+    data: bytes
 
 
 class Encoder:
@@ -146,7 +168,7 @@ class Encoder:
         if kind in _CONTAINERS:
             value = self._without_buffers(value)
             return self._dict(value) if kind is dict else self._list(value)  # type: ignore[arg-type]
-        return self._item(value)
+        return self._item(_Boxed(bytes(value)) if kind is bytearray else value)
 
     def _item(self, item: Any) -> bytes:
         """Pack one element of a container."""
@@ -154,7 +176,7 @@ class Encoder:
         if kind is dict:
             if _has_long_text(item):
                 # Known to be large: packing it as it is would only copy the text.
-                return self._dict(item)
+                return self._record(item)
         elif kind in _TEXTS:
             return self._pack(item if len(item) <= _SPILL else self._spill(item))
         mark = len(self._links)
@@ -163,6 +185,33 @@ class Encoder:
             return data
         del self._links[mark:]
         return self._dict(item) if kind is dict else self._list(item)
+
+    def _record(self, item: dict[Any, Any]) -> bytes:
+        """A dictionary with a long text. If its keys and short values are the very objects of the last
+        time, none of which can change, it packs to what it did then: the text itself is elsewhere."""
+        record = dict(item)  # another thread may change the item meanwhile
+        values = tuple(record.values())
+        state = (*map(id, record), *map(id, values))
+        mark = len(self._links)
+        known: _Record | None = self._sink.memo.get(item)
+        if known is not None and known.state == state:
+            if all(self._spilled_again(values[index], kind) for index, kind in known.texts):
+                return known.data
+            del self._links[mark:]
+        data = self._dict(record)
+        long = [index for index, part in enumerate(values) if type(part) in _TEXTS and len(part) > _SPILL]
+        if len(self._links) - mark == len(long) and _LEAVES.issuperset(map(type, chain(record, values))):
+            held = (*record, *(part for index, part in enumerate(values) if index not in long))
+            texts = [(index, type(values[index])) for index in long]
+            self._sink.memo.add(item, _Record(state, held, texts, data), len(data) + 64 * len(state))
+        return data
+
+    def _spilled_again(self, part: Any, kind: type) -> bool:
+        if type(part) is not kind or len(part) <= _SPILL:
+            return False
+        links = self._sink.raw(part)
+        self._links.extend(links)
+        return len(links) == 1
 
     def _spill(self, data: str | bytes) -> _Spilled:
         return _Spilled(_TREES[type(data)], self._sink.raw(data))

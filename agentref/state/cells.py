@@ -143,15 +143,14 @@ class Cells:
 
     def plan(self, size_of: Callable[[object], int], inline_limit: int) -> Plan:
         """Sort what a checkpoint must carry. Raises before anything is stored."""
-        if type(inline_limit) is not int or inline_limit < 1:
+        if type(inline_limit) is not int or inline_limit < 0:
             raise InvalidInputError(
-                f"inline_threshold_bytes must be a positive int (bytes), not {inline_limit!r:.40}."
+                f"inline_threshold_bytes must be a whole number of bytes, 0 or more, not {inline_limit!r:.40}."
             )
         # Refs before values: one that is loaded meanwhile is then found among both, never in neither.
         plan = Plan({name: ref.to_dict() for name, ref in self.refs().items()}, {})
         for name, value in dict(self._values).items():
             if name in self._schema.external:
-                plan.ready.pop(name, None)
                 plan.pending[name] = value
                 continue
             with _naming([name]):

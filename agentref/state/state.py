@@ -2,7 +2,8 @@
 
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, dataclass_transform
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn, Self, dataclass_transform
 
 from agentref.errors import InvalidInputError, StateDefinitionError, StateError
 from agentref.refs import ContentRef
@@ -44,16 +45,18 @@ class AgentRefState:
     """
 
     __slots__ = ("_agentref_cells",)
-    __agentref_own__: ClassVar[Mapping[str, Field]] = {}
-    __agentref_schema__: ClassVar[Schema] = Schema("AgentRefState", {})
-    _agentref_cells: Cells
+    # Not annotated: a framework that reads the annotations of a state must find its fields only.
+    __agentref_own__ = MappingProxyType[str, Field]({})
+    __agentref_schema__ = Schema("AgentRefState", {})
+    if TYPE_CHECKING:
+        _agentref_cells: Cells
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.__agentref_own__ = own_fields(cls)
+        cls.__agentref_own__ = MappingProxyType(own_fields(cls))
         cls.__agentref_schema__ = Schema(cls.__qualname__, _merge(cls))
 
-    def __new__(cls, *_: object, **__: object) -> Self:
+    def __new__(cls, /, *_: object, **__: object) -> Self:
         """Empty; the constructor, or `from_checkpoint_dict`, fills it."""
         state = super().__new__(cls)
         object.__setattr__(state, "_agentref_cells", Cells(cls.__agentref_schema__))
@@ -113,7 +116,7 @@ class AgentRefState:
     # --- lazy values
 
     def load(self, *names: str) -> None:
-        """Load these fields (without names: all) in one batch. What is loaded, inline or unset stays as it is."""
+        """Load these fields (without names: all) in one batch; what is loaded, inline or unset stays."""
         self._agentref_cells.load(names)
 
     async def aload(self, *names: str) -> None:

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from agentref.refs import Digest
+from agentref.refs import DIGEST_SIZE, Digest
 from agentref.storage.protocol import BlobInfo
 
 __all__ = ["Row", "delete", "drop_payloads", "insert", "page", "payloads", "rows", "touch"]
@@ -15,6 +15,8 @@ WITH RECURSIVE
     at(i) AS (SELECT 1 UNION ALL SELECT i + 32 FROM at WHERE i + 32 < length(:names)),
     wanted(digest) AS (SELECT substr(:names, i, 32) FROM at)
 """
+
+_ROW: Final = "SELECT digest, payload_id, stored_size, touched_at, expires_at FROM blob WHERE digest = ?"
 
 _ROWS: Final = (
     _WANTED
@@ -47,6 +49,8 @@ _PAGE: Final = """
 SELECT digest, stored_size, touched_at, expires_at FROM blob WHERE digest > ? ORDER BY digest LIMIT ?
 """
 
+_PAYLOAD: Final = "INSERT INTO payload(data) VALUES (?)"
+
 _INSERT: Final = """
 INSERT INTO blob(digest, payload_id, stored_size, touched_at, expires_at) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT(digest) DO UPDATE SET
@@ -76,7 +80,13 @@ class Row(NamedTuple):
 def rows(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Row]:
     """The rows of those that are here."""
     names = b"".join(digests)
-    return list(map(Row._make, connection.execute(_ROWS, {"names": names}))) if names else []
+    if not names:
+        return []
+    if len(names) == DIGEST_SIZE:
+        found = connection.execute(_ROW, (names,))
+    else:
+        found = connection.execute(_ROWS, {"names": names})
+    return list(map(Row._make, found))
 
 
 def payloads(
@@ -114,11 +124,12 @@ def insert(
 ) -> None:
     """Add rows, or give those that are here new bytes; bytes they had must have been dropped before."""
     inline = [digest for digest in blobs if digest not in as_files]
-    first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM payload").fetchone()[0]
-    ids = dict(zip(inline, range(first, first + len(inline)), strict=True))
-    connection.executemany(
-        "INSERT INTO payload(id, data) VALUES (?, ?)", ((ids[digest], blobs[digest]) for digest in inline)
-    )
+    ids: dict[Digest, int] = {}
+    if inline:
+        # Nobody else writes now, so that the ids after the first one follow it.
+        first = connection.execute(_PAYLOAD, (blobs[inline[0]],)).lastrowid or 0
+        connection.executemany(_PAYLOAD, ((blobs[digest],) for digest in inline[1:]))
+        ids = dict(zip(inline, range(first, first + len(inline)), strict=True))
     connection.executemany(
         _INSERT,
         ((digest, ids.get(digest), len(blobs[digest]), now, lives[digest]) for digest in sorted(blobs)),

@@ -16,7 +16,8 @@ __all__ = ["Database", "connect"]
 
 _IDLE_CONNECTIONS: Final = 4
 _CACHE_KIB: Final = 2048
-_WAL_KEPT: Final = 4 * 1024 * 1024
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
+_WAL_KEPT: Final = 8 * 1024 * 1024
 _WAL_TOLERATED: Final = 32 * 1024 * 1024
 
 _inherited: list[list[sqlite3.Connection]] = []
@@ -53,8 +54,7 @@ class Database:
         self._refuse = False
         self._refuse_child = False
         self._start()
-        status = path.stat()
-        self._identity = (status.st_dev, status.st_ino)
+        self._file = _identity(path)
         watch_forks(self)
 
     def _start(self) -> None:
@@ -63,6 +63,7 @@ class Database:
         self._sessions = 0
         self._gate_shut = False
         self._writing = threading.Lock()
+        self._next_look = 0.0
         self._idle: list[sqlite3.Connection] = []
 
     @contextmanager
@@ -110,33 +111,35 @@ class Database:
         if not self._writing.acquire(timeout=self._busy_timeout):
             raise StoreBusyError(f"Another thread wrote to {self._path} for longer than busy_timeout.")
         try:
-            self._refuse_if_moved()
-            with self.read() as connection:
+            connection = self._borrow()
+            try:
+                self._look_around(connection)
                 connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):
-                        connection.execute("ROLLBACK")
-                    raise
-                self._bound_log(connection)
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                connection.close()
+                raise
+            self._give_back(connection)
         finally:
             self._writing.release()
 
-    def _refuse_if_moved(self) -> None:
-        """A commit to a file that was deleted or replaced under us would be lost without a word."""
-        with suppress(FileNotFoundError):
-            status = self._path.stat()
-            if (status.st_dev, status.st_ino) == self._identity:
-                return
-        raise StoreUnavailableError(f"{self._path} was deleted or replaced while in use. Open it again.")
+    def _look_around(self, connection: sqlite3.Connection) -> None:
+        """Once a second, for it takes a tenth of a commit: is our file still there, and the log in bounds?
 
-    def _bound_log(self, connection: sqlite3.Connection) -> None:
-        """Overlapping readers can keep SQLite's own checkpoints from ever starting the log afresh."""
-        with suppress(OSError, sqlite3.Error):
-            if self._log.stat().st_size > _WAL_TOLERATED:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        A commit to a file that was deleted or replaced would be lost without a word. Readers that
+        overlap can keep SQLite's own checkpoints from ever starting the log afresh.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        if not self._path.exists() or _identity(self._path) != self._file:
+            raise StoreUnavailableError(f"{self._path} was deleted or replaced while in use. Open it again.")
+        if self._log.exists() and self._log.stat().st_size > _WAL_TOLERATED:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._next_look = now + _SECONDS_BETWEEN_LOOKS
 
     def _borrow(self) -> sqlite3.Connection:
         with self._gate:
@@ -201,3 +204,8 @@ class Database:
         self._refuse = self._refuse or self._refuse_child
         _inherited.append(self._idle)
         self._start()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from agentref.chunks import Kind, Link, Pending, TreeBuilder, cut_stream, unpack_blob
+from agentref.chunks import IdentityMemo, Link, Pending, TreeBuilder, cut_stream, unpack_blob
 from agentref.codecs import CODEC_ID, ValueCodec
 from agentref.errors import (
     BlobNotFoundError,
@@ -66,6 +66,7 @@ class CAS:
         self.codec = codec if codec is not None else ValueCodec()
         self.max_value_bytes = max_value_bytes
         self.counters = Counters()
+        self._memo = IdentityMemo()
         self._reader = BlobReader(store, self.counters)
         self._writer = BlobWriter(store, self.counters, compression_level)
 
@@ -170,14 +171,15 @@ class CAS:
         `UnknownBackendError`; never returns wrong data."""
         return self.load_many([ref])[0]
 
-    def load_many(self, refs: Iterable[ContentRef]) -> list[object]:
+    def load_many(self, refs: Iterable[ContentRef], *, names: Sequence[str] = ()) -> list[object]:
         """The value of each ref, in order: one batch a level, however many refs. No value or part of
-        one is shared between two results."""
+        one is shared between two results. `names` are what errors call the refs, beside their hash."""
         wanted = list(refs)
         for ref in wanted:
             self._check_ref(ref)
         links = [Link(ref.digest, ref.size) for ref in wanted]
-        tree = self._reader.trees(links, [f"ref {ref.hash}" for ref in wanted])
+        called = [f"{name} (ref {ref.hash})" for name, ref in zip(names, wanted, strict=True)] if names else None
+        tree = self._reader.trees(links, called or [f"ref {ref.hash}" for ref in wanted])
         self.counters.values_loaded += len(wanted)
         return [
             b"".join(tree.raw(link)) if ref.codec == RAW_CODEC else self.codec.decode(link, tree)
@@ -187,7 +189,7 @@ class CAS:
     def encode(self, values: Iterable[object]) -> "Encoded":
         """The first half of `dump_many`: CPU only. What it returns no longer depends on the values,
         so that they may be mutated before `store` runs."""
-        builder = TreeBuilder()
+        builder = TreeBuilder(self._memo)
         refs = []
         for value in values:
             link = self.codec.encode(value, builder)

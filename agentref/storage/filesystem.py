@@ -211,7 +211,8 @@ class FilesystemBlobStore:
 
             fresh = {digest: data for digest, data in blobs.items() if digest not in kept}
             renewed = [row for digest, row in known.items() if digest in fresh]
-            table.drop_payloads(connection, renewed)
+            if renewed:
+                table.drop_payloads(connection, renewed)
             lives = dict.fromkeys(fresh, expires_at)
             if overwrite:
                 lives.update((row.digest, row.expires_at) for row in renewed)

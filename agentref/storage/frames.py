@@ -12,10 +12,11 @@ from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, read_varint, vari
 from agentref.errors import CorruptBlobError, MalformedBlobError
 from agentref.refs import Digest
 
-__all__ = ["open_frame", "pack_frame"]
+__all__ = ["has_links", "open_frame", "pack_frame"]
 
 _VERSION: Final = 0x10
 _ZSTD: Final = 0x08
+_LINKS: Final = 0x04
 _KIND_MASK: Final = 0x03
 
 _MIN_COMPRESSED: Final = 64
@@ -40,13 +41,18 @@ _contexts = _Contexts()
 
 def pack_frame(kind: Kind, data: bytes | memoryview, level: int) -> bytes:
     """The frame of a blob's canonical bytes."""
-    head = _VERSION | kind
+    head = _VERSION | kind | (_LINKS if kind is not Kind.RAW and data[0] else 0)
     length = varint(len(data))
     if len(data) >= _MIN_COMPRESSED:
         packed = _contexts.compressor(level).compress(data)
         if len(packed) <= len(data) * _MIN_GAIN:
             return b"".join((bytes([head | _ZSTD]), length, packed))
     return b"".join((bytes([head]), length, data))
+
+
+def has_links(frame: bytes) -> bool:
+    """Whether a frame says that its blob links to others. `open_frame` holds it to that."""
+    return bool(frame) and bool(frame[0] & _LINKS)
 
 
 def open_frame(digest: Digest, frame: bytes) -> tuple[Kind, bytes]:
@@ -66,7 +72,7 @@ def open_frame(digest: Digest, frame: bytes) -> tuple[Kind, bytes]:
 
 def _unpack(frame: bytes) -> tuple[Kind, bytes]:
     head = frame[0]
-    if head & 0xF0 != _VERSION or head & 0x04:
+    if head & 0xF0 != _VERSION:
         raise MalformedBlobError(f"frame version {head >> 4} is unknown")
     kind = Kind(head & _KIND_MASK)
     length, at = read_varint(frame, 1)
@@ -77,9 +83,11 @@ def _unpack(frame: bytes) -> tuple[Kind, bytes]:
         # The decompressor believes the size in its own header: it has to agree with ours first.
         if zstandard.frame_content_size(body) != length:
             raise MalformedBlobError("their two lengths do not agree")
-        body = _contexts.decompressor.decompress(body, max_output_size=length)
+        body = _contexts.decompressor.decompress(body)
     if len(body) != length:
         raise MalformedBlobError("they are cut off")
+    if kind is not Kind.RAW and (length == 0 or bool(body[0]) != bool(head & _LINKS)):
+        raise MalformedBlobError("they hide their links")
     return kind, body
 
 

@@ -5,10 +5,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from agentref.chunks import MAX_DEPTH, Blob, Kind, Link, child_links, unpack_blob
-from agentref.errors import BlobNotFoundError, CorruptBlobError, InvalidInputError, MalformedBlobError
+from agentref.chunks import MAX_DEPTH, Blob, Kind, Link, unpack_blob
+from agentref.errors import BlobNotFoundError, IntegrityError, InvalidInputError, MalformedBlobError
 from agentref.refs import Digest
-from agentref.storage.frames import open_frame
+from agentref.storage.frames import has_links, open_frame
 from agentref.storage.parallel import spread
 from agentref.storage.protocol import BlobStore
 from agentref.storage.reports import Counters
@@ -17,6 +17,7 @@ __all__ = ["BlobReader", "ByteStream", "Tree"]
 
 _READ_AHEAD: Final = 16
 _FETCH_BATCH: Final = 1000
+_OPEN_BATCH_BYTES: Final = 512 * 1024
 
 
 class BlobReader:
@@ -26,73 +27,75 @@ class BlobReader:
         self._store = store
         self._counters = counters
 
-    def blobs(self, links: Sequence[Link], *, within: str = "") -> list[Blob]:
-        """The blob of each link, in one batch.
+    def frames(self, links: Sequence[Link], names: Sequence[str]) -> Mapping[Digest, bytes]:
+        """The stored bytes of each link, in one batch, not looked at yet.
 
-        Raises `BlobNotFoundError`, `CorruptBlobError` or `MalformedBlobError`, naming the blob and
-        what it is part of.
+        Raises `BlobNotFoundError`, naming the blob and what it is part of.
         """
         frames = self._store.fetch([link.digest for link in links])
-        for link in links:
+        for link, name in zip(links, names, strict=True):
             if link.digest not in frames:
                 raise BlobNotFoundError(
-                    f"Blob {link.digest.hex()}{within} is not in the store {self._store.store_id}. "
+                    f"Blob {link.digest.hex()} of {name} is not in the store {self._store.store_id}. "
                     f"It was deleted, or the checkpoint belongs to another store."
                 )
-        total = sum([len(frame) for frame in frames.values()])
         self._counters.blobs_fetched += len(frames)
-        self._counters.bytes_fetched += total
-        try:
-            opened = spread(lambda link: open_frame(link.digest, frames[link.digest]), links, total)
-        except CorruptBlobError as error:
-            raise CorruptBlobError(f"{error.message}{' It is needed' + within + '.' if within else ''}") from error
-        return [_checked(unpack_blob(kind, data), link) for (kind, data), link in zip(opened, links, strict=True)]
+        self._counters.bytes_fetched += sum(map(len, frames.values()))
+        return frames
+
+    def blobs(self, links: Sequence[Link], name: str) -> list[Blob]:
+        """The blob of each link, in one batch. Raises `IntegrityError` besides."""
+        frames = self.frames(links, [name] * len(links))
+        return spread(
+            lambda link: _open(link, frames[link.digest], name), links, sum([link.size for link in links])
+        )
 
     def trees(self, roots: Sequence[Link], names: Sequence[str]) -> "Tree":
         """All that the roots need, level by level: one batch a level, whatever the number of roots."""
-        found: dict[Digest, Blob] = {}
+        found: dict[Digest, Blob | bytes] = {}
         origin = {root.digest: name for root, name in zip(roots, names, strict=True)}
         frontier = {root.digest: root for root in roots}
         for _ in range(MAX_DEPTH):
             if not frontier:
-                return Tree(found)
+                return Tree(found, origin)
             links = list(frontier.values())
             frontier = {}
             for at in range(0, len(links), _FETCH_BATCH):
                 batch = links[at : at + _FETCH_BATCH]
-                within = f" of {origin[batch[0].digest]}"
-                for link, blob in zip(batch, self.blobs(batch, within=within), strict=True):
-                    found[link.digest] = blob
-                    for child in blob.links:
-                        if child.digest not in found and child.digest not in frontier:
+                frames = self.frames(batch, [origin[link.digest] for link in batch])
+                for link in batch:
+                    frame = frames[link.digest]
+                    # Leaves stay compressed until they are decoded: they are most of the bytes.
+                    found[link.digest] = frame
+                    if has_links(frame):
+                        blob = found[link.digest] = _open(link, frame, origin[link.digest])
+                        for child in blob.links:
                             frontier[child.digest] = child
-                            origin[child.digest] = origin[link.digest]
+                            origin.setdefault(child.digest, origin[link.digest])
             frontier = {digest: link for digest, link in frontier.items() if digest not in found}
         raise MalformedBlobError(f"The tree of {names[0]} is deeper than {MAX_DEPTH} levels.")
 
 
-def _checked(blob: Blob, link: Link) -> Blob:
-    child_links(blob, link.size)
+def _open(link: Link, frame: bytes, name: str) -> Blob:
+    try:
+        return _sized(unpack_blob(*open_frame(link.digest, frame)), link)
+    except IntegrityError as error:
+        raise type(error)(f"{name[:1].upper()}{name[1:]} cannot be read. {error.message}") from error
+
+
+def _sized(blob: Blob, link: Link) -> Blob:
+    # A small tree could otherwise claim, by linking one blob again and again, to be of any size.
+    if blob.size != link.size:
+        raise MalformedBlobError(f"A blob of {blob.size:,} bytes was announced as {link.size:,} bytes.")
     return blob
 
 
 class Tree:
-    """Fetched blobs, from which a decoder reads."""
+    """Fetched blobs, from which a decoder reads. Leaves are opened, and verified, as they are read."""
 
-    def __init__(self, blobs: Mapping[Digest, Blob]) -> None:
-        self._blobs = blobs
-
-    def _leaves(self, link: Link, kind: Kind) -> Iterator[Blob]:
-        blob = self._blobs[link.digest]
-        # A blob can be linked to under two sizes; it was checked against the first only.
-        links = child_links(blob, link.size)
-        if blob.kind is Kind.NODE:
-            for child in links:
-                yield from self._leaves(child, kind)
-        elif blob.kind is kind:
-            yield blob
-        else:
-            raise MalformedBlobError(f"A {kind.name} blob was expected, not {blob.kind.name}.")
+    def __init__(self, found: Mapping[Digest, Blob | bytes], origin: Mapping[Digest, str]) -> None:
+        self._found = found
+        self._origin = origin
 
     def raw(self, link: Link) -> Iterator[bytes | memoryview]:
         """The bytes below a link, in order."""
@@ -104,9 +107,36 @@ class Tree:
         for blob in self._leaves(link, Kind.VALUE):
             yield blob.payload, blob.links
 
-    def kind(self, link: Link) -> Kind:
-        """What the blob of a link is."""
-        return self._blobs[link.digest].kind
+    def _leaves(self, root: Link, kind: Kind) -> Iterator[Blob]:
+        batch: list[Link] = []
+        size = 0
+        for link in self._leaf_links(root):
+            batch.append(link)
+            size += link.size
+            if size >= _OPEN_BATCH_BYTES:
+                yield from self._opened(batch, size, kind)
+                batch, size = [], 0
+        yield from self._opened(batch, size, kind)
+
+    def _leaf_links(self, link: Link) -> Iterator[Link]:
+        blob = self._found[link.digest]
+        if isinstance(blob, bytes) or blob.kind is not Kind.NODE:
+            yield link
+            return
+        # It was checked against one link to it; another may lie about its size.
+        for child in _sized(blob, link).links:
+            yield from self._leaf_links(child)
+
+    def _opened(self, links: Sequence[Link], size: int, kind: Kind) -> list[Blob]:
+        blobs = spread(self._open, links, size)
+        for blob in blobs:
+            if blob.kind is not kind:
+                raise MalformedBlobError(f"A {kind.name} blob was expected, not {blob.kind.name}.")
+        return blobs
+
+    def _open(self, link: Link) -> Blob:
+        blob = self._found[link.digest]
+        return _open(link, blob, self._origin[link.digest]) if isinstance(blob, bytes) else _sized(blob, link)
 
 
 class ByteStream(io.RawIOBase):
@@ -130,10 +160,10 @@ class ByteStream(io.RawIOBase):
         # Nodes are found by fetching; leaves are RAW, and of those only the first of a level is fetched.
         level = roots
         for _ in range(MAX_DEPTH):
-            first = self._reader.blobs(level[:1], within=f" of {self._name}")[0]
+            first = self._reader.blobs(level[:1], self._name)[0]
             if first.kind is not Kind.NODE:
                 break
-            blobs = [first, *self._reader.blobs(level[1:], within=f" of {self._name}")]
+            blobs = [first, *self._reader.blobs(level[1:], self._name)]
             level = [child for blob in blobs for child in blob.links]
         end = 0
         for link in level:
@@ -180,7 +210,7 @@ class ByteStream(io.RawIOBase):
         if index not in self._ready:
             self._ready.clear()
             ahead = self._leaves[index : index + _READ_AHEAD]
-            blobs: Iterable[Blob] = self._reader.blobs(ahead, within=f" of {self._name}")
+            blobs: Iterable[Blob] = self._reader.blobs(ahead, self._name)
             for offset, blob in enumerate(blobs):
                 if blob.kind is not Kind.RAW:
                     raise MalformedBlobError(f"{self._name} is no stream of bytes.")

@@ -61,7 +61,7 @@ def _batches(
     total = 0
     for item in items:
         batch.append(item)
-        total += len(item[1].source)
+        total += item[1].size
         if total >= _BATCH_BYTES:
             yield batch, total
             batch, total = [], 0
@@ -72,6 +72,6 @@ def _batches(
 def _expiry(ttl: float | None) -> float:
     if ttl is None:
         return FOREVER
-    if not isinstance(ttl, (int, float)) or not math.isfinite(ttl) or ttl <= 0:
+    if type(ttl) not in {int, float} or not math.isfinite(ttl) or ttl <= 0:
         raise InvalidInputError(f"ttl must be a positive number of seconds, or None for no end; not {ttl!r:.40}.")
     return time.time() + ttl

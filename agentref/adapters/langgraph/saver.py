@@ -98,7 +98,7 @@ class _KnownRefs:
 
 
 def _version_key(config: RunnableConfig, checkpoint: Checkpoint, channel: str) -> VersionKey | None:
-    version = checkpoint["channel_versions"].get(channel)
+    version = checkpoint.get("channel_versions", {}).get(channel)
     if not isinstance(version, str) or "." not in version:
         return None
     place_ = config["configurable"]
@@ -181,7 +181,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
             placed[channel] = place(values[channel], ref)
         # A saver that keeps primitives within the checkpoint (Postgres) writes other values only for
         # channels that moved: a text that was kept there so far has to be announced as new.
-        versions = checkpoint["channel_versions"]
+        versions = checkpoint.get("channel_versions", {})
         moved = {
             channel: versions[channel]
             for channel, value in values.items()
@@ -226,11 +226,13 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     def hydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
         """Checkpoints of the inner saver with every ref replaced by its value, in one batch."""
-        return self._restored(saved, self.runtime.load_many(_refs_in(saved)))
+        names, refs = _refs_in(saved)
+        return self._restored(saved, self.runtime.load_many(refs, names=names))
 
     async def ahydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
         """`hydrated` for the event loop."""
-        return self._restored(saved, await self.runtime.aload_many(_refs_in(saved)))
+        names, refs = _refs_in(saved)
+        return self._restored(saved, await self.runtime.aload_many(refs, names=names))
 
     def _restored(self, saved: Sequence[CheckpointTuple], loaded: Iterable[object]) -> list[CheckpointTuple]:
         values = iter(loaded)
@@ -280,14 +282,23 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         return self._restored_history(history, await self.runtime.aload_many(self._history_refs(history)))
 
 
-def _refs_in(saved: Sequence[CheckpointTuple]) -> list[ContentRef]:
-    return [ref for item in saved for value in _places(item) if (ref := placed_ref(value)) is not None]
+def _refs_in(saved: Sequence[CheckpointTuple]) -> tuple[list[str], list[ContentRef]]:
+    """What errors call each ref, and the refs, in the order in which they are restored."""
+    names, refs = [], []
+    for item in saved:
+        thread = item.config["configurable"].get("thread_id")
+        for channel, value in _places(item):
+            ref = placed_ref(value)
+            if ref is not None:
+                names.append(f"channel {channel!r} of thread {thread!r}")
+                refs.append(ref)
+    return names, refs
 
 
-def _places(item: CheckpointTuple) -> Iterator[Any]:
-    yield from item.checkpoint["channel_values"].values()
-    for _, _, value in item.pending_writes or ():
-        yield value
+def _places(item: CheckpointTuple) -> Iterator[tuple[str, Any]]:
+    yield from item.checkpoint["channel_values"].items()
+    for _, channel, value in item.pending_writes or ():
+        yield channel, value
 
 
 def _take(value: Any, values: Iterator[object]) -> Any:

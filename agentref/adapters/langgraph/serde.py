@@ -28,6 +28,6 @@ def codec_for(serde: Any) -> ValueCodec:
     rules = getattr(serde, "serde", serde)  # an EncryptedSerializer wraps the one with the rules
     allowed = getattr(rules, "_allowed_msgpack_modules", True)
     if allowed is True:
-        return ValueCodec(extensions=_EXTENSIONS, foreign=serde)
-    names = {":".join(entry) for entry in {*SAFE_MSGPACK_TYPES, *(allowed or ())} if len(entry) == 2}  # noqa: PLR2004
-    return ValueCodec(allow=names, extensions=_EXTENSIONS, foreign=serde)
+        return ValueCodec(extensions=_EXTENSIONS, foreign=serde, lenient=True)
+    names = {":".join(entry) for entry in {*SAFE_MSGPACK_TYPES, *(allowed or ())} if len(entry) == 2}
+    return ValueCodec(allow=names, extensions=_EXTENSIONS, foreign=serde, lenient=True)

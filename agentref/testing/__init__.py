@@ -1,0 +1,13 @@
+"""Suites that any blob store can be held against, and stores that break one promise each.
+
+Needs pytest. Nothing in agentref imports this package.
+"""
+
+import pytest
+
+# Before the import: a suite explains a failure as well as a test of one's own does.
+pytest.register_assert_rewrite("agentref.testing.blobstore")
+
+from agentref.testing.blobstore import BlobStoreContract, PersistentBlobStoreContract  # noqa: E402
+
+__all__ = ["BlobStoreContract", "PersistentBlobStoreContract"]
