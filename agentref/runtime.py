@@ -9,13 +9,13 @@ from agentref.errors import InvalidInputError, UnknownBackendError, UnsupportedT
 from agentref.refs import ContentRef
 from agentref.storage import CAS, Encoded
 
-__all__ = ["Externalized", "Runtime"]
+__all__ = ["Outgoing", "Runtime"]
 
 # Below this, no value of these types can be over any threshold that is worth having.
 _SMALL: Final = frozenset({type(None), bool, float})
 
 
-class Externalized:
+class Outgoing:
     """Values that were encoded: a ref for each one over the threshold, None for the others."""
 
     __slots__ = ("encoded", "refs")
@@ -58,7 +58,7 @@ class Runtime:
         clone._stores = {name: store.with_codec(codec) for name, store in self._stores.items()}
         return clone
 
-    def encode(self, values: Sequence[object]) -> Externalized:
+    def encode(self, values: Sequence[object]) -> Outgoing:
         """Encode values and tell those over the threshold from the others. CPU only.
 
         A value of a type that the codec does not know counts as under the threshold.
@@ -72,16 +72,16 @@ class Runtime:
             else:
                 refs.append(encoded.refs[0])
                 kept.append(encoded)
-        return Externalized(refs, kept)
+        return Outgoing(refs, kept)
 
-    def store(self, externalized: Externalized) -> None:
+    def store(self, externalized: Outgoing) -> None:
         """Make what was encoded durable, in one batch."""
         if externalized.encoded:
             blobs = {digest: blob for part in externalized.encoded for digest, blob in part.blobs.items()}
             refs = [ref for part in externalized.encoded for ref in part.refs]
             self.backend.store(Encoded(refs, blobs))
 
-    async def astore(self, externalized: Externalized) -> None:
+    async def astore(self, externalized: Outgoing) -> None:
         """`store` for the event loop."""
         if externalized.encoded:
             await asyncio.to_thread(self.store, externalized)

@@ -78,6 +78,7 @@ class TreeBuilder:
     def __init__(self, memo: IdentityMemo | None = None) -> None:
         self.blobs: dict[Digest, Pending] = {}
         self.memo = memo if memo is not None else IdentityMemo(0)
+        self._heights: dict[Digest, int] = {}
 
     def raw(self, data: bytes | str) -> list[Link]:
         """Links that together are the bytes of `data` (for text: its UTF-8), cut by content."""
@@ -111,12 +112,13 @@ class TreeBuilder:
                 f"limit of {MAX_BLOB_BYTES:,}. Use shorter dictionary keys, or hold it as str or bytes."
             )
         size = len(canonical) - len(table) + sum([link[1] for link in links])
-        return self._add(Kind.VALUE, canonical, source, size)
+        return self._rise(self._add(Kind.VALUE, canonical, source, size), links)
 
     def node(self, links: Sequence[Link]) -> Link:
         """A link to an inner node over `links`."""
         canonical = link_table(links)
-        return self._add(Kind.NODE, canonical, canonical, sum([link[1] for link in links]))
+        link = self._add(Kind.NODE, canonical, canonical, sum([link[1] for link in links]))
+        return self._rise(link, links)
 
     def top(self, links: list[Link]) -> list[Link]:
         """At most sixteen links that stand for all of `links`, with inner nodes between."""
@@ -132,6 +134,17 @@ class TreeBuilder:
     def cut(self, items: Sequence[bytes], weights: Sequence[int]) -> list[int]:
         """Ends of the leaves that `items` fall into."""
         return cut_items(items, weights)
+
+    def _rise(self, link: Link, children: Sequence[Link]) -> Link:
+        """A blob is one level above its highest child; no reader goes down more than `MAX_DEPTH`."""
+        if children:
+            height = 1 + max([self._heights.get(child[0], 0) for child in children])
+            if height >= MAX_DEPTH:
+                raise ValueTooLargeError(
+                    f"The value has more than {MAX_DEPTH} levels of large parts within large parts. Flatten it."
+                )
+            self._heights[link.digest] = height
+        return link
 
     def _add(
         self,

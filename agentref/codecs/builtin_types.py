@@ -35,7 +35,18 @@ def _take_int(number: int) -> bytes:
 
 
 def _make_int(data: bytes) -> int:
-    return int.from_bytes(data, "big", signed=True)
+    return int.from_bytes(_bytes(data), "big", signed=True)
+
+
+def _bytes(data: object) -> bytes:
+    # bytes(n) and bytearray(n) of a number would be n zeros: memory for the asking.
+    if type(data) is not bytes:
+        raise TypeError(f"bytes are needed, not {type(data).__name__}")
+    return data
+
+
+def _make_bytearray(data: object) -> bytearray:
+    return bytearray(_bytes(data))
 
 
 def _take_zone(zone: dt.tzinfo | None) -> object:
@@ -124,12 +135,12 @@ def _make_defaultdict(state: list[Any]) -> "defaultdict[Any, Any]":
 
 
 def _make_uuid(data: bytes) -> UUID:
-    return UUID(bytes=bytes(data))
+    return UUID(bytes=_bytes(data))
 
 
 BY_TYPE: Final[dict[type, BuiltinType]] = {
     tuple: BuiltinType(Ext.TUPLE, list, tuple),
-    bytearray: BuiltinType(Ext.BYTEARRAY, bytes, bytearray),
+    bytearray: BuiltinType(Ext.BYTEARRAY, bytes, _make_bytearray),
     int: BuiltinType(Ext.INT, _take_int, _make_int),
     complex: BuiltinType(Ext.COMPLEX, lambda c: [c.real, c.imag], lambda s: complex(*s)),
     dt.datetime: BuiltinType(Ext.DATETIME, _take_datetime, _make_datetime),

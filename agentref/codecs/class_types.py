@@ -5,8 +5,10 @@ comes back is what was stored, and stored bytes choose no arguments of a call.
 """
 
 import dataclasses
+import functools
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from types import ModuleType
 from typing import Any, Final, NamedTuple
@@ -37,6 +39,8 @@ class ClassFamily(NamedTuple):
     plain: Callable[[Any], object] = lambda state: state[1]
 
 
+_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: defined in Python
+_MAX_DIMENSIONS: Final = 64
 _ENUM_VALUES: Final = frozenset({str, int, float, bool})
 
 
@@ -56,13 +60,36 @@ def _make_enum(state: list[Any], trust: TypeTrust) -> object:
 
 def _take_dataclass(item: Any, trust: TypeTrust) -> list[object]:
     names = [field.name for field in dataclasses.fields(item)]
+    _refuse_extras(item, names)
     return [trust.name_of(type(item)), {name: getattr(item, name) for name in names if hasattr(item, name)}]
+
+
+def _refuse_extras(item: object, names: Collection[str]) -> None:
+    """What an object holds besides its fields would be lost, unless it can be computed again."""
+    cls = type(item)
+    extras = [
+        name
+        for name in getattr(item, "__dict__", ())
+        if name not in names
+        and name != "__orig_class__"
+        and not isinstance(getattr(cls, name, None), functools.cached_property)
+    ]
+    if extras:
+        raise UnsupportedTypeError(
+            f"A {cls.__module__}.{cls.__qualname__} has the attributes {', '.join(map(repr, extras))}, which "
+            f"are no fields of it and would be lost. Declare them as fields."
+        )
+
+
+def _is_plain_class(cls: type) -> bool:
+    """Whether instances hold nothing but attributes: no base of theirs is a builtin with contents."""
+    return all(base is object or base.__flags__ & _HEAP_TYPE for base in cls.__mro__)
 
 
 def _make_dataclass(state: list[Any], trust: TypeTrust) -> object:
     name, stored = state
     cls: Any = trust.resolve(name, "dataclass", dataclasses.is_dataclass)
-    item = cls.__new__(cls)
+    item = object.__new__(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     _refuse_unknown(name, stored, fields)
     for key, field in fields.items():
@@ -131,10 +158,11 @@ def _refuse_unknown(name: str, stored: dict[str, object], known: Any) -> None:
 
 
 def _is_namedtuple(cls: type) -> bool:
-    return issubclass(cls, tuple) and cls.__bases__ == (tuple,) and hasattr(cls, "_fields")
+    return issubclass(cls, tuple) and isinstance(getattr(cls, "_fields", None), tuple)
 
 
 def _take_namedtuple(item: Any, trust: TypeTrust) -> list[object]:
+    _refuse_extras(item, ())
     return [trust.name_of(type(item)), list(item)]
 
 
@@ -155,45 +183,67 @@ def _numpy() -> Any:
 
 
 def _take_array(array: Any, _trust: TypeTrust) -> list[object]:
-    np = _numpy()
-    dtype = _descr(array.dtype)
+    descr = _descr(array.dtype)
     order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     rows = array.shape[-1 if order == "F" else 0] if array.ndim else 1
-    return [dtype, list(array.shape), order, Rows(array.tobytes(order), array.nbytes // rows if rows else 0)]
+    data = (_without_padding(array) if array.dtype.names else array).tobytes(order)
+    return [descr, list(array.shape), order, Rows(data, array.nbytes // rows if rows else 0)]
+
+
+def _without_padding(array: Any) -> Any:
+    """A copy whose bytes between the fields are zero: they could be anything, and differ each time."""
+    clean = _numpy().zeros(array.shape, array.dtype)
+    for name in array.dtype.names:
+        part = array[name]
+        clean[name] = _without_padding(part) if part.dtype.names else part
+    return clean
 
 
 def _descr(dtype: Any) -> object:
-    if dtype.hasobject:
+    if dtype.hasobject or not dtype.itemsize or dtype.metadata:
         raise UnsupportedTypeError(
-            "A numpy array of Python objects cannot be stored. Use .tolist(), or a numeric dtype."
+            f"A numpy array of {dtype} (Python objects, items of no size, or with metadata) cannot be stored. "
+            f"Use .tolist(), or a plain dtype."
         )
-    return _numpy().lib.format.dtype_to_descr(dtype)
+    try:
+        return _numpy().lib.format.dtype_to_descr(dtype)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedTypeError(f"A numpy array of {dtype} cannot be stored: {error}") from error
 
 
-def _make_array(state: list[Any], _trust: TypeTrust) -> object:
+def _make_array(state: list[Any], _trust: TypeTrust) -> Any:
     descr, shape, order, data = state
     np = _numpy()
     dtype = np.lib.format.descr_to_dtype(descr)
-    count = 1
-    for length in shape:
-        if type(length) is not int or length < 0:
-            raise MalformedBlobError("A stored array has an impossible shape.")
-        count *= length
-    if dtype.hasobject or order not in {"C", "F"} or count * dtype.itemsize != len(data):
+    if dtype.hasobject or not dtype.itemsize or order not in {"C", "F"} or len(shape) > _MAX_DIMENSIONS:
+        raise MalformedBlobError("A stored array is of a kind that is never stored.")
+    count = len(data) // dtype.itemsize
+    if not all(type(length) is int and 0 <= length for length in shape):
+        raise MalformedBlobError("A stored array has an impossible shape.")
+    if math.prod(shape) != count or count * dtype.itemsize != len(data):
         raise MalformedBlobError("A stored array's shape, type and bytes do not agree.")
     array = np.empty(shape, dtype, order)
-    if len(data):
+    if count:
         array.reshape(-1, order="A").view(np.uint8)[:] = np.frombuffer(data, np.uint8)
     return array
 
 
 def _take_scalar(scalar: Any, _trust: TypeTrust) -> list[object]:
+    # As arrays, text and bytes would lose the NULs at their end.
+    if isinstance(scalar, str):
+        return ["str_", str(scalar)]
+    if isinstance(scalar, bytes):
+        return ["bytes_", bytes(scalar)]
     return [_descr(scalar.dtype), scalar.tobytes()]
 
 
 def _make_scalar(state: list[Any], trust: TypeTrust) -> object:
     descr, data = state
-    return _make_array([descr, [], "C", data], trust)[()]  # type: ignore[index]
+    if descr == "str_" and type(data) is str:
+        return _numpy().str_(data)
+    if descr == "bytes_" and type(data) is bytes:
+        return _numpy().bytes_(data)
+    return _make_array([descr, [], "C", data], trust)[()]
 
 
 _ENUM: Final = ClassFamily(
@@ -216,7 +266,7 @@ def family_of(cls: type) -> ClassFamily | None:
         return _ENUM
     if _is_model(cls):
         return _MODEL
-    if dataclasses.is_dataclass(cls) and not issubclass(cls, (str, int, float, bytes, dict, list, tuple, set)):
+    if dataclasses.is_dataclass(cls) and _is_plain_class(cls):
         return _DATACLASS
     if _is_namedtuple(cls):
         return _NAMEDTUPLE

@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from agentref.codecs.decode import Decoder, Source
-from agentref.codecs.encode import Encoder, Sink
+from agentref.codecs.encode import Encoder
 from agentref.codecs.extension import Extension, Extensions, Foreign
+from agentref.codecs.sink import Sink
 from agentref.codecs.trust import TypeTrust
 from agentref.codecs.wire import CODEC_ID
 

@@ -16,7 +16,16 @@ from agentref.errors import AgentRefError, MalformedBlobError, UntrustedTypeErro
 __all__ = ["Decoder", "Source"]
 
 # What a `make` may raise on a state that no `take` gave.
-_BAD_STATE: Final = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+_BAD_STATE: Final = (
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+    OSError,
+)
 
 
 class Source(Protocol):
@@ -69,7 +78,7 @@ class Decoder:
             self._links = outer
 
     def _unpack(self, payload: bytes | memoryview) -> Any:
-        if self._depth > MAX_NESTING + 1:
+        if self._depth > 2 * MAX_NESTING:  # richer types, and trees within one another
             raise MalformedBlobError("A stored value is nested too deeply.")
         self._depth += 1
         try:
@@ -84,7 +93,7 @@ class Decoder:
             self._depth -= 1
 
     def _ext(self, code: int, data: bytes) -> object:
-        if code <= Ext.DICT_TREE:
+        if Ext.TEXT_TREE <= code <= Ext.DICT_TREE:
             return self._tree(code, data)
         state = self._unpack(data)
         if code == Ext.SET:
@@ -148,4 +157,9 @@ class Decoder:
                 "Stored data holds an object of a framework's own serializer. Load it through the adapter "
                 "of that framework."
             )
-        return self._foreign.loads_typed((tag, data))
+        try:
+            return self._foreign.loads_typed((tag, data))
+        except Exception as error:
+            raise MalformedBlobError(
+                f"The framework's serializer cannot read a stored object: {error!r:.200}"
+            ) from error

@@ -7,18 +7,20 @@ give equal bytes in every process; the order of a dictionary's keys is part of i
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from agentref.codecs import builtin_types, class_types
 from agentref.codecs.class_types import Rows
 from agentref.codecs.extension import Extensions, Foreign
+from agentref.codecs.screen import Boxed, screened, screened_leaf, too_deep, unsupported
+from agentref.codecs.sink import Sink
 from agentref.codecs.trust import TypeTrust
 from agentref.codecs.wire import MAX_NESTING, Ext
 from agentref.errors import AgentRefError, UnsupportedTypeError, ValueTooLargeError
 
-__all__ = ["Encoder", "Sink"]
+__all__ = ["Encoder"]
 
 _SPILL: Final = 8 * 1024
 """A str or bytes inside of a container becomes blobs of its own above this length."""
@@ -35,59 +37,39 @@ _RECORD: Final = 32
 _RUN: Final = 1024
 """Elements a leaf of a list of nothing but numbers."""
 
+_MEMO_BYTES: Final = 256
+"""What packs to less is packed again when it is met again."""
+
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str, bytes})
 _LEAVES: Final = _SCALARS | _TEXTS
 _CONTAINERS: Final = frozenset({dict, list})
-_BUFFERS: Final = frozenset({bytearray, memoryview})
-_TREES: Final = {list: Ext.LIST_TREE, dict: Ext.DICT_TREE, str: Ext.TEXT_TREE, bytes: Ext.BYTES_TREE}
+_TEXT_TREES: Final = {str: Ext.TEXT_TREE, bytes: Ext.BYTES_TREE}
+
+Pack = Callable[[object], bytes]
 
 
-class Sink(Protocol):
-    """Takes what is moved out of the packed bytes, and answers with links (digest, size) to it.
+class _Mark(NamedTuple):
+    """How far the links, and the bytes spilled behind them, have come."""
 
-    Its `memo` (get, add) remembers what was found out about objects that never change.
-    """
-
-    @property
-    def memo(self) -> Any:
-        """An `IdentityMemo`."""
-        ...
-
-    def raw(self, data: bytes | str, /) -> Sequence[Any]:
-        """Links that together are `data`."""
-        ...
-
-    def rows(self, data: memoryview, row_bytes: int, /) -> Sequence[Any]:
-        """The same, cut between rows."""
-        ...
-
-    def value(self, parts: Sequence[bytes], links: Sequence[Any], /) -> Any:
-        """A link to a blob of one packed value, given in parts."""
-        ...
-
-    def top(self, links: list[Any], /) -> Sequence[Any]:
-        """Few links that stand for many."""
-        ...
-
-    def cut(self, items: Sequence[bytes], weights: Sequence[int], /) -> Sequence[int]:
-        """Ends of the leaves that packed elements fall into."""
-        ...
+    links: int
+    spilled: int
 
 
-class _Boxed:
-    """A bytearray within a container: msgpack would pack it as if it were bytes, unasked."""
+class _Spilled(NamedTuple):
+    """A long str or bytes that was moved out. Not plain, so that msgpack asks about it."""
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+    code: Ext
+    links: Sequence[Any]
 
 
-class _Spilled:
-    """A long str or bytes within a dictionary that was moved out."""
+class _Taken(NamedTuple):
+    """An object of a richer type that was packed. Holding it keeps its id from being given to another."""
 
-    def __init__(self, code: Ext, links: Sequence[Any]) -> None:
-        self.code = code
-        self.links = links
+    item: object
+    ext: msgpack.ExtType
+    links: list[Any]
+    spilled: int
 
 
 class _Record(NamedTuple):
@@ -112,79 +94,95 @@ class Encoder:
         self._extensions = extensions
         self._foreign = foreign
         self._links: list[Any] = []
+        self._spilled = 0
         self._depth = 0
-        self._packers: list[tuple[Callable[[object], bytes], Callable[[object], bytes]]] = []
+        self._packers: list[tuple[Pack, Pack]] = []
         # An element may be packed twice, once to see how large it is; its objects only once.
-        self._taken: dict[int, tuple[object, msgpack.ExtType, list[Any]]] = {}
+        self._taken: dict[int, _Taken] = {}
 
-    def encode(self, value: object) -> Any:
+    def encode(self, value: Any) -> Any:
         """A link to the blob that holds `value`.
 
         Raises `UnsupportedTypeError` or `ValueTooLargeError`; nothing was stored then.
         """
         try:
-            if type(value) in _TEXTS and len(value) <= _INLINE:  # type: ignore[arg-type]
-                payload = self._pack(value)
-            else:
-                payload = self._value(value)
+            short = type(value) in _TEXTS and len(value) <= _INLINE
+            payload = self._pack(value) if short else self._value(value)
         except RecursionError as error:
-            raise _too_deep() from error
+            raise too_deep() from error
         return self._sink.value([payload], self._links)
 
+    # Packing in C
+
     def _pack(self, value: object) -> bytes:
-        """Pack in C. Types that are not plain come back through `_default`."""
+        """Pack as it is. What is not plain comes back through `_default`."""
+        return self._pack_all([value])[0]
+
+    def _pack_all(self, values: Sequence[object]) -> list[bytes]:
         depth = self._depth
         if depth == len(self._packers):
             self._add_packers()
-        mark = len(self._links)
         fast, careful = self._packers[depth]
+        mark = self._mark()
         # msgpack's packer is not reentrant: objects met within `_default` use the next one.
         self._depth = depth + 1
         try:
-            return fast(value)
+            return [fast(value) for value in values]
         except UnicodeEncodeError:
-            del self._links[mark:]
-            return careful(value)
+            self._back_to(mark)
+            return [careful(value) for value in values]
+        except AgentRefError:
+            raise
         except ValueError as error:
-            if isinstance(error, AgentRefError):
-                raise
             if "recursion" in str(error):
-                raise _too_deep() from error
+                raise too_deep() from error
             raise ValueTooLargeError(f"The value cannot be packed: {error}.") from error
         finally:
             self._depth = depth
 
     def _add_packers(self) -> None:
         if len(self._packers) > MAX_NESTING:
-            raise _too_deep()
+            raise too_deep()
         fast = msgpack.Packer(strict_types=True, default=self._default)
         # Keeps lone surrogates, but is seven times slower on any text.
         careful = msgpack.Packer(strict_types=True, default=self._default, unicode_errors="surrogatepass")
         self._packers.append((fast.pack, careful.pack))
 
-    def _value(self, value: object) -> bytes:
+    def _mark(self) -> _Mark:
+        return _Mark(len(self._links), self._spilled)
+
+    def _back_to(self, mark: _Mark) -> None:
+        del self._links[mark.links :]
+        self._spilled = mark.spilled
+
+    # Plain values
+
+    def _value(self, value: Any) -> bytes:
         """Pack a value whose large parts are moved out; their links are appended in order."""
         kind = type(value)
-        if kind in _CONTAINERS:
-            value = self._without_buffers(value)
-            return self._dict(value) if kind is dict else self._list(value)  # type: ignore[arg-type]
-        return self._item(_Boxed(bytes(value)) if kind is bytearray else value)
+        if kind is dict:
+            return self._dict(screened(value))
+        return self._list(screened(value)) if kind is list else self._item(value)
 
     def _item(self, item: Any) -> bytes:
-        """Pack one element of a container."""
+        """Pack one element of a container that was screened."""
         kind = type(item)
-        if kind is dict:
-            if _has_long_text(item):
-                # Known to be large: packing it as it is would only copy the text.
-                return self._record(item)
-        elif kind in _TEXTS:
+        if kind in _TEXTS:
             return self._pack(item if len(item) <= _SPILL else self._spill(item))
-        mark = len(self._links)
+        if kind not in _CONTAINERS:
+            return self._pack(screened_leaf(item))
+        if _has_long_text(item):
+            # Known to be large: packing it as it is would only copy the text.
+            return self._record(item)
+        mark = self._mark()
         data = self._pack(item)
-        if len(data) <= _SPILL or kind not in _CONTAINERS:
+        if len(data) <= _SPILL:
             return data
-        del self._links[mark:]
+        self._back_to(mark)
         return self._dict(item) if kind is dict else self._list(item)
+
+    def _spill(self, data: str | bytes) -> _Spilled:
+        return _Spilled(_TEXT_TREES[type(data)], self._sink.raw(data))
 
     def _record(self, item: dict[Any, Any]) -> bytes:
         """A dictionary with a long text. If its keys and short values are the very objects of the last
@@ -192,15 +190,15 @@ class Encoder:
         record = dict(item)  # another thread may change the item meanwhile
         values = tuple(record.values())
         state = (*map(id, record), *map(id, values))
-        mark = len(self._links)
+        mark = self._mark()
         known: _Record | None = self._sink.memo.get(item)
         if known is not None and known.state == state:
             if all(self._spilled_again(values[index], kind) for index, kind in known.texts):
                 return known.data
-            del self._links[mark:]
+            self._back_to(mark)
         data = self._dict(record)
         long = [index for index, part in enumerate(values) if type(part) in _TEXTS and len(part) > _SPILL]
-        if len(self._links) - mark == len(long) and _LEAVES.issuperset(map(type, chain(record, values))):
+        if len(self._links) - mark.links == len(long) and _LEAVES.issuperset(map(type, chain(record, values))):
             held = (*record, *(part for index, part in enumerate(values) if index not in long))
             texts = [(index, type(values[index])) for index in long]
             self._sink.memo.add(item, _Record(state, held, texts, data), len(data) + 64 * len(state))
@@ -211,43 +209,25 @@ class Encoder:
             return False
         links = self._sink.raw(part)
         self._links.extend(links)
+        self._spilled += links[0][1]
         return len(links) == 1
 
-    def _spill(self, data: str | bytes) -> _Spilled:
-        return _Spilled(_TREES[type(data)], self._sink.raw(data))
-
     def _list(self, items: list[Any]) -> bytes:
-        kinds = set(map(type, items))
-        if kinds <= _SCALARS:
+        if set(map(type, items)) <= _SCALARS:
             return self._numbers(items)
-        packed = None if _has_long_text(items[0]) else self._records(items)
-        if packed is not None:
-            return self._grouped(Ext.LIST_TREE, packed, [len(self._links)] * (len(packed) + 1), _array_header)
+        mark = self._mark()
+        if not _has_long_text(items[0]):
+            # Mostly a list of short elements: one pass in C packs them all.
+            packed = self._pack_all(items)
+            if self._mark() == mark and len(max(packed, key=len)) <= _SPILL:
+                return self._grouped(Ext.LIST_TREE, packed, [mark] * (len(packed) + 1), _array_header)
+            self._back_to(mark)
         packed = []
-        marks = [len(self._links)]
+        marks = [mark]
         for item in items:
             packed.append(self._item(item))
-            marks.append(len(self._links))
+            marks.append(self._mark())
         return self._grouped(Ext.LIST_TREE, packed, marks, _array_header)
-
-    def _records(self, items: list[Any]) -> list[bytes] | None:
-        """The elements packed in one go, or None if any of them has a part to be moved out."""
-        mark = len(self._links)
-        depth = self._depth
-        if depth == len(self._packers):
-            self._add_packers()
-        pack = self._packers[depth][0]
-        self._depth = depth + 1
-        try:
-            packed = list(map(pack, items))
-        except ValueError:
-            packed = []  # told apart and handled one by one
-        finally:
-            self._depth = depth
-        if packed and len(self._links) == mark and len(max(packed, key=len)) <= _SPILL:
-            return packed
-        del self._links[mark:]
-        return None
 
     def _numbers(self, items: list[Any]) -> bytes:
         """Numbers are packed in C, many at a time, and cut by count."""
@@ -259,11 +239,9 @@ class Encoder:
 
     def _dict(self, items: dict[Any, Any]) -> bytes:
         pairs = list(items.items())
-        if len(pairs) <= _RECORD and not any(
-            type(part) in _CONTAINERS and len(part) > _RECORD for _, part in pairs
-        ):
+        mark = self._mark()
+        if len(pairs) <= _RECORD and not any([_is_wide(part) for _, part in pairs]):
             # Mostly a record: short but for a text or two. One pass in C packs all the rest.
-            mark = len(self._links)
             lean = {
                 key: self._spill(part) if type(part) in _TEXTS and len(part) > _SPILL else part
                 for key, part in pairs
@@ -271,42 +249,46 @@ class Encoder:
             data = self._pack(lean)
             if len(data) <= _INLINE:
                 return data
-            del self._links[mark:]
+            self._back_to(mark)
         packed: list[bytes] = []
-        marks = [len(self._links)]
+        marks = [mark]
         for key, part in pairs:
             packed.append(self._pack(key) + self._item(part))
-            marks.append(len(self._links))
+            marks.append(self._mark())
         return self._grouped(Ext.DICT_TREE, packed, marks, _map_header)
 
-    def _grouped(self, code: Ext, packed: list[bytes], marks: list[int], header: Any) -> bytes:
+    # Trees
+
+    def _grouped(
+        self, code: Ext, packed: list[bytes], marks: list[_Mark], header: Callable[[int], bytes]
+    ) -> bytes:
         """Packed elements as they are, if they are few; else as a tree of leaves.
 
         `marks[i]` is where the links of element `i` begin among all links.
         """
-        links = self._links
         weights = list(map(len, packed))
-        first = marks[0]
-        if marks[-1] != first:
+        if marks[-1].spilled != marks[0].spilled:
             for index in range(len(packed)):
-                begin, end = marks[index], marks[index + 1]
-                if begin != end:
-                    weights[index] += sum([link[1] for link in links[begin:end]]) // _SPILLED_SHARE
-        if sum(weights) <= _INLINE:
-            return header(len(packed)) + b"".join(packed)  # type: ignore[no-any-return]
+                weights[index] += (marks[index + 1].spilled - marks[index].spilled) // _SPILLED_SHARE
+        ends = self._sink.cut(packed, weights) if sum(weights) > _INLINE else ()
+        if len(ends) <= 1:
+            return header(len(packed)) + b"".join(packed)
         leaves = []
         begin = 0
-        for end in self._sink.cut(packed, weights):
-            parts = [header(end - begin), *packed[begin:end]]
-            leaves.append(self._sink.value(parts, links[marks[begin] : marks[end]]))
+        for end in ends:
+            own = self._links[marks[begin].links : marks[end].links]
+            leaves.append(self._sink.value([header(end - begin), *packed[begin:end]], own))
             begin = end
-        del links[first:]
+        self._back_to(marks[0])
         return self._tree(code, leaves)
 
     def _tree(self, code: Ext, links: list[Any]) -> bytes:
+        # What lies below a tree no longer weighs on its parents.
         top = self._sink.top(links)
         self._links.extend(top)
-        return self._pack(msgpack.ExtType(code, bytes([len(top)])))
+        return bytes([0xD4, code, len(top)])  # fixext 1
+
+    # Richer types
 
     def _default(self, item: Any) -> msgpack.ExtType | bytes:
         """Called by msgpack for what is not plain: the item as an extension type."""
@@ -316,21 +298,23 @@ class Encoder:
             item = _Spilled(Ext.BYTES_TREE, self._sink.rows(memoryview(item.data), item.row_bytes))
         if type(item) is _Spilled:
             self._links.extend(item.links)
+            self._spilled += sum([link[1] for link in item.links])
             return msgpack.ExtType(item.code, bytes([len(item.links)]))
         known = self._taken.get(id(item))
-        if known is None:
-            mark = len(self._links)
-            code, payload = self._take(item)
-            ext = msgpack.ExtType(code, payload)
-            # Holding the item keeps its id from being given to another.
-            self._taken[id(item)] = (item, ext, self._links[mark:])
-            return ext
-        self._links.extend(known[2])
-        return known[1]
+        if known is not None:
+            self._links.extend(known.links)
+            self._spilled += known.spilled
+            return known.ext
+        mark = self._mark()
+        ext = msgpack.ExtType(*self._take(item))
+        if len(ext.data) >= _MEMO_BYTES or self._mark() != mark:
+            links, spilled = self._links[mark.links :], self._spilled - mark.spilled
+            self._taken[id(item)] = _Taken(item, ext, links, spilled)
+        return ext
 
     def _take(self, item: Any) -> tuple[Ext, bytes]:
         cls = type(item)
-        if cls is _Boxed:
+        if cls is Boxed:
             return Ext.BYTEARRAY, self._value(item.data)
         if cls is set or cls is frozenset:
             return (Ext.SET if cls is set else Ext.FROZENSET), self._set(item)
@@ -352,61 +336,29 @@ class Encoder:
         return Ext.FOREIGN, self._value(list(self._ask_foreign(item)))
 
     def _ask_foreign(self, item: Any) -> tuple[str, bytes]:
-        problem = UnsupportedTypeError(
-            f"A value of type {type(item).__module__}.{type(item).__qualname__} cannot be stored faithfully. "
-            f"Convert it to plain data (dict, list, str, bytes, numbers), a dataclass or a pydantic model."
-        )
-        if self._foreign is None or type(item) is memoryview:
-            raise problem
+        if self._foreign is None:
+            raise unsupported(item)
         try:
             return self._foreign.dumps_typed(item)
         except Exception as error:
-            raise problem from error
+            raise unsupported(item) from error
 
     def _set(self, items: set[Any] | frozenset[Any]) -> bytes:
         """A set's order differs among processes, so its elements are sorted by their bytes."""
-        links = self._links
-        first = len(links)
-        elements: list[tuple[bytes, list[Any]]] = []
+        first = self._mark()
+        elements: list[tuple[bytes, list[Any], int]] = []
         for item in items:
-            mark = len(links)
+            mark = self._mark()
             data = self._item(item)
-            elements.append((data, links[mark:]))
-        del links[first:]
+            elements.append((data, self._links[mark.links :], self._spilled - mark.spilled))
+        self._back_to(first)
         elements.sort()
         marks = [first]
-        for _, own in elements:
-            links.extend(own)
-            marks.append(len(links))
-        return self._grouped(Ext.LIST_TREE, [data for data, _ in elements], marks, _array_header)
-
-    def _without_buffers(self, value: Any) -> Any:
-        """`value`, with any bytearray in its plain containers boxed; a copy only if there is one."""
-        level = [value]
-        for _ in range(512):
-            dicts = [item for item in level if type(item) is dict]
-            lists = [item for item in level if type(item) is list]
-            parts = list(chain(chain.from_iterable(map(dict.values, dicts)), chain.from_iterable(lists)))
-            kinds = set(map(type, parts))
-            kinds.update(map(type, chain.from_iterable(dicts)))
-            if not kinds.isdisjoint(_BUFFERS):
-                return self._boxed(value)
-            if kinds.isdisjoint(_CONTAINERS):
-                return value
-            level = [part for part in parts if type(part) in _CONTAINERS]
-        raise _too_deep()
-
-    def _boxed(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is dict:
-            if any(type(key) is memoryview for key in value):
-                self._ask_foreign(next(key for key in value if type(key) is memoryview))
-            return {key: self._boxed(part) for key, part in value.items()}
-        if kind is list:
-            return [self._boxed(part) for part in value]
-        if kind is memoryview:
-            self._ask_foreign(value)
-        return _Boxed(bytes(value)) if kind is bytearray else value
+        for _, links, spilled in elements:
+            self._links.extend(links)
+            self._spilled += spilled
+            marks.append(self._mark())
+        return self._grouped(Ext.LIST_TREE, [data for data, _, _ in elements], marks, _array_header)
 
 
 def _has_long_text(item: Any) -> bool:
@@ -416,6 +368,10 @@ def _has_long_text(item: Any) -> bool:
         if type(part) in _TEXTS and len(part) > _SPILL:
             return True
     return False
+
+
+def _is_wide(part: Any) -> bool:
+    return type(part) in _CONTAINERS and len(part) > _RECORD
 
 
 def _array_header(count: int) -> bytes:
@@ -428,10 +384,3 @@ def _map_header(count: int) -> bytes:
     if count < 16:
         return bytes([0x80 | count])
     return b"\xde" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdf" + count.to_bytes(4, "big")
-
-
-def _too_deep() -> ValueTooLargeError:
-    return ValueTooLargeError(
-        "The value is nested too deeply, or contains itself. Flatten it: the limits are about 500 levels "
-        f"of lists and dictionaries and {MAX_NESTING} of richer types."
-    )

@@ -14,7 +14,7 @@ from agentref.errors import UnsupportedTypeError, UntrustedTypeError
 
 __all__ = ["TypeTrust"]
 
-_IMPORTABLE: Final = ("langchain_core.messages", "langchain_core.documents")
+_IMPORTABLE: Final = ("langchain_core.messages.", "langchain_core.documents.")
 
 
 class TypeTrust:
@@ -52,17 +52,17 @@ class TypeTrust:
             raise UntrustedTypeError(f"{name!r:.80} does not name a class.")
         if self._allow is not None and name not in self._allow:
             raise UntrustedTypeError(
-                f"Stored data names the {family} {name}, which is not among the allowed types. "
+                f"Stored data names the {family} {name:.80}, which is not among the allowed types. "
                 f"If it is yours, add it to them."
             )
         found = _lookup(name, load=True)
         if found is None:
             raise UntrustedTypeError(
-                f"Stored data names the {family} {name}, which no loaded module defines. "
+                f"Stored data names the {family} {name:.80}, which no loaded module defines. "
                 f"Import its module before loading the value."
             )
         if not belongs(found):
-            raise UntrustedTypeError(f"Stored data names {name} as a {family}, which it is not.")
+            raise UntrustedTypeError(f"Stored data names {name:.80} as a {family}, which it is not.")
         return found
 
 
@@ -73,7 +73,7 @@ def _plain_name(cls: type | str) -> str:
 def _lookup(name: str, *, load: bool) -> type | None:
     module_name, _, path = name.partition(":")
     module = sys.modules.get(module_name)
-    if module is None and load and module_name.startswith(_IMPORTABLE):
+    if module is None and load and f"{module_name}.".startswith(_IMPORTABLE):
         try:
             module = importlib.import_module(module_name)
         except ImportError:

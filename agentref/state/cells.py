@@ -145,7 +145,7 @@ class Cells:
         """Sort what a checkpoint must carry. Raises before anything is stored."""
         if type(inline_limit) is not int or inline_limit < 0:
             raise InvalidInputError(
-                f"inline_threshold_bytes must be a whole number of bytes, 0 or more, not {inline_limit!r:.40}."
+                f"inline_threshold_bytes is a whole number of bytes, 0 or more, not {inline_limit!r:.40}."
             )
         # Refs before values: one that is loaded meanwhile is then found among both, never in neither.
         plan = Plan({name: ref.to_dict() for name, ref in self.refs().items()}, {})

@@ -147,4 +147,3 @@ def delete(connection: sqlite3.Connection, old: Iterable[Row]) -> None:
     gone = list(old)
     drop_payloads(connection, gone)
     connection.executemany("DELETE FROM blob WHERE digest = ?", [(row.digest,) for row in gone])
-    connection.execute("PRAGMA incremental_vacuum").fetchall()

@@ -98,7 +98,7 @@ def _build(root: Path) -> None:
         leftover.unlink()
     with closing(connect(unfinished, busy_timeout=0, query="mode=rwc")) as connection:
         connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA auto_vacuum = FULL")
         connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
         connection.executemany(
             "INSERT INTO meta(key, value) VALUES (?, ?)",
@@ -114,6 +114,9 @@ def _build(root: Path) -> None:
 def _check(index: Path) -> None:
     """Read the two numbers in the header in a way that cannot change a file that is not ours."""
     with closing(connect(index, busy_timeout=0, query="mode=ro&immutable=1")) as connection:
+        # Read without locks: while another process moves its log in, the file is shorter than its header
+        # says, and SQLite would call that damage if it were to trust the schema.
+        connection.execute("PRAGMA writable_schema = ON")
         try:
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]

@@ -54,7 +54,7 @@ class CAS:
         backend_id: str | None = None,
         codec: ValueCodec | None = None,
         compression_level: int = 1,
-        max_value_bytes: int = 4 * 1024**3,
+        max_value_bytes: int = 1024**3,
     ) -> None:
         if max_value_bytes < 1:
             raise InvalidInputError(f"max_value_bytes must be positive, not {max_value_bytes}.")

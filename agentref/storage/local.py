@@ -22,7 +22,7 @@ class InMemoryCAS(CAS):
         backend_id: str | None = None,
         codec: ValueCodec | None = None,
         compression_level: int = 1,
-        max_value_bytes: int = 4 * 1024**3,
+        max_value_bytes: int = 1024**3,
     ) -> None:
         super().__init__(
             MemoryBlobStore(),
@@ -53,7 +53,7 @@ class FilesystemCAS(CAS):
         backend_id: str | None = None,
         codec: ValueCodec | None = None,
         compression_level: int = 1,
-        max_value_bytes: int = 4 * 1024**3,
+        max_value_bytes: int = 1024**3,
     ) -> None:
         self.root = os.path.abspath(root)  # noqa: PTH100  (a str: the store outlives a change of directory)
         super().__init__(

@@ -1,8 +1,7 @@
 """From refs to bytes and values: fetch in batches, verify everything, hand out only what is whole."""
 
 import io
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from agentref.chunks import MAX_DEPTH, Blob, Kind, Link, unpack_blob
@@ -57,7 +56,7 @@ class BlobReader:
         frontier = {root.digest: root for root in roots}
         for _ in range(MAX_DEPTH):
             if not frontier:
-                return Tree(found, origin)
+                return Tree(found, origin, sum([root.size for root in roots]))
             links = list(frontier.values())
             frontier = {}
             for at in range(0, len(links), _FETCH_BATCH):
@@ -74,6 +73,16 @@ class BlobReader:
                             origin.setdefault(child.digest, origin[link.digest])
             frontier = {digest: link for digest, link in frontier.items() if digest not in found}
         raise MalformedBlobError(f"The tree of {names[0]} is deeper than {MAX_DEPTH} levels.")
+
+
+def _visits(size: int) -> int:
+    """How many blobs reading so many bytes may take: what is written has over 1 KiB a blob, but for
+    the last of each tree. A few blobs that link one another again and again claim much for little."""
+    return 64 + size // 256
+
+
+def _too_many() -> MalformedBlobError:
+    return MalformedBlobError("A stored value is in far more pieces than anything that is written.")
 
 
 def _open(link: Link, frame: bytes, name: str) -> Blob:
@@ -93,9 +102,10 @@ def _sized(blob: Blob, link: Link) -> Blob:
 class Tree:
     """Fetched blobs, from which a decoder reads. Leaves are opened, and verified, as they are read."""
 
-    def __init__(self, found: Mapping[Digest, Blob | bytes], origin: Mapping[Digest, str]) -> None:
+    def __init__(self, found: Mapping[Digest, Blob | bytes], origin: Mapping[Digest, str], size: int) -> None:
         self._found = found
         self._origin = origin
+        self._visits = _visits(size)
 
     def raw(self, link: Link) -> Iterator[bytes | memoryview]:
         """The bytes below a link, in order."""
@@ -119,6 +129,9 @@ class Tree:
         yield from self._opened(batch, size, kind)
 
     def _leaf_links(self, link: Link) -> Iterator[Link]:
+        self._visits -= 1
+        if self._visits < 0:
+            raise _too_many()
         blob = self._found[link.digest]
         if isinstance(blob, bytes) or blob.kind is not Kind.NODE:
             yield link
@@ -142,34 +155,17 @@ class Tree:
 class ByteStream(io.RawIOBase):
     """A seekable, read-only file over the bytes of a ref. For one thread at a time.
 
-    Opening fetches the inner nodes; reading fetches at most sixteen chunks (about 1.3 MB) ahead.
+    Nothing is fetched before it is read; then up to sixteen chunks (about 1.3 MB) at a time.
     """
 
     def __init__(self, reader: BlobReader, root: Link, name: str) -> None:
         super().__init__()
         self._reader = reader
         self._name = name
-        self._leaves: list[Link] = []
-        self._ends: list[int] = []
-        self._ready: dict[int, bytes | memoryview] = {}
+        self._root = root
+        self._nodes: dict[Digest, Blob] = {}
+        self._ahead: dict[Digest, Blob] = {}
         self._at = 0
-        self._size = root.size
-        self._add_leaves([root])
-
-    def _add_leaves(self, roots: list[Link]) -> None:
-        # Nodes are found by fetching; leaves are RAW, and of those only the first of a level is fetched.
-        level = roots
-        for _ in range(MAX_DEPTH):
-            first = self._reader.blobs(level[:1], self._name)[0]
-            if first.kind is not Kind.NODE:
-                break
-            blobs = [first, *self._reader.blobs(level[1:], self._name)]
-            level = [child for blob in blobs for child in blob.links]
-        end = 0
-        for link in level:
-            end += link.size
-            self._leaves.append(link)
-            self._ends.append(end)
 
     def readable(self) -> bool:
         """Always true."""
@@ -185,7 +181,7 @@ class ByteStream(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         """Move. Past the end is allowed, before the beginning is not."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}.get(whence)
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._root.size}.get(whence)
         if base is None or base + offset < 0:
             raise InvalidInputError(f"Cannot seek to {offset} from {whence}.")
         self._at = base + offset
@@ -196,23 +192,38 @@ class ByteStream(io.RawIOBase):
         if self.closed:
             raise InvalidInputError("The stream is closed.")
         view = memoryview(buffer)
-        if self._at >= self._size or not len(view):
+        if self._at >= self._root.size or not len(view):
             return 0
-        index = bisect_right(self._ends, self._at)
-        chunk = self._chunk(index)
-        begin = self._at - (self._ends[index] - len(chunk))
-        part = chunk[begin : begin + len(view)]
+        begin, chunk = self._chunk()
+        part = chunk[self._at - begin :][: len(view)]
         view[: len(part)] = part
         self._at += len(part)
         return len(part)
 
-    def _chunk(self, index: int) -> bytes | memoryview:
-        if index not in self._ready:
-            self._ready.clear()
-            ahead = self._leaves[index : index + _READ_AHEAD]
-            blobs: Iterable[Blob] = self._reader.blobs(ahead, self._name)
-            for offset, blob in enumerate(blobs):
-                if blob.kind is not Kind.RAW:
-                    raise MalformedBlobError(f"{self._name} is no stream of bytes.")
-                self._ready[index + offset] = blob.payload
-        return self._ready[index]
+    def _chunk(self) -> tuple[int, bytes | memoryview]:
+        """The chunk that holds the current offset, and where it begins."""
+        siblings: Sequence[Link] = [self._root]
+        begin = 0
+        for _ in range(MAX_DEPTH):
+            blob = self._blob(siblings)
+            if blob.kind is Kind.RAW:
+                return begin, blob.payload
+            if blob.kind is not Kind.NODE:
+                break
+            for index, child in enumerate(blob.links):
+                if self._at < begin + child.size:
+                    siblings = blob.links[index : index + _READ_AHEAD]
+                    break
+                begin += child.size
+        raise MalformedBlobError(f"{self._name} is no stream of bytes.")
+
+    def _blob(self, siblings: Sequence[Link]) -> Blob:
+        """The first of them; the others are fetched along if it has to be."""
+        digest = siblings[0].digest
+        known = self._nodes.get(digest) or self._ahead.get(digest)
+        if known is None:
+            blobs = self._reader.blobs(siblings, self._name)
+            self._ahead = dict(zip([link.digest for link in siblings], blobs, strict=True))
+            self._nodes.update((key, blob) for key, blob in self._ahead.items() if blob.kind is Kind.NODE)
+            known = blobs[0]
+        return known

@@ -7,7 +7,10 @@ __all__ = ["Counters", "StoreStats", "VerifyReport"]
 
 @dataclass
 class Counters:
-    """What this object did since it was made. Exact in one thread; a hint among several."""
+    """What this object did since it was made. Exact in one thread; a hint among several.
+
+    Bytes offered are of canonical blobs before deduplication and compression, bytes stored after.
+    """
 
     values_dumped: int = 0
     values_loaded: int = 0

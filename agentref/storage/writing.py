@@ -35,6 +35,7 @@ class BlobWriter:
         expires_at = _expiry(ttl)
         missing = list(blobs.items()) if replace else self._missing(blobs, expires_at)
         self._counters.blobs_offered += len(blobs)
+        self._counters.bytes_offered += sum([pending.size for pending in blobs.values()])
         for batch, total in _batches(missing):
             frames = spread(lambda item: pack_frame(item[1].kind, item[1].canonical(), self._level), batch, total)
             named = {digest: frame for (digest, _), frame in zip(batch, frames, strict=True)}

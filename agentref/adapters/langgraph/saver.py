@@ -27,7 +27,7 @@ from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
 from agentref.refs import ContentRef
-from agentref.runtime import Externalized, Runtime
+from agentref.runtime import Outgoing, Runtime
 from agentref.storage import CAS
 
 __all__ = ["ExternalizingSaver", "externalize"]
@@ -57,7 +57,7 @@ def externalize(
         saver: any checkpointer: in memory, SQLite, Postgres or your own.
         backend: where values go. Its codec is replaced by one that follows the saver's serializer.
         also: further stores that older checkpoints refer to; they are only read.
-        inline_threshold_bytes: channel values and writes of a larger encoded size are externalized.
+        inline_threshold_bytes: channel values and writes of a larger encoded size are outgoing.
             0 externalizes everything but None.
 
     Raises `InvalidInputError` for arguments of the wrong kind. Reading through the result raises
@@ -166,7 +166,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     def placed_checkpoint(
         self, config: RunnableConfig, checkpoint: Checkpoint, new_versions: ChannelVersions
-    ) -> tuple[Checkpoint, ChannelVersions, Externalized]:
+    ) -> tuple[Checkpoint, ChannelVersions, Outgoing]:
         """The checkpoint as the inner saver gets it, and what has to be stored before."""
         values = checkpoint["channel_values"]
         placed: dict[str, Any] = {}
@@ -176,8 +176,8 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
             placed[channel] = known
             if known is None:
                 unknown.append(channel)
-        externalized = self._encode([inner_value(values[channel]) for channel in unknown])
-        for channel, ref in zip(unknown, externalized.refs, strict=True):
+        outgoing = self._encode([inner_value(values[channel]) for channel in unknown])
+        for channel, ref in zip(unknown, outgoing.refs, strict=True):
             placed[channel] = place(values[channel], ref)
         # A saver that keeps primitives within the checkpoint (Postgres) writes other values only for
         # channels that moved: a text that was kept there so far has to be announced as new.
@@ -190,7 +190,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         return (
             cast("Checkpoint", {**checkpoint, "channel_values": placed}),
             {**new_versions, **moved},
-            externalized,
+            outgoing,
         )
 
     def remember(self, config: RunnableConfig, checkpoint: Checkpoint) -> None:
@@ -199,17 +199,17 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
             if placed_ref(value) is not None:
                 self._known.add(_version_key(config, checkpoint, channel), value)
 
-    def placed_writes(self, writes: Sequence[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Externalized]:
+    def placed_writes(self, writes: Sequence[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Outgoing]:
         """The writes as the inner saver gets them, and what has to be stored before."""
         writes = list(writes)
-        externalized = self._encode([inner_value(value) for _, value in writes])
+        outgoing = self._encode([inner_value(value) for _, value in writes])
         placed = [
             (channel, place(value, ref))
-            for (channel, value), ref in zip(writes, externalized.refs, strict=True)
+            for (channel, value), ref in zip(writes, outgoing.refs, strict=True)
         ]
-        return placed, externalized
+        return placed, outgoing
 
-    def _encode(self, values: list[object]) -> Externalized:
+    def _encode(self, values: list[object]) -> Outgoing:
         for _ in range(_RETRIES):
             try:
                 return self.runtime.encode(values)

@@ -1,0 +1,124 @@
+"""The fields of a state class with the store behind them: what may stay inline, and what becomes a ref."""
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from langgraph._internal._serde import build_serde_allowlist
+from langgraph.channels.binop import _get_overwrite
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.types import Overwrite
+
+from agentref.adapters.langgraph.serde import codec_for
+from agentref.adapters.langgraph.kinds import ChannelKind, kind_of
+from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeError, UntrustedTypeError
+from agentref.refs import ContentRef
+from agentref.runtime import Externalized, Runtime
+from agentref.state import Schema
+
+__all__ = ["Batch", "Fields", "naming"]
+
+_REF_ATTRIBUTES = frozenset(ContentRef.__dataclass_fields__)
+
+
+class Fields:
+    """What a state class declares, and the runtime that keeps it. Immutable, thread-safe.
+
+    Attributes:
+        schema: the declared fields.
+        kinds: how LangGraph is to treat each of them.
+        runtime: the stores. Under LANGGRAPH_STRICT_MSGPACK they construct what the schema names, only.
+        inline_limit: what an inline field may hold, in bytes as encoded.
+    """
+
+    def __init__(self, schema: Schema, runtime: Runtime, inline_limit: int) -> None:
+        self.schema = schema
+        self.kinds: Mapping[str, ChannelKind] = {name: kind_of(schema, name) for name in schema.fields}
+        self.inline_limit = inline_limit
+        serde = JsonPlusSerializer()
+        allowed = build_serde_allowlist(schemas=[each.type for each in schema.fields.values()])
+        strict = serde.with_msgpack_allowlist(allowed)
+        self.runtime = runtime if strict is serde else runtime.with_codec(codec_for(strict))
+        # An inline value is the serializer's: it may be of a type that only that one knows.
+        self._meter = runtime.backend.with_codec(codec_for(strict))
+
+    @property
+    def external(self) -> frozenset[str]:
+        """The fields whose values are kept in the store."""
+        return self.schema.external
+
+    def check(self, name: str, value: object) -> None:
+        """Refuse a value that is too large for an inline field: `InlineSizeExceeded`.
+
+        Fields with a channel of their own (UntrackedValue, DeltaChannel...) are left to that channel.
+        """
+        if not self.kinds[name].is_checked:
+            return
+        overwrites, overwritten = _get_overwrite(value)
+        try:
+            size = self._meter.size_of(overwritten if overwrites else value)
+        except UnsupportedTypeError:
+            return  # nor does it get into a checkpoint: whatever writes that will say so
+        if size > self.inline_limit:
+            raise InlineSizeExceeded(name, size, self.inline_limit)
+
+    def load(self, values: Iterable[Any]) -> list[Any]:
+        """The values, with every ref (also one to overwrite with) replaced by what it names, in one batch."""
+        values = list(values)
+        bare = [value.value if isinstance(value, Overwrite) else value for value in values]
+        loaded = iter(self.runtime.load_many([each for each in bare if type(each) is ContentRef]))
+        whole = [next(loaded) if type(each) is ContentRef else each for each in bare]
+        return [
+            Overwrite(new) if isinstance(old, Overwrite) else new
+            for old, new in zip(values, whole, strict=True)
+        ]
+
+
+class Batch:
+    """Values on their way to the store: named at once, made durable together. For one thread."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.pending = Externalized([], [])
+
+    def ref(self, name: str, value: Any) -> ContentRef:
+        """The name of an external field's value. A `ContentRef` is trusted to be one of ours.
+
+        A dict that looks like a ref is a value like any other: only this class of objects names content.
+        """
+        if type(value) is ContentRef:
+            return value
+        if isinstance(value, dict) and value.keys() == _REF_ATTRIBUTES and isinstance(value["digest"], bytes):
+            raise UntrustedTypeError(
+                f"The ref in field {name!r} came back as plain data: the serializer that kept it may not "
+                f"construct ContentRef. Give that checkpointer or cache "
+                f"serde=JsonPlusSerializer(allowed_msgpack_modules=[('agentref.refs', 'ContentRef')])."
+            )
+        with naming([name]):
+            encoded = self._runtime.backend.encode([value])
+        self.pending.refs.extend(encoded.refs)
+        self.pending.encoded.append(encoded)
+        return encoded.refs[0]
+
+    def operand(self, name: str, value: Any) -> Any:
+        """What is written to an external field: a ref, or the command to overwrite with one."""
+        overwrites, overwritten = _get_overwrite(value)
+        return Overwrite(self.ref(name, overwritten)) if overwrites else self.ref(name, value)
+
+    def store(self) -> None:
+        """Make everything that was named durable."""
+        self._runtime.store(self.pending)
+
+    async def astore(self) -> None:
+        """`store` for the event loop."""
+        await self._runtime.astore(self.pending)
+
+
+@contextmanager
+def naming(names: Iterable[str]) -> Generator[None]:
+    """Add the fields' names to what the store has to say."""
+    try:
+        yield
+    except AgentRefError as error:
+        error.add_note(f"In field {', '.join(names)} of the graph's state.")
+        raise
