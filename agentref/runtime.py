@@ -37,18 +37,20 @@ class Runtime:
     """
 
     def __init__(self, backend: CAS, *, also: Iterable[CAS] = (), inline_threshold_bytes: int) -> None:
-        if not isinstance(backend, CAS):
-            raise InvalidInputError(
-                f"backend must be a content-addressed store such as FilesystemCAS('./state_blobs'), "
-                f"not {type(backend).__name__}."
-            )
+        stores = (*also, backend)
+        for store in stores:
+            if not isinstance(store, CAS):
+                raise InvalidInputError(
+                    f"backend must be a content-addressed store such as FilesystemCAS('./state_blobs'), "
+                    f"and also several of them; not {type(store).__name__}."
+                )
         if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 0:
             raise InvalidInputError(
                 f"inline_threshold_bytes must be a whole number of bytes, 0 or more, not {inline_threshold_bytes!r:.40}."
             )
         self.backend = backend
         self.inline_threshold_bytes = inline_threshold_bytes
-        self._stores = {store.backend_id: store for store in (*also, backend)}
+        self._stores = {store.backend_id: store for store in stores}
 
     def with_codec(self, codec: ValueCodec) -> "Runtime":
         """The same stores and threshold, under another codec."""

@@ -3,7 +3,8 @@
 from agentref.codecs.codec import ValueCodec
 from agentref.codecs.decode import Source
 from agentref.codecs.extension import Extension, Foreign
+from agentref.codecs.screen import too_deep
 from agentref.codecs.sink import Sink
 from agentref.codecs.wire import CODEC_ID
 
-__all__ = ["CODEC_ID", "Extension", "Foreign", "Sink", "Source", "ValueCodec"]
+__all__ = ["CODEC_ID", "Extension", "Foreign", "Sink", "Source", "ValueCodec", "too_deep"]

@@ -231,10 +231,11 @@ def _make_array(state: list[Any], _trust: TypeTrust) -> Any:
 def _take_scalar(scalar: Any, _trust: TypeTrust) -> list[object]:
     # As arrays, text and bytes would lose the NULs at their end.
     if isinstance(scalar, str):
-        return ["str_", str(scalar)]
+        return ["str_", str.__str__(scalar)]
     if isinstance(scalar, bytes):
         return ["bytes_", bytes(scalar)]
-    return [_descr(scalar.dtype), scalar.tobytes()]
+    descr = _descr(scalar.dtype)
+    return [descr, (_without_padding(_numpy().asarray(scalar)) if scalar.dtype.names else scalar).tobytes()]
 
 
 def _make_scalar(state: list[Any], trust: TypeTrust) -> object:

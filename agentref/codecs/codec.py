@@ -50,7 +50,8 @@ class ValueCodec:
         self._lenient = lenient
 
     def encode(self, value: object, sink: Sink) -> Any:
-        """A link to `value`, after all of it went into `sink`. CPU only; no I/O."""
+        """A link to `value`, after all of it went into `sink`. CPU only; no I/O. Raises
+        `UnsupportedTypeError`, `ValueTooLargeError`, or `RecursionError` deep in a stack."""
         return Encoder(sink, self._trust, self._extensions, self._foreign).encode(value)
 
     def decode(self, link: Any, source: Source) -> object:

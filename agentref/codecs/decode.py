@@ -22,7 +22,6 @@ _BAD_STATE: Final = (
     LookupError,
     ArithmeticError,
     AttributeError,
-    RecursionError,
     MemoryError,
     OSError,
 )
@@ -61,7 +60,8 @@ class Decoder:
         self._links: Iterator[Any] = iter(())
 
     def decode(self, link: Any) -> object:
-        """The value below a link. Raises `MalformedBlobError` or `UntrustedTypeError`."""
+        """The value below a link. Raises `MalformedBlobError` or `UntrustedTypeError`, and
+        `RecursionError` where the caller's stack leaves too little room."""
         values = list(self._source.values(link))
         if len(values) != 1:
             raise MalformedBlobError("A ref to a value leads to several of them.")
@@ -85,7 +85,7 @@ class Decoder:
             return msgpack.unpackb(
                 payload, ext_hook=self._ext, strict_map_key=False, unicode_errors="surrogatepass"
             )
-        except AgentRefError:
+        except (AgentRefError, RecursionError):
             raise
         except (*_BAD_STATE, msgpack.UnpackException) as error:
             raise MalformedBlobError(f"A stored value cannot be decoded: {error!r:.200}") from error
@@ -159,6 +159,8 @@ class Decoder:
             )
         try:
             return self._foreign.loads_typed((tag, data))
+        except RecursionError:
+            raise
         except Exception as error:
             raise MalformedBlobError(
                 f"The framework's serializer cannot read a stored object: {error!r:.200}"

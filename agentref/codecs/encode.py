@@ -37,6 +37,9 @@ _RECORD: Final = 32
 _RUN: Final = 1024
 """Elements a leaf of a list of nothing but numbers."""
 
+_PACK_BUFFER: Final = 16 * 1024
+"""What msgpack takes for a start; its default, 256 KiB, costs more than most values do."""
+
 _MEMO_BYTES: Final = 256
 """What packs to less is packed again when it is met again."""
 
@@ -96,21 +99,25 @@ class Encoder:
         self._links: list[Any] = []
         self._spilled = 0
         self._depth = 0
-        self._packers: list[tuple[Pack, Pack]] = []
+        self._packers: list[Pack] = []
         # An element may be packed twice, once to see how large it is; its objects only once.
         self._taken: dict[int, _Taken] = {}
 
     def encode(self, value: Any) -> Any:
         """A link to the blob that holds `value`.
 
-        Raises `UnsupportedTypeError` or `ValueTooLargeError`; nothing was stored then.
+        Raises `UnsupportedTypeError` or `ValueTooLargeError`, and `RecursionError` where the caller's
+        stack leaves too little room; nothing was stored then.
         """
         try:
             short = type(value) in _TEXTS and len(value) <= _INLINE
             payload = self._pack(value) if short else self._value(value)
-        except RecursionError as error:
-            raise too_deep() from error
-        return self._sink.value([payload], self._links)
+            return self._sink.value([payload], self._links)
+        finally:
+            # The packers know this encoder and it knows them: without this, all that it holds would
+            # stay until the garbage collector runs.
+            self._packers.clear()
+            self._taken.clear()
 
     # Packing in C
 
@@ -121,16 +128,19 @@ class Encoder:
     def _pack_all(self, values: Sequence[object]) -> list[bytes]:
         depth = self._depth
         if depth == len(self._packers):
-            self._add_packers()
-        fast, careful = self._packers[depth]
+            self._packers.append(self._packer("strict"))
+        pack = self._packers[depth]
         mark = self._mark()
         # msgpack's packer is not reentrant: objects met within `_default` use the next one.
         self._depth = depth + 1
         try:
-            return [fast(value) for value in values]
+            return [pack(value) for value in values]
         except UnicodeEncodeError:
+            # Lone surrogates, as JSON from a model may hold. Always allowing for them would make the
+            # packing of any text seven times slower.
             self._back_to(mark)
-            return [careful(value) for value in values]
+            pack = self._packer("surrogatepass")
+            return [pack(value) for value in values]
         except AgentRefError:
             raise
         except ValueError as error:
@@ -140,13 +150,13 @@ class Encoder:
         finally:
             self._depth = depth
 
-    def _add_packers(self) -> None:
-        if len(self._packers) > MAX_NESTING:
+    def _packer(self, unicode_errors: str) -> Pack:
+        if self._depth > MAX_NESTING:
             raise too_deep()
-        fast = msgpack.Packer(strict_types=True, default=self._default)
-        # Keeps lone surrogates, but is seven times slower on any text.
-        careful = msgpack.Packer(strict_types=True, default=self._default, unicode_errors="surrogatepass")
-        self._packers.append((fast.pack, careful.pack))
+        packer = msgpack.Packer(
+            strict_types=True, default=self._default, unicode_errors=unicode_errors, buf_size=_PACK_BUFFER
+        )
+        return packer.pack  # type: ignore[no-any-return]
 
     def _mark(self) -> _Mark:
         return _Mark(len(self._links), self._spilled)
@@ -313,27 +323,38 @@ class Encoder:
         return ext
 
     def _take(self, item: Any) -> tuple[Ext, bytes]:
+        if type(item) is set or type(item) is frozenset:
+            return (Ext.SET if type(item) is set else Ext.FROZENSET), self._set(item)
+        try:
+            code, state = self._state_of(item)
+        except (AgentRefError, RecursionError, MemoryError):
+            raise
+        except RuntimeError as error:
+            if "during iteration" in str(error):  # another thread is changing it: for the caller to retry
+                raise
+            raise _unwilling(item, error) from error
+        except Exception as error:
+            raise _unwilling(item, error) from error
+        return code, self._value(state)
+
+    def _state_of(self, item: Any) -> tuple[Ext, object]:
         cls = type(item)
         if cls is Boxed:
-            return Ext.BYTEARRAY, self._value(item.data)
-        if cls is set or cls is frozenset:
-            return (Ext.SET if cls is set else Ext.FROZENSET), self._set(item)
+            return Ext.BYTEARRAY, item.data
         builtin = builtin_types.BY_TYPE.get(cls)
         if builtin is not None:
-            return builtin.code, self._value(builtin.take(item))
+            return builtin.code, builtin.take(item)
         extension = self._extensions.by_type.get(cls)
         if extension is not None:
-            return Ext.EXTENSION, self._value([extension.tag, extension.take(item)])
+            return Ext.EXTENSION, [extension.tag, extension.take(item)]
         family = class_types.family_of(cls)
         if family is not None:
             try:
-                state = family.take(item, self._trust)
+                return family.code, family.take(item, self._trust)
             except UnsupportedTypeError:
                 if self._foreign is None:
                     raise
-            else:
-                return family.code, self._value(state)
-        return Ext.FOREIGN, self._value(list(self._ask_foreign(item)))
+        return Ext.FOREIGN, list(self._ask_foreign(item))
 
     def _ask_foreign(self, item: Any) -> tuple[str, bytes]:
         if self._foreign is None:
@@ -359,6 +380,12 @@ class Encoder:
             self._spilled += spilled
             marks.append(self._mark())
         return self._grouped(Ext.LIST_TREE, [data for data, _, _ in elements], marks, _array_header)
+
+
+def _unwilling(item: object, error: Exception) -> UnsupportedTypeError:
+    return UnsupportedTypeError(
+        f"A value of type {type(item).__module__}.{type(item).__qualname__} cannot be taken apart: {error!r:.200}"
+    )
 
 
 def _has_long_text(item: Any) -> bool:

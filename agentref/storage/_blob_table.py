@@ -126,7 +126,7 @@ def insert(
     inline = [digest for digest in blobs if digest not in as_files]
     ids: dict[Digest, int] = {}
     if inline:
-        # Nobody else writes now, so that the ids after the first one follow it.
+        # Nobody else writes now: the ids after the first one follow it.
         first = connection.execute(_PAYLOAD, (blobs[inline[0]],)).lastrowid or 0
         connection.executemany(_PAYLOAD, ((blobs[digest],) for digest in inline[1:]))
         ids = dict(zip(inline, range(first, first + len(inline)), strict=True))
@@ -142,8 +142,7 @@ def drop_payloads(connection: sqlite3.Connection, old: Iterable[Row]) -> None:
     connection.executemany("DELETE FROM payload WHERE id = ?", ids)
 
 
-def delete(connection: sqlite3.Connection, old: Iterable[Row]) -> None:
-    """Forget these rows and their bytes, and give the space back to the disk."""
-    gone = list(old)
-    drop_payloads(connection, gone)
-    connection.executemany("DELETE FROM blob WHERE digest = ?", [(row.digest,) for row in gone])
+def delete(connection: sqlite3.Connection, old: Collection[Row]) -> None:
+    """Forget these rows and their bytes."""
+    drop_payloads(connection, old)
+    connection.executemany("DELETE FROM blob WHERE digest = ?", [(row.digest,) for row in old])

@@ -136,7 +136,9 @@ class Database:
         if now < self._next_look:
             return
         if not self._path.exists() or _identity(self._path) != self._file:
-            raise StoreUnavailableError(f"{self._path} was deleted or replaced while in use. Open it again.")
+            raise StoreUnavailableError(
+                f"{self._path} was deleted or replaced while in use. Open it again."
+            )
         if self._log.exists() and self._log.stat().st_size > _WAL_TOLERATED:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._next_look = now + _SECONDS_BETWEEN_LOOKS

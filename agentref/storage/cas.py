@@ -3,20 +3,23 @@
 import asyncio
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 from agentref.chunks import IdentityMemo, Link, Pending, TreeBuilder, cut_stream, unpack_blob
-from agentref.codecs import CODEC_ID, ValueCodec
+from agentref.codecs import CODEC_ID, ValueCodec, too_deep
 from agentref.errors import (
     BlobNotFoundError,
     CorruptBlobError,
     InvalidInputError,
     InvalidRefError,
+    MalformedBlobError,
     ValueTooLargeError,
 )
-from agentref.refs import ContentRef, Digest, parse_digest
+from agentref.refs import DIGEST_SIZE, ContentRef, Digest, parse_digest
 from agentref.storage.frames import open_frame
+from agentref.storage.parallel import with_room
 from agentref.storage.protocol import BlobStore
 from agentref.storage.reading import BlobReader, ByteStream
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
@@ -27,6 +30,7 @@ __all__ = ["CAS", "RAW_CODEC"]
 RAW_CODEC: Final = "raw"
 """The codec id of a ref to plain bytes."""
 
+_MAX_LEVEL: Final = 19  # zstd's own range, without its ultra levels
 _SCAN_PAGE: Final = 1000
 _VERIFY_PAGE: Final = 256
 _STREAM_BATCH: Final = 4 * 1024 * 1024
@@ -56,10 +60,14 @@ class CAS:
         compression_level: int = 1,
         max_value_bytes: int = 1024**3,
     ) -> None:
-        if max_value_bytes < 1:
-            raise InvalidInputError(f"max_value_bytes must be positive, not {max_value_bytes}.")
-        if not 1 <= compression_level <= 19:  # noqa: PLR2004  (zstd's own range without its ultra levels)
-            raise InvalidInputError(f"compression_level must be from 1 to 19, not {compression_level}.")
+        if type(max_value_bytes) is not int or max_value_bytes < 1:
+            raise InvalidInputError(f"max_value_bytes must be a positive int, not {max_value_bytes!r:.40}.")
+        if type(compression_level) is not int or not 1 <= compression_level <= _MAX_LEVEL:
+            raise InvalidInputError(
+                f"compression_level must be an int from 1 to {_MAX_LEVEL}, not {compression_level!r:.40}."
+            )
+        if codec is not None and not isinstance(codec, ValueCodec):
+            raise InvalidInputError(f"codec must be a ValueCodec, not {type(codec).__name__}.")
         self._store = store
         self.backend_id: str = store.store_id if backend_id is None else backend_id
         ContentRef(Digest(bytes(32)), RAW_CODEC, 0, self.backend_id)  # refuses an id that no ref can carry
@@ -105,6 +113,9 @@ class CAS:
         """The bytes of each name, in order, fetched level by level in batches."""
         links = self._stat_links([parse_digest(name) for name in hashes])
         tree = self._reader.trees(links, [f"content {link.digest.hex()}" for link in links])
+        for link in links:
+            if not tree.is_bytes(link):
+                raise InvalidInputError(f"Content {link.digest.hex()} is a part of a value, not bytes: load() it.")
         return [b"".join(tree.raw(link)) for link in links]
 
     def exists(self, hash: str) -> bool:  # noqa: A002
@@ -129,6 +140,8 @@ class CAS:
 
         The ref's hash is what `put` of the same bytes would return.
         """
+        if not hasattr(file, "read"):
+            raise InvalidInputError(f"put_stream() takes a file opened for bytes, not {type(file).__name__}.")
         links: list[Link] = []
         builder, waiting, total = TreeBuilder(), 0, 0
         for chunk in cut_stream(file):
@@ -182,7 +195,9 @@ class CAS:
         tree = self._reader.trees(links, called or [f"ref {ref.hash}" for ref in wanted])
         self.counters.values_loaded += len(wanted)
         return [
-            b"".join(tree.raw(link)) if ref.codec == RAW_CODEC else self.codec.decode(link, tree)
+            b"".join(tree.raw(link))
+            if ref.codec == RAW_CODEC
+            else with_room(partial(self.codec.decode, link, tree), _nested_too_deeply)
             for ref, link in zip(wanted, links, strict=True)
         ]
 
@@ -192,7 +207,7 @@ class CAS:
         builder = TreeBuilder(self._memo)
         refs = []
         for value in values:
-            link = self.codec.encode(value, builder)
+            link = with_room(partial(self.codec.encode, value, builder), too_deep)
             self._check_size(link.size, "The value")
             refs.append(ContentRef(link.digest, self.codec.id, link.size, self.backend_id))
         return Encoded(refs, builder.blobs)
@@ -204,8 +219,8 @@ class CAS:
 
     def size_of(self, value: object) -> int:
         """The logical size in bytes that `dump` would give the value's ref. Stores nothing."""
-        size: int = self.codec.encode(value, TreeBuilder()).size
-        return size
+        link: Link = with_room(partial(self.codec.encode, value, TreeBuilder()), too_deep)
+        return link.size
 
     # Async twins: the values are encoded before the first await, the rest runs in a thread.
 
@@ -276,8 +291,12 @@ class CAS:
         corrupt: list[str] = []
         missing: set[str] = set()
         for page in self._pages(_VERIFY_PAGE):
+            frames = self._store.fetch(page)
+            # Listed, but without bytes: lost, unless somebody removed it just now.
+            lost = [digest for digest in page if digest not in frames and self._is_listed(digest)]
+            missing.update(digest.hex() for digest in lost)
             needed: set[Digest] = set()
-            for digest, frame in self._store.fetch(page).items():
+            for digest, frame in frames.items():
                 checked += 1
                 size += len(frame)
                 try:
@@ -339,6 +358,11 @@ class CAS:
             raise InvalidRefError(f"Ref {ref} needs the codec {ref.codec!r}, unknown here; update agentref.")
         self._check_size(ref.size, f"Ref {ref.hash}")
 
+    def _is_listed(self, digest: Digest) -> bool:
+        before = (int.from_bytes(digest, "big") - 1).to_bytes(DIGEST_SIZE, "big") if any(digest) else None
+        page = self._store.scan(after=None if before is None else Digest(before), limit=1)
+        return bool(page) and page[0].digest == digest
+
     def _pages(self, limit: int) -> Iterator[list[Digest]]:
         after: Digest | None = None
         while page := [info.digest for info in self._store.scan(after=after, limit=limit)]:
@@ -354,6 +378,10 @@ class Encoded:
     def __init__(self, refs: list[ContentRef], blobs: Mapping[Digest, Pending]) -> None:
         self.refs = refs
         self.blobs = blobs
+
+
+def _nested_too_deeply() -> MalformedBlobError:
+    return MalformedBlobError("A stored value is nested more deeply than any that is written.")
 
 
 def _root(builder: TreeBuilder, links: list[Link]) -> Link:

@@ -58,7 +58,7 @@ class FilesystemBlobStore:
             )
         if not 0 < large_blob_bytes <= _MAX_LARGE_BLOB_BYTES:
             raise InvalidInputError(
-                f"large_blob_bytes must be from 1 to {_MAX_LARGE_BLOB_BYTES:,}, not {large_blob_bytes!r:.40}."
+                f"large_blob_bytes must be 1 to {_MAX_LARGE_BLOB_BYTES:,}, not {large_blob_bytes!r:.40}."
             )
         self._root = Path(root).absolute()
         self._large = large_blob_bytes

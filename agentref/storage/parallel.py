@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-__all__ = ["spread"]
+from agentref.errors import AgentRefError
+
+__all__ = ["spread", "with_room"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -28,16 +30,33 @@ if hasattr(os, "register_at_fork"):
 
 def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], total_bytes: int) -> list[_Result]:
     """`[work(item) for item in items]`, on several cores if `total_bytes` make it worth it."""
-    global _pool  # noqa: PLW0603
+    global _pool  # noqa: PLW0603  (made on first use)
     if _WORKERS == 1 or len(items) < 2 or total_bytes < _WORTHWHILE_BYTES:  # noqa: PLR2004
         return [work(item) for item in items]
     if _pool is None:
         _pool = ThreadPoolExecutor(_WORKERS - 1, thread_name_prefix="agentref")
+    pool = _pool
     # Strided shares are of about equal weight, and one task a share keeps the hand-over cheap.
     shares = [items[start::_WORKERS] for start in range(_WORKERS)]
-    futures = [_pool.submit(lambda share: [work(item) for item in share], share) for share in shares[1:]]
+    try:
+        futures = [pool.submit(lambda share: [work(item) for item in share], share) for share in shares[1:]]
+    except RuntimeError:  # the interpreter is shutting down and starts no more threads
+        return [work(item) for item in items]
     results: list[_Result] = [None] * len(items)  # type: ignore[list-item]
     results[0::_WORKERS] = [work(item) for item in shares[0]]
     for start, future in enumerate(futures, start=1):
         results[start::_WORKERS] = future.result()
     return results
+
+
+def with_room(work: Callable[[], _Result], too_deep: Callable[[], AgentRefError]) -> _Result:
+    """`work()`; where the caller's stack leaves too little room for it, again on a stack of its own."""
+    try:
+        return work()
+    except RecursionError:
+        pass
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="agentref-deep") as pool:
+            return pool.submit(work).result()
+    except RecursionError as error:
+        raise too_deep() from error

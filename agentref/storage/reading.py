@@ -54,7 +54,7 @@ class BlobReader:
         found: dict[Digest, Blob | bytes] = {}
         origin = {root.digest: name for root, name in zip(roots, names, strict=True)}
         frontier = {root.digest: root for root in roots}
-        for _ in range(MAX_DEPTH):
+        for _ in range(MAX_DEPTH + 1):
             if not frontier:
                 return Tree(found, origin, sum([root.size for root in roots]))
             links = list(frontier.values())
@@ -111,6 +111,10 @@ class Tree:
         """The bytes below a link, in order."""
         for blob in self._leaves(link, Kind.RAW):
             yield blob.payload
+
+    def is_bytes(self, link: Link) -> bool:
+        """Whether the first leaf below a link is bytes."""
+        return self._open(next(self._leaf_links(link))).kind is Kind.RAW
 
     def values(self, link: Link) -> Iterator[tuple[bytes | memoryview, tuple[Link, ...]]]:
         """The packed values below a link, each with its links."""

@@ -16,6 +16,7 @@ from agentref.storage.reports import Counters
 __all__ = ["BlobWriter"]
 
 _BATCH_BYTES: Final = 8 * 1024 * 1024
+_MAX_TTL: Final = 100 * 365 * 24 * 3600
 
 
 class BlobWriter:
@@ -71,8 +72,13 @@ def _batches(
 
 
 def _expiry(ttl: float | None) -> float:
+    """When a life of `ttl` seconds ends, to the next eighth of it: what is put again and again need
+    not be written each time."""
     if ttl is None:
         return FOREVER
-    if type(ttl) not in {int, float} or not math.isfinite(ttl) or ttl <= 0:
-        raise InvalidInputError(f"ttl must be a positive number of seconds, or None for no end; not {ttl!r:.40}.")
-    return time.time() + ttl
+    if type(ttl) not in {int, float} or not 0 < ttl <= _MAX_TTL:
+        raise InvalidInputError(
+            f"ttl must be a positive number of seconds up to {_MAX_TTL:,}, or None for no end; not {ttl!r:.40}."
+        )
+    step = ttl / 8
+    return math.ceil((time.time() + ttl) / step) * step

@@ -151,7 +151,7 @@ class RemovesNothing(MemoryBlobStore):
 
     def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
         """Only says that it does."""
-        return len(digests)
+        return len(super().stat(digests)) if untouched_since == FOREVER else 0
 
 
 class RemovesAll(MemoryBlobStore):
@@ -159,7 +159,7 @@ class RemovesAll(MemoryBlobStore):
 
     def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
         """Removes the living."""
-        return super().remove(digests)
+        return super().remove(digests, untouched_since=max(untouched_since, FOREVER))
 
 
 class CountsRequests(MemoryBlobStore):
@@ -261,7 +261,7 @@ class AnyName(MemoryBlobStore):
 
     def fetch(self, digests: Collection[Digest], /) -> Mapping[Digest, bytes]:
         """What is no digest is merely absent."""
-        return super().fetch([d for d in digests if isinstance(d, bytes) and len(d) == 32])
+        return super().fetch([d for d in digests if len(d or b"") == 32])
 
 
 class LiveView(MemoryBlobStore):

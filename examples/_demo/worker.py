@@ -74,12 +74,12 @@ def _kept(saver: BaseCheckpointSaver[Any] | None) -> int:
 
 def _run(arguments: argparse.Namespace, saver: BaseCheckpointSaver[Any] | None) -> Report:
     graph = build(arguments.texts).compile(checkpointer=saver)
-    found = 0
+    idle, found = peak_memory(), 0
     if arguments.resume or arguments.read:
         saved = graph.get_state(CONFIG)
         found = (saved.metadata or {}).get("step", 0)
         state: Any = saved.values
-    idle, started, cpu = peak_memory(), time.perf_counter(), time.process_time()
+    started, cpu = time.perf_counter(), time.process_time()
     nodes = 0
     if not arguments.read:
         steps = graph.stream(

@@ -2,23 +2,26 @@
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.channels.binop import _get_overwrite
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde import jsonplus
 from langgraph.types import Overwrite
 
-from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.kinds import ChannelKind, kind_of
+from agentref.adapters.langgraph.serde import codec_for
 from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeError, UntrustedTypeError
 from agentref.refs import ContentRef
-from agentref.runtime import Externalized, Runtime
+from agentref.runtime import Outgoing, Runtime
 from agentref.state import Schema
 
 __all__ = ["Batch", "Fields", "naming"]
 
-_REF_ATTRIBUTES = frozenset(ContentRef.__dataclass_fields__)
+# LangGraph logs a warning for each type that it meets in a checkpoint and does not know.
+getattr(jsonplus, "_warned_unregistered_types", set()).add((ContentRef.__module__, ContentRef.__name__))
+
+_REF_ATTRIBUTES: Final = frozenset(ContentRef.__dataclass_fields__)
 
 
 class Fields:
@@ -35,7 +38,7 @@ class Fields:
         self.schema = schema
         self.kinds: Mapping[str, ChannelKind] = {name: kind_of(schema, name) for name in schema.fields}
         self.inline_limit = inline_limit
-        serde = JsonPlusSerializer()
+        serde = jsonplus.JsonPlusSerializer()
         allowed = build_serde_allowlist(schemas=[each.type for each in schema.fields.values()])
         strict = serde.with_msgpack_allowlist(allowed)
         self.runtime = runtime if strict is serde else runtime.with_codec(codec_for(strict))
@@ -63,7 +66,7 @@ class Fields:
             raise InlineSizeExceeded(name, size, self.inline_limit)
 
     def load(self, values: Iterable[Any]) -> list[Any]:
-        """The values, with every ref (also one to overwrite with) replaced by what it names, in one batch."""
+        """The values, with what each ref names in its place, also in an `Overwrite`; in one batch."""
         values = list(values)
         bare = [value.value if isinstance(value, Overwrite) else value for value in values]
         loaded = iter(self.runtime.load_many([each for each in bare if type(each) is ContentRef]))
@@ -79,7 +82,7 @@ class Batch:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.pending = Externalized([], [])
+        self.pending = Outgoing([], [])
 
     def ref(self, name: str, value: Any) -> ContentRef:
         """The name of an external field's value. A `ContentRef` is trusted to be one of ours.
@@ -88,7 +91,11 @@ class Batch:
         """
         if type(value) is ContentRef:
             return value
-        if isinstance(value, dict) and value.keys() == _REF_ATTRIBUTES and isinstance(value["digest"], bytes):
+        if (
+            isinstance(value, dict)
+            and value.keys() == _REF_ATTRIBUTES
+            and isinstance(value["digest"], bytes)
+        ):
             raise UntrustedTypeError(
                 f"The ref in field {name!r} came back as plain data: the serializer that kept it may not "
                 f"construct ContentRef. Give that checkpointer or cache "

@@ -62,7 +62,8 @@ def _reducer(where: str, declared: Field) -> Callable[[Any, Any], Any] | None:
             f"{where}: {last!r:.80} is no reducer. LangGraph takes the last item of Annotated[...] for one "
             f"if it is callable; a reducer has two parameters: (left, right) -> value."
         )
-    return last
+    reducer: Callable[[Any, Any], Any] = last
+    return reducer
 
 
 def _positional_parameters(function: Callable[..., Any]) -> int:

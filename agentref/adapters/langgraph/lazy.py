@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 from agentref.adapters.langgraph.fields import Fields, naming
@@ -78,12 +78,15 @@ class Loads:
             # What stood in the state itself is also what the next attempt of this node would get.
             self.values.setdefault(name, copy.deepcopy(value) if value is origin else value)
 
-    def changed(self) -> list[str]:
-        """The loaded fields whose value is no longer what it was. Encodes each that is mutable."""
+    def changed(self, written: Collection[str]) -> list[str]:
+        """The loaded fields, except `written`, whose value is no longer what it was.
+
+        Encodes each that is mutable.
+        """
         return [
             name
             for name, value in list(self.values.items())
-            if type(value) not in _IMMUTABLE and self._has_changed(name, value)
+            if name not in written and type(value) not in _IMMUTABLE and self._has_changed(name, value)
         ]
 
     def _has_changed(self, name: str, value: Any) -> bool:
@@ -111,6 +114,7 @@ class LazyState(dict[str, Any]):
     __slots__ = ("_loads",)
 
     def __init__(self, loads: Loads, given: Mapping[str, Any]) -> None:
+        """`given` holds the very origins of `loads` where it has those fields."""
         super().__init__(given)
         self._loads = loads
 
@@ -130,7 +134,8 @@ class LazyState(dict[str, Any]):
         return [self._loads.fields.schema[name].name for name in names] or self._loads.origins
 
     def _is_unloaded(self, name: str, value: object) -> bool:
-        return type(value) is ContentRef and value == self._loads.origins.get(name)
+        origins = self._loads.origins
+        return name in origins and value is origins[name]
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
@@ -141,7 +146,9 @@ class LazyState(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         declared = self._loads.fields.schema[name]
-        raise UnsetFieldError(f"{declared.name!r} has no value yet, or this node's input does not include it.")
+        raise UnsetFieldError(
+            f"{declared.name!r} has no value yet, or this node's input does not include it."
+        )
 
     def __iter__(self) -> Iterator[str]:
         # `dict(state)` and `{**state}` read a dict's storage directly, unless its class iterates by itself.
@@ -150,11 +157,11 @@ class LazyState(dict[str, Any]):
     def __eq__(self, other: object) -> bool:
         return dict(self) == other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __repr__(self) -> str:
         shown = (
-            f"{name!r}: {f'<external {value.size:,} bytes>' if self._is_unloaded(name, value) else repr(value)}"
+            f"{name!r}: {f'<external {value.size:,} bytes>' if type(value) is ContentRef else repr(value)}"
             for name, value in self.stored_items()
         )
         return f"{{{', '.join(shown)}}}"
@@ -180,7 +187,7 @@ class LazyState(dict[str, Any]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a field, or `default` while it is unset."""
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401  (this is that method)
 
     def setdefault(self, name: str, default: Any = None) -> Any:
         """The value of a field; `default`, from now on, while it is unset."""
@@ -199,12 +206,12 @@ class LazyState(dict[str, Any]):
         name, value = super().popitem()
         return name, self._loads.value(name) if self._is_unloaded(name, value) else value
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> Any:
         """All values; loads the external ones in one batch."""
         self._fill()
         return super().values()
 
-    def items(self) -> ItemsView[str, Any]:
+    def items(self) -> Any:
         """All items; loads the external ones in one batch."""
         self._fill()
         return super().items()

@@ -10,7 +10,7 @@ import copy
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, cast
 
@@ -57,14 +57,28 @@ def externalize(
         saver: any checkpointer: in memory, SQLite, Postgres or your own.
         backend: where values go. Its codec is replaced by one that follows the saver's serializer.
         also: further stores that older checkpoints refer to; they are only read.
-        inline_threshold_bytes: channel values and writes of a larger encoded size are outgoing.
+        inline_threshold_bytes: channel values and writes of a larger encoded size are externalized.
             0 externalizes everything but None.
 
     Raises `InvalidInputError` for arguments of the wrong kind. Reading through the result raises
     `BlobNotFoundError`, `IntegrityError` or `UnknownBackendError`, each naming the ref.
     """
-    runtime = Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes)
-    return _class_for(type(saver))(saver, runtime)
+    return wrap(saver, Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes))
+
+
+Admit = Callable[[str, Iterable[tuple[str, Any]]], tuple[list[tuple[str, Any]], Outgoing]]
+"""From a checkpoint's namespace and (channel, value) pairs to those that may be kept, and what to store."""
+
+
+def _as_they_are(_: str, items: Iterable[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Outgoing]:
+    return list(items), Outgoing([], [])
+
+
+def wrap(
+    saver: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit = _as_they_are
+) -> "ExternalizingSaver":
+    """`externalize`, with a say in what gets in."""
+    return _class_for(type(saver))(saver, runtime, admit)
 
 
 @cache
@@ -115,9 +129,10 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     inner: BaseCheckpointSaver[Any]
 
-    def __init__(self, inner: BaseCheckpointSaver[Any], runtime: Runtime) -> None:
+    def __init__(self, inner: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit) -> None:
         super().__init__(serde=inner.serde)
         self.inner = inner
+        self._admit = admit
         self.runtime = runtime.with_codec(codec_for(inner.serde))
         self._known = _KnownRefs()
         self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
@@ -176,9 +191,8 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
             placed[channel] = known
             if known is None:
                 unknown.append(channel)
-        outgoing = self._encode([inner_value(values[channel]) for channel in unknown])
-        for channel, ref in zip(unknown, outgoing.refs, strict=True):
-            placed[channel] = place(values[channel], ref)
+        fresh, outgoing = self.placed_writes(config, [(channel, values[channel]) for channel in unknown])
+        placed.update(fresh)
         # A saver that keeps primitives within the checkpoint (Postgres) writes other values only for
         # channels that moved: a text that was kept there so far has to be announced as new.
         versions = checkpoint.get("channel_versions", {})
@@ -199,15 +213,17 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
             if placed_ref(value) is not None:
                 self._known.add(_version_key(config, checkpoint, channel), value)
 
-    def placed_writes(self, writes: Sequence[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Outgoing]:
+    def placed_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]]
+    ) -> tuple[list[tuple[str, Any]], Outgoing]:
         """The writes as the inner saver gets them, and what has to be stored before."""
-        writes = list(writes)
-        outgoing = self._encode([inner_value(value) for _, value in writes])
+        admitted, before = self._admit(str(config["configurable"].get("checkpoint_ns", "")), writes)
+        outgoing = self._encode([inner_value(value) for _, value in admitted])
         placed = [
             (channel, place(value, ref))
-            for (channel, value), ref in zip(writes, outgoing.refs, strict=True)
+            for (channel, value), ref in zip(admitted, outgoing.refs, strict=True)
         ]
-        return placed, outgoing
+        return placed, Outgoing(outgoing.refs, [*before.encoded, *outgoing.encoded])
 
     def _encode(self, values: list[object]) -> Outgoing:
         for _ in range(_RETRIES):

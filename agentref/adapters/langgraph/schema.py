@@ -23,10 +23,10 @@ def graph_schema(declared: type[AgentRefState], fields: Fields) -> type[Any]:
         name: _annotation(_same_field(declared, field, fields), fields)
         for name, field in declared.schema().fields.items()
     }
-    made: Any = TypedDict(declared.__name__, annotations, total=False)  # type: ignore[operator]
+    made: type[Any] = TypedDict(declared.__name__, annotations, total=False)  # type: ignore[misc]
     made.__module__, made.__qualname__ = declared.__module__, declared.__qualname__
     made.__doc__ = declared.__doc__
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _annotation(declared: Field, fields: Fields) -> Any:
@@ -39,8 +39,8 @@ def _same_field(narrow: type[AgentRefState], field: Field, fields: Fields) -> Fi
     known = fields.schema.fields.get(field.name)
     if known is None:
         raise StateDefinitionError(
-            f"{narrow.__qualname__}.{field.name}: the graph's state {fields.schema.name} has no such field. "
-            f"Declare it there too, or hint the node with a TypedDict of its own."
+            f"{narrow.__qualname__}.{field.name}: the graph's state {fields.schema.name} has no such "
+            f"field. Declare it there too, or hint the node with a TypedDict of its own."
         )
     if known.placement is not field.placement:
         raise StateDefinitionError(

@@ -2,7 +2,8 @@
 
 A ref takes the place of a whole channel value or of a whole pending write, never of a part of one:
 so only those places are ever read as refs. What stands there in its own right and merely looks like
-a ref is put into an envelope under the same reserved key.
+a ref is put into an envelope under the same reserved key. So is a `ContentRef` that is itself the value,
+as in typed state: it comes back as a `ContentRef`.
 """
 
 from collections.abc import Sequence
@@ -15,14 +16,17 @@ from agentref.refs import REF_KEY, ContentRef
 __all__ = ["inner_value", "place", "placed_ref", "unplaced"]
 
 _ENVELOPE: Final = "value"
+_REF: Final = "ref"
 
 
 def inner_value(value: object) -> object:
     """What of a value may be replaced: all of it, or what a snapshot of a DeltaChannel holds.
 
     Savers look for the snapshot itself (it ends a walk, and marks threads that must not be pruned),
-    so it stays where it is.
+    so it stays where it is. Of a ref there is nothing to replace.
     """
+    if type(value) is ContentRef:
+        return None
     return value.value if type(value) is _DeltaSnapshot else value
 
 
@@ -32,6 +36,8 @@ def place(value: Any, ref: ContentRef | None) -> Any:
         return _DeltaSnapshot(place(value.value, ref))
     if ref is not None:
         return ref.to_dict()
+    if type(value) is ContentRef:
+        return {REF_KEY: {_REF: value.to_dict()[REF_KEY]}}
     return {REF_KEY: {_ENVELOPE: value}} if _looks_placed(value) else value
 
 
@@ -49,7 +55,10 @@ def unplaced(value: Any, loaded: Sequence[object]) -> Any:
         return _DeltaSnapshot(unplaced(value.value, loaded))
     if loaded:
         return loaded[0]
-    return value[REF_KEY][_ENVELOPE] if _looks_placed(value) else value
+    if not _looks_placed(value):
+        return value
+    envelope = value[REF_KEY]
+    return ContentRef.from_dict({REF_KEY: envelope[_REF]}) if _REF in envelope else envelope[_ENVELOPE]
 
 
 def _looks_placed(value: object) -> bool:

@@ -128,7 +128,7 @@ def put_writes(
     task_path: str = "",
 ) -> None:
     """Store what is large, durably; then let the inner saver keep the writes."""
-    lean, externalized = self.placed_writes(writes)
+    lean, externalized = self.placed_writes(config, writes)
     self.runtime.store(externalized)
     self.inner.put_writes(config, lean, task_id, *self.task_path(task_path))
 
@@ -141,7 +141,7 @@ async def aput_writes(
     task_path: str = "",
 ) -> None:
     """`put_writes` for the event loop."""
-    lean, externalized = self.placed_writes(writes)
+    lean, externalized = self.placed_writes(config, writes)
     await self.runtime.astore(externalized)
     await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
 

@@ -130,6 +130,8 @@ def test_a_failing_store_fails_the_run_and_leaves_no_dangling_ref(wrap: Any, pay
     store.close()
     with pytest.raises(StoreUnavailableError):
         run.invoke(graph, {"document": payload()})
+    with pytest.raises(StoreUnavailableError):
+        run.put_writes(run.tuples()[0].config, [("document", payload())], "task")
     assert run.face.refs_in(run.inner) == []
 
 
@@ -206,6 +208,18 @@ def test_listing_filters_as_the_inner_saver_does(wrap: Any) -> None:
     assert run.tuples(config, before=here[4].config) == here[5:]
     assert [t.metadata["step"] for t in run.tuples(config, filter={"source": "input"})] == [-1]
     assert [run.get(t.config) for t in here] == here
+
+
+def test_pending_writes_come_in_the_order_of_their_paths(stock: Any, wrap: Any) -> None:
+    found = []
+    for run in (stock, wrap()):
+        config = run.put(run.at("t", checkpoint_ns=""), empty_checkpoint(), {"step": 0}, {})
+        for task, path in (("a", "~2"), ("b", "~1"), ("c", "")):
+            run.put_writes(config, [("x", f"{task} first"), ("x", f"{task} second")], task, path)
+        run.put_writes(config, [("x", "a again")], "a", "~2")  # what a task wrote once stays
+        found.append(run.get(config).pending_writes)
+    assert found[0] == found[1]
+    assert [task for task, _, _ in found[1]] == ["c", "c", "b", "b", "a", "a"]
 
 
 def test_the_history_of_a_delta_channel_comes_without_refs(wrap: Any) -> None:

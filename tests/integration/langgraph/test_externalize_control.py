@@ -131,7 +131,7 @@ def test_a_long_error_message_survives(twin: Twin, payload: Payload) -> None:
             run.invoke(graph, {"text": "go"})
         return everything(run, graph)
 
-    twin(scenario)
+    twin(scenario, text)
 
 
 def test_a_subgraph_keeps_its_own_state_streams_and_history(twin: Twin, payload: Payload) -> None:

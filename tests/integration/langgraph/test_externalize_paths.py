@@ -1,6 +1,8 @@
 """Every path that a value can take into a checkpoint: the same as without agentref, minus the bytes."""
 
+import ipaddress
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,6 +64,24 @@ def test_checkpoint_values_leave_the_checkpoint_and_come_back(twin: Twin, payloa
         return [streamed, *everything(run, graph)]
 
     twin(scenario, question, page, report)
+
+
+def test_a_part_that_only_the_inner_serializer_knows_does_not_keep_a_value_inline(
+    twin: Twin, payload: Payload
+) -> None:
+    text = payload()
+
+    def scenario(run: Any) -> Any:
+        def find(state: Docs) -> Docs:
+            return {
+                "docs": [{"text": text, "by": re.compile("a+"), "at": ipaddress.ip_address("10.0.0.1")}]
+            }
+
+        graph = chain(Docs, find).compile(checkpointer=run.saver)
+        run.invoke(graph, {"question": "q"})
+        return everything(run, graph)
+
+    twin(scenario, text)
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])

@@ -10,8 +10,10 @@ import ipaddress
 import operator
 import pathlib
 import re
+import sys
 import uuid
 import zoneinfo
+from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 import pytest
@@ -347,7 +349,17 @@ def test_what_is_returned_may_be_changed_by_the_caller(wrap: Any, threshold: int
     assert run.get(at).checkpoint == checkpoint
 
 
-def test_a_snapshot_of_live_objects_is_not_torn(wrap: Any) -> None:
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns every few microseconds rather than milliseconds."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_a_node_may_change_its_state_in_place_while_it_is_stored(wrap: Any) -> None:
     class State(TypedDict, total=False):
         table: dict[str, list[int]]
         turn: int

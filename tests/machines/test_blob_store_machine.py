@@ -1,0 +1,131 @@
+"""The filesystem store does what the memory store does, whatever is done to both."""
+
+import os
+import shutil
+import tempfile
+import warnings
+from itertools import pairwise
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from agentref.refs import Digest
+from agentref.storage.filesystem import FilesystemBlobStore
+from agentref.storage.memory import MemoryBlobStore
+from agentref.storage.protocol import FOREVER
+
+NAMES = [Digest(bytes([n]) * 32) for n in range(12)]
+LARGE = 64
+names = st.sampled_from(NAMES)
+batches = st.dictionaries(names, st.binary(max_size=2 * LARGE) | st.just(b"x" * LARGE), max_size=5)
+lives = st.just(FOREVER) | st.integers(2_000_000_000, 2_000_000_005).map(float)
+
+
+class BlobStores(RuleBasedStateMachine):
+    """The model and the store see the same calls, in the same order."""
+
+    @initialize()
+    def begin(self):
+        self.root = tempfile.mkdtemp(prefix="agentref-machine-")
+        self.model = MemoryBlobStore()
+        self.store = self.open()
+
+    def open(self):
+        return FilesystemBlobStore(self.root, large_blob_bytes=LARGE)
+
+    def teardown(self):
+        if hasattr(self, "store"):
+            self.store.close()
+            shutil.rmtree(self.root)
+
+    @rule(blobs=batches, expires_at=lives)
+    def store_blobs(self, blobs, expires_at):
+        self.model.store(blobs, expires_at=expires_at)
+        self.store.store(blobs, expires_at=expires_at)
+
+    @rule(blobs=batches)
+    def replace_blobs(self, blobs):
+        self.model.replace(blobs)
+        self.store.replace(blobs)
+
+    @rule(chosen=st.lists(names, max_size=5))
+    def remove_blobs(self, chosen):
+        assert self.store.remove(chosen) == self.model.remove(chosen)
+
+    @rule(chosen=st.lists(names, max_size=5), pivot=names)
+    def remove_what_was_not_touched_since(self, chosen, pivot):
+        mine, theirs = self.model.stat([pivot]), self.store.stat([pivot])
+        if pivot in mine:
+            removed = self.model.remove(chosen, untouched_since=mine[pivot].touched_at)
+            assert self.store.remove(chosen, untouched_since=theirs[pivot].touched_at) == removed
+
+    @rule(after=st.none() | names, limit=st.integers(1, 15))
+    def scan_a_page(self, after, limit):
+        mine = self.model.scan(after=after, limit=limit)
+        theirs = self.store.scan(after=after, limit=limit)
+        assert [info._replace(touched_at=0) for info in theirs] == [
+            info._replace(touched_at=0) for info in mine
+        ]
+
+    @rule()
+    def reopen(self):
+        self.store.close()
+        self.store = self.open()
+
+    @rule(blobs=batches)
+    def store_from_a_second_opening(self, blobs):
+        other = self.open()
+        other.store(blobs)
+        other.close()
+        self.model.store(blobs)
+
+    @rule(blobs=batches)
+    def store_from_a_forked_child(self, blobs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the runner has threads of its own
+            child = os.fork()
+        if not child:
+            status = 1
+            try:
+                self.store.store(blobs)
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        self.model.store(blobs)
+
+    @rule(name=names)
+    def lose_a_file(self, name):
+        path = self.store._files.path(name)
+        if path.exists():
+            path.unlink()
+            lost = self.model.fetch([name])
+            self.model.store(lost, expires_at=0.0)
+            self.store.store(lost, expires_at=0.0)
+
+    @invariant()
+    def the_same_is_in_both(self):
+        if not hasattr(self, "store"):
+            return
+        assert self.store.fetch(NAMES) == self.model.fetch(NAMES)
+        mine, theirs = self.model.stat(NAMES), self.store.stat(NAMES)
+        assert theirs.keys() == mine.keys()
+        for name, info in theirs.items():
+            assert info.expires_at == mine[name].expires_at
+            assert info.stored_size == mine[name].stored_size
+        # Touched in one order: what is younger here is not older there.
+        order = sorted(mine, key=lambda name: mine[name].touched_at)
+        for older, younger in pairwise(order):
+            if mine[older].touched_at < mine[younger].touched_at:
+                assert theirs[older].touched_at <= theirs[younger].touched_at
+
+    @invariant()
+    def every_file_belongs_to_a_row(self):
+        if hasattr(self, "store"):
+            found = sorted(digest for digests in self.store._files.listing() for digest in digests)
+            assert all(len(self.model.fetch([digest])[digest]) >= LARGE for digest in found)
+
+
+TestBlobStores = BlobStores.TestCase
+TestBlobStores.settings = settings(max_examples=20, stateful_step_count=20)
