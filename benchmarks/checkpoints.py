@@ -3,7 +3,7 @@
 import operator
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from itertools import count
@@ -50,11 +50,13 @@ class _Kept(TypedDict):
     docs: Any
 
 
-def _loop(schema: Any, node: Callable[[Any], dict[str, Any]], steps: int) -> Any:
-    graph = StateGraph(schema)
+def _loop(schema: Any, node: Any, steps: int) -> Any:
+    graph: Any = StateGraph(schema)
     graph.add_node("work", node)
     graph.add_edge(START, "work")
-    graph.add_conditional_edges("work", lambda state: "work" if state["step"] < steps else END, ["work", END])
+    graph.add_conditional_edges(
+        "work", lambda state: "work" if state["step"] < steps else END, ["work", END]
+    )
     return graph
 
 
@@ -134,14 +136,16 @@ def _unchanged() -> Iterator[Row]:
     def rewrite(state: dict[str, Any]) -> dict[str, Any]:
         return {**state, "step": state["step"] + 1}
 
-    cases: list[tuple[str, Any, Callable[[Any], dict[str, Any]], float]] = [
+    cases: list[tuple[str, Any, Any, float]] = [
         ("a 5 MB list of dicts, unchanged", docs, touch, 4.5),
         ("a 5 MB str, unchanged", text, touch, 2.0),
         ("a 5 MB list of dicts, nodes return {**state}", docs, rewrite, 5.0),
     ]
     for name, value, node, bar in cases:
         graph = _loop(_Kept, node, 30)
-        sizes, costs = _measure({"stock": (graph, False), "agentref": (graph, True)}, {"docs": value, "step": 0}, 3)
+        sizes, costs = _measure(
+            {"stock": (graph, False), "agentref": (graph, True)}, {"docs": value, "step": 0}, 3
+        )
         yield Row(f"30 steps, {name}: stock", sizes["stock"] / MB, "MB")
         yield Row(f"30 steps, {name}: agentref", sizes["agentref"] / MB, "MB", at_most=bar)
         yield Row(f"30 steps, {name}: time / stock", ratio(costs["agentref"], costs["stock"]), "x")
@@ -150,13 +154,24 @@ def _unchanged() -> Iterator[Row]:
 def _short_messages() -> Iterator[Row]:
     texts = [corpus().text(f"short {index}", 2_000) for index in range(400)]
     added, delta = _talk(_Added, texts), _talk(_Delta, texts)
-    graphs = {"agentref": (added, True), "DeltaChannel": (delta, False), "DeltaChannel and agentref": (delta, True)}
+    graphs = {
+        "agentref": (added, True),
+        "DeltaChannel": (delta, False),
+        "DeltaChannel and agentref": (delta, True),
+    }
     sizes, costs = _measure(graphs, {"messages": [], "step": 0}, 3)
     what = "400 messages of 2 KB"
     for name, size in sizes.items():
         yield Row(f"{what}: {name}", size / MB, "MB")
-    yield Row(f"{what}: agentref / DeltaChannel, bytes", sizes["agentref"] / sizes["DeltaChannel"], "x", at_most=1.0)
-    yield Row(f"{what}: agentref / DeltaChannel, time", ratio(costs["agentref"], costs["DeltaChannel"]), "x")
+    yield Row(
+        f"{what}: agentref / DeltaChannel, bytes",
+        sizes["agentref"] / sizes["DeltaChannel"],
+        "x",
+        at_most=1.0,
+    )
+    yield Row(
+        f"{what}: agentref / DeltaChannel, time", ratio(costs["agentref"], costs["DeltaChannel"]), "x"
+    )
 
 
 def rows() -> Iterator[Row]:

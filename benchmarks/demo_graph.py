@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import zstandard
 
@@ -14,14 +15,15 @@ from examples._demo.worker import STORE, Report
 __all__ = ["rows"]
 
 _ROUNDS = 5
-_VARIANTS = {"none": ["--saver", "none"], "stock": ["--saver", "memory"], "agentref": ["--saver", "memory", "--agentref"]}
+_VARIANTS = {
+    "none": ["--saver", "none"],
+    "stock": ["--saver", "memory"],
+    "agentref": ["--saver", "memory", "--agentref"],
+}
 
 
-def _median(ours: list[Report], theirs: list[Report], key: str) -> float:
-    return statistics.median(
-        our[key] / their[key]  # type: ignore[literal-required]
-        for our, their in zip(ours, theirs, strict=True)
-    )
+def _median(ours: list[Report], theirs: list[Report], key: Literal["peak", "seconds", "cpu"]) -> float:
+    return statistics.median(our[key] / their[key] for our, their in zip(ours, theirs, strict=True))
 
 
 def _runs(directory: Path, texts: Path) -> tuple[dict[str, list[Report]], int]:
@@ -60,7 +62,8 @@ def rows() -> Iterator[Row]:
     yield Row(f"{what}: no checkpointer / stock, time", _median(none, stock, "seconds"), "x")
     yield Row(f"{what}: agentref / stock, time", _median(ours, stock, "seconds"), "x", at_most=0.95)
     yield Row(f"{what}: agentref / stock, CPU", _median(ours, stock, "cpu"), "x")
-    note = f"{sum(map(len, raw)) / MB:.1f} MB of documents and pages, each alone at zstd-3: {distinct / MB:.2f} MB"
+    size = sum(map(len, raw)) / MB
+    note = f"{size:.1f} MB of documents and pages, each alone at zstd-3: {distinct / MB:.2f} MB"
     yield Row(f"{what}: store / distinct text compressed", stored / distinct, "x", at_most=1.3, note=note)
     yield Row(f"{what}: stock keeps", stock[0]["kept"] / MB, "MB")
     yield Row(f"{what}: agentref, checkpointer keeps", ours[0]["kept"] / MB, "MB", at_most=1.0)

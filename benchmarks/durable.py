@@ -51,5 +51,12 @@ def rows() -> Iterator[Row]:
         costs = interleaved({"raw": commit_each, "one": put_each, "many": put_batches}, rounds)
     total = sum(cost.wall for cost in costs["raw"])
     yield Row("10,000 raw SQLite commits of 1 KB, WAL and synchronous FULL", _PUTS / total, "/s")
-    yield Row("put of 1 KB, each durable / raw SQLite commit", _rate(costs["one"], costs["raw"]), "x", at_least=0.7)
-    yield Row("put_many of 100 x 1 KB / raw SQLite commit", _rate(costs["many"], costs["raw"]), "x", at_least=8.0)
+    yield Row(
+        "put of 1 KB, each durable / raw SQLite commit",
+        _rate(costs["one"], costs["raw"]),
+        "x",
+        at_least=0.7,
+    )
+    yield Row(
+        "put_many of 100 x 1 KB / raw SQLite commit", _rate(costs["many"], costs["raw"]), "x", at_least=8.0
+    )

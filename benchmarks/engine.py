@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ _MARK = b"here the trace is cut"
 def documents(count: int, size: int, seed: str = "document") -> list[dict[str, Any]]:
     """A list of small records with a text each."""
     return [
-        {"id": index, "source": f"https://example.org/{index}", "score": 0.5, "text": corpus().text(f"{seed} {index}", size)}
+        {
+            "id": index,
+            "source": f"https://example.org/{index}",
+            "score": 0.5,
+            "text": corpus().text(f"{seed} {index}", size),
+        }
         for index in range(count)
     ]
 
@@ -40,7 +46,8 @@ def serial_put(value: object) -> bytes:
 
 def _growth() -> Iterator[Row]:
     messages = [
-        {"id": index, "role": "assistant", "content": corpus().text(f"growth {index}", 20_000)} for index in range(200)
+        {"id": index, "role": "assistant", "content": corpus().text(f"growth {index}", 20_000)}
+        for index in range(200)
     ]
     alone = sum(len(zstandard.compress(msgpack.packb(message), 1)) for message in messages)
     cpu_ratios, stored, on_disk = [], 0, 0
@@ -49,7 +56,7 @@ def _growth() -> Iterator[Row]:
             with FilesystemCAS(directory / "store") as store:
                 store.dump(documents(20, 2_000, "something else"))
                 before = store.counters.bytes_stored
-                costs = [cost(lambda end=end: store.dump(messages[:end])).cpu for end in range(1, 201)]
+                costs = [cost(partial(store.dump, messages[:end])).cpu for end in range(1, 201)]
                 stored = store.counters.bytes_stored - before
             on_disk = directory_bytes(directory)
         cpu_ratios.append(statistics.median(costs[-5:]) / statistics.median(costs[:5]))
@@ -91,7 +98,9 @@ def _edit() -> Iterator[Row]:
     yield Row(f"{what}: stored / logical bytes of the whole", added / logical, "x")
     serial = ratio(costs["edit"], costs["serial"], cpu=True)
     yield Row(f"{what}: CPU / encode, BLAKE3, zstd-1 of the whole, serially", serial, "x", at_most=0.25)
-    yield Row(f"{what}: CPU / our first dump of the whole", ratio(costs["edit"], costs["first"], cpu=True), "x")
+    yield Row(
+        f"{what}: CPU / our first dump of the whole", ratio(costs["edit"], costs["first"], cpu=True), "x"
+    )
 
 
 def _again() -> Iterator[Row]:
@@ -100,7 +109,8 @@ def _again() -> Iterator[Row]:
         trace = directory / "trace"
         strace = shutil.which("strace")
         if strace:
-            command = [strace, "-f", "-qq", "-s", "64", "-e", "trace=fsync,fdatasync,write,pwrite64", "-o", str(trace), *command]
+            calls_of_interest = "trace=fsync,fdatasync,write"
+            command = [strace, "-fqq", "-e", calls_of_interest, "-o", str(trace), *command]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         report = json.loads(done.stdout)
         dirtied = report.pop("pages dirtied")

@@ -67,7 +67,7 @@ def interleaved(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     """
     costs: dict[str, list[Cost]] = {name: [] for name in works}
     for index in range(rounds):
-        for name in list(works) if index % 2 == 0 else reversed(works):
+        for name in list(works) if index % 2 == 0 else reversed(list(works)):
             costs[name].append(cost(works[name]))
     return costs
 

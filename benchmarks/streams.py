@@ -65,8 +65,9 @@ def rows() -> Iterator[Row]:
     """Peaks over what the process held before it began."""
     with scratch() as directory:
         peaks = child("benchmarks.streams", str(directory / "store"))
-    yield Row(f"{peaks['size'] / 1e6:.0f} MB stream in: peak above idle", peaks["in"] / 2**20, "MiB", at_most=64)
-    yield Row(f"{peaks['size'] / 1e6:.0f} MB stream in and out: peak above idle", peaks["out"] / 2**20, "MiB", at_most=64)
+    size = f"{peaks['size'] / 1e6:.0f} MB stream"
+    yield Row(f"{size} in: peak above idle", peaks["in"] / 2**20, "MiB", at_most=64)
+    yield Row(f"{size} in and out: peak above idle", peaks["out"] / 2**20, "MiB", at_most=64)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def _opened(stack: ExitStack, root: Path) -> CAS:
 
 def rows() -> Iterator[Row]:
     """Lists of 4 KB records of each size; the bars are for a FilesystemCAS, durable, on the wall."""
-    cases = [
+    cases: list[tuple[str, list[Any], bool, int]] = [
         ("64 KB, one at a time", [documents(16, _DOC, f"small {index}") for index in range(100)], False, 7),
         ("64 KB, 100 in a batch", [documents(16, _DOC, f"small {index}") for index in range(100)], True, 7),
         ("1 MB, one at a time", [documents(256, _DOC, f"middle {index}") for index in range(8)], False, 7),

@@ -170,7 +170,9 @@ def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR, which must be new, and leave it")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="work in DIR, which must be new, and leave it"
+    )
     parser.add_argument("--seed", default=_SEED, help="draws the texts and the moment of the kill")
     arguments = parser.parse_args()
     screen = Screen(quiet=arguments.json)

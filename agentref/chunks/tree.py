@@ -34,6 +34,13 @@ class Pending(NamedTuple):
         return b"".join(self.source) if isinstance(self.source, tuple) else self.source
 
 
+class _Leaf(NamedTuple):
+    """What is remembered of a text in a single blob."""
+
+    links: tuple[Link]
+    pending: Pending
+
+
 def encode_text(text: str) -> bytes:
     """UTF-8; lone surrogates, which JSON from a model may hold, survive as they are."""
     return text.encode("utf-8", "surrogatepass")
@@ -80,18 +87,18 @@ class TreeBuilder:
         self.memo = memo if memo is not None else IdentityMemo(0)
         self._heights: dict[Digest, int] = {}
 
-    def raw(self, data: bytes | str) -> list[Link]:
+    def raw(self, data: bytes | str) -> Sequence[Link]:
         """Links that together are the bytes of `data` (for text: its UTF-8), cut by content."""
-        known = self.memo.get(data)
+        known: _Leaf | None = self.memo.get(data)
         if known is not None:
-            self.blobs.setdefault(known.digest, Pending(Kind.RAW, data, known.size))
-            return [known]
+            self.blobs[known.links[0][0]] = known.pending
+            return known.links
         encoded = encode_text(data) if isinstance(data, str) else data
-        if 0 < len(encoded) <= WHOLE_BYTES:
-            link = self._add(Kind.RAW, encoded, data)
-            self.memo.add(data, link, len(encoded))
-            return [link]
-        return self.top([self._add(Kind.RAW, chunk, chunk) for chunk in cut_bytes(memoryview(encoded))])
+        if not 0 < len(encoded) <= WHOLE_BYTES:
+            return self.top([self._add(Kind.RAW, chunk, chunk) for chunk in cut_bytes(memoryview(encoded))])
+        link = self._add(Kind.RAW, encoded, data)
+        self.memo.add(data, _Leaf((link,), Pending(Kind.RAW, data, len(encoded))), len(encoded))
+        return (link,)
 
     def rows(self, data: memoryview, row_bytes: int) -> list[Link]:
         """Links that together are `data`, cut between rows of `row_bytes`."""

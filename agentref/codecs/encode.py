@@ -50,13 +50,8 @@ _CONTAINERS: Final = frozenset({dict, list})
 _TEXT_TREES: Final = {str: Ext.TEXT_TREE, bytes: Ext.BYTES_TREE}
 
 Pack = Callable[[object], bytes]
-
-
-class _Mark(NamedTuple):
-    """How far the links, and the bytes spilled behind them, have come."""
-
-    links: int
-    spilled: int
+Mark = tuple[int, int]
+"""How many links there are, and how many bytes were spilled behind them."""
 
 
 class _Spilled(NamedTuple):
@@ -158,12 +153,12 @@ class Encoder:
         )
         return packer.pack  # type: ignore[no-any-return]
 
-    def _mark(self) -> _Mark:
-        return _Mark(len(self._links), self._spilled)
+    def _mark(self) -> Mark:
+        return len(self._links), self._spilled
 
-    def _back_to(self, mark: _Mark) -> None:
-        del self._links[mark.links :]
-        self._spilled = mark.spilled
+    def _back_to(self, mark: Mark) -> None:
+        del self._links[mark[0] :]
+        self._spilled = mark[1]
 
     # Plain values
 
@@ -202,25 +197,28 @@ class Encoder:
         state = (*map(id, record), *map(id, values))
         mark = self._mark()
         known: _Record | None = self._sink.memo.get(item)
-        if known is not None and known.state == state:
-            if all(self._spilled_again(values[index], kind) for index, kind in known.texts):
-                return known.data
-            self._back_to(mark)
+        if known is not None and known.state == state and self._spill_again(known, values):
+            return known.data
+        self._back_to(mark)
         data = self._dict(record)
         long = [index for index, part in enumerate(values) if type(part) in _TEXTS and len(part) > _SPILL]
-        if len(self._links) - mark.links == len(long) and _LEAVES.issuperset(map(type, chain(record, values))):
+        if len(self._links) - mark[0] == len(long) and _LEAVES.issuperset(map(type, chain(record, values))):
             held = (*record, *(part for index, part in enumerate(values) if index not in long))
             texts = [(index, type(values[index])) for index in long]
             self._sink.memo.add(item, _Record(state, held, texts, data), len(data) + 64 * len(state))
         return data
 
-    def _spilled_again(self, part: Any, kind: type) -> bool:
-        if type(part) is not kind or len(part) <= _SPILL:
-            return False
-        links = self._sink.raw(part)
-        self._links.extend(links)
-        self._spilled += links[0][1]
-        return len(links) == 1
+    def _spill_again(self, known: _Record, values: tuple[Any, ...]) -> bool:
+        for index, kind in known.texts:
+            part = values[index]
+            if type(part) is not kind or len(part) <= _SPILL:
+                return False
+            links = self._sink.raw(part)
+            if len(links) != 1:
+                return False
+            self._links.append(links[0])
+            self._spilled += links[0][1]
+        return True
 
     def _list(self, items: list[Any]) -> bytes:
         if set(map(type, items)) <= _SCALARS:
@@ -270,23 +268,23 @@ class Encoder:
     # Trees
 
     def _grouped(
-        self, code: Ext, packed: list[bytes], marks: list[_Mark], header: Callable[[int], bytes]
+        self, code: Ext, packed: list[bytes], marks: list[Mark], header: Callable[[int], bytes]
     ) -> bytes:
         """Packed elements as they are, if they are few; else as a tree of leaves.
 
         `marks[i]` is where the links of element `i` begin among all links.
         """
         weights = list(map(len, packed))
-        if marks[-1].spilled != marks[0].spilled:
+        if marks[-1][1] != marks[0][1]:
             for index in range(len(packed)):
-                weights[index] += (marks[index + 1].spilled - marks[index].spilled) // _SPILLED_SHARE
+                weights[index] += (marks[index + 1][1] - marks[index][1]) // _SPILLED_SHARE
         ends = self._sink.cut(packed, weights) if sum(weights) > _INLINE else ()
         if len(ends) <= 1:
             return header(len(packed)) + b"".join(packed)
         leaves = []
         begin = 0
         for end in ends:
-            own = self._links[marks[begin].links : marks[end].links]
+            own = self._links[marks[begin][0] : marks[end][0]]
             leaves.append(self._sink.value([header(end - begin), *packed[begin:end]], own))
             begin = end
         self._back_to(marks[0])
@@ -318,7 +316,7 @@ class Encoder:
         mark = self._mark()
         ext = msgpack.ExtType(*self._take(item))
         if len(ext.data) >= _MEMO_BYTES or self._mark() != mark:
-            links, spilled = self._links[mark.links :], self._spilled - mark.spilled
+            links, spilled = self._links[mark[0] :], self._spilled - mark[1]
             self._taken[id(item)] = _Taken(item, ext, links, spilled)
         return ext
 
@@ -371,7 +369,7 @@ class Encoder:
         for item in items:
             mark = self._mark()
             data = self._item(item)
-            elements.append((data, self._links[mark.links :], self._spilled - mark.spilled))
+            elements.append((data, self._links[mark[0] :], self._spilled - mark[1]))
         self._back_to(first)
         elements.sort()
         marks = [first]

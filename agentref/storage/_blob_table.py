@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from agentref.refs import DIGEST_SIZE, Digest
 from agentref.storage.protocol import BlobInfo
 
-__all__ = ["Row", "delete", "drop_payloads", "insert", "page", "payloads", "rows", "touch"]
+__all__ = ["Row", "delete", "drop_payloads", "epoch", "insert", "page", "payloads", "rows", "touch"]
 
 # All names of a batch travel as one value, 32 bytes each: one statement, prepared once, for any number.
 _WANTED: Final = """
@@ -140,6 +140,11 @@ def drop_payloads(connection: sqlite3.Connection, old: Iterable[Row]) -> None:
     """Forget the bytes of these rows."""
     ids = [(row.payload_id,) for row in old if row.payload_id is not None]
     connection.executemany("DELETE FROM payload WHERE id = ?", ids)
+
+
+def epoch(connection: sqlite3.Connection) -> int:
+    """How many removals took something away."""
+    return int(connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0])
 
 
 def delete(connection: sqlite3.Connection, old: Collection[Row]) -> None:

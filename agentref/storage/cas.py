@@ -75,8 +75,8 @@ class CAS:
         self.max_value_bytes = max_value_bytes
         self.counters = Counters()
         self._memo = IdentityMemo()
-        self._reader = BlobReader(store, self.counters)
         self._writer = BlobWriter(store, self.counters, compression_level)
+        self._reader = BlobReader(store, self.counters, self._writer.distrust)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.backend_id}>"
@@ -384,8 +384,8 @@ def _nested_too_deeply() -> MalformedBlobError:
     return MalformedBlobError("A stored value is nested more deeply than any that is written.")
 
 
-def _root(builder: TreeBuilder, links: list[Link]) -> Link:
+def _root(builder: TreeBuilder, links: Sequence[Link]) -> Link:
     if not links:
         return builder.empty()
-    links = builder.top(links)
+    links = builder.top(list(links))
     return links[0] if len(links) == 1 else builder.node(links)

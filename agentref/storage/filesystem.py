@@ -117,6 +117,11 @@ class FilesystemBlobStore:
                 rows = table.rows(connection, wanted)
             return {row.digest: row.info for row in rows if self._is_whole(row)}
 
+    def epoch(self) -> int:
+        """How many removals took something away, in any process: one row."""
+        with self._verb(), self._database.read() as connection:
+            return table.epoch(connection)
+
     def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
         """The next `limit` blobs in digest order, as the index has them.
 

@@ -35,6 +35,7 @@ class MemoryBlobStore:
         self._lock = threading.Lock()
         self._held_for_fork = False
         self._closed = False
+        self._epoch = 0
         self._store_id = f"mem-{uuid.uuid4().hex[:12]}"
         watch_forks(self)
 
@@ -66,6 +67,12 @@ class MemoryBlobStore:
             entries = self._open_entries()
             return {digest: _info(digest, entries[digest]) for digest in wanted if digest in entries}
 
+    def epoch(self) -> int:
+        """How many removals took something away."""
+        with self._lock:
+            self._open_entries()
+            return self._epoch
+
     def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
         """The next `limit` blobs in digest order. Costs time in proportion to the whole store."""
         check_limit(limit)
@@ -85,6 +92,7 @@ class MemoryBlobStore:
             old = [d for d in wanted if d in entries and entries[d].touched_at < untouched_since]
             for digest in old:
                 del entries[digest]
+            self._epoch += bool(old)
             return len(old)
 
     def close(self) -> None:

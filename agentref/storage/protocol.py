@@ -1,4 +1,4 @@
-"""What a blob store promises: five batch verbs over opaque, named bytes.
+"""What a blob store promises: batch verbs over opaque, named bytes.
 
 A blob store moves bytes and keeps their lives. It neither hashes nor decodes: verification is done
 once, above, for every store alike.
@@ -60,6 +60,13 @@ class BlobStore(Protocol):
 
     def stat(self, digests: Collection[Digest], /) -> Mapping[Digest, BlobInfo]:
         """What is known of each blob that is here. Reads no payload, writes nothing."""
+        ...
+
+    def epoch(self) -> int:
+        """A number that moves whenever blobs are removed, by whomever. Costs one small look.
+
+        What was seen to be here while it stood still is here: a writer need not ask again.
+        """
         ...
 
     def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:

@@ -1,11 +1,11 @@
 """From refs to bytes and values: fetch in batches, verify everything, hand out only what is whole."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from agentref.chunks import MAX_DEPTH, Blob, Kind, Link, unpack_blob
-from agentref.errors import BlobNotFoundError, IntegrityError, InvalidInputError, MalformedBlobError
+from agentref.errors import BlobNotFoundError, CorruptBlobError, IntegrityError, InvalidInputError, MalformedBlobError
 from agentref.refs import Digest
 from agentref.storage.frames import has_links, open_frame
 from agentref.storage.parallel import spread
@@ -22,9 +22,10 @@ _OPEN_BATCH_BYTES: Final = 512 * 1024
 class BlobReader:
     """Fetches blobs of a store, verified and parsed. Thread-safe."""
 
-    def __init__(self, store: BlobStore, counters: Counters) -> None:
+    def __init__(self, store: BlobStore, counters: Counters, distrust: Callable[[Digest], None]) -> None:
         self._store = store
         self._counters = counters
+        self._distrust = distrust
 
     def frames(self, links: Sequence[Link], names: Sequence[str]) -> Mapping[Digest, bytes]:
         """The stored bytes of each link, in one batch, not looked at yet.
@@ -34,6 +35,7 @@ class BlobReader:
         frames = self._store.fetch([link.digest for link in links])
         for link, name in zip(links, names, strict=True):
             if link.digest not in frames:
+                self._distrust(link.digest)
                 raise BlobNotFoundError(
                     f"Blob {link.digest.hex()} of {name} is not in the store {self._store.store_id}. "
                     f"It was deleted, or the checkpoint belongs to another store."
@@ -46,7 +48,7 @@ class BlobReader:
         """The blob of each link, in one batch. Raises `IntegrityError` besides."""
         frames = self.frames(links, [name] * len(links))
         return spread(
-            lambda link: _open(link, frames[link.digest], name), links, sum([link.size for link in links])
+            lambda link: _open(link, frames[link.digest], name, self._distrust), links, sum([link.size for link in links])
         )
 
     def trees(self, roots: Sequence[Link], names: Sequence[str]) -> "Tree":
@@ -56,7 +58,7 @@ class BlobReader:
         frontier = {root.digest: root for root in roots}
         for _ in range(MAX_DEPTH + 1):
             if not frontier:
-                return Tree(found, origin, sum([root.size for root in roots]))
+                return Tree(found, origin, sum([root.size for root in roots]), self._distrust)
             links = list(frontier.values())
             frontier = {}
             for at in range(0, len(links), _FETCH_BATCH):
@@ -67,7 +69,7 @@ class BlobReader:
                     # Leaves stay compressed until they are decoded: they are most of the bytes.
                     found[link.digest] = frame
                     if has_links(frame):
-                        blob = found[link.digest] = _open(link, frame, origin[link.digest])
+                        blob = found[link.digest] = _open(link, frame, origin[link.digest], self._distrust)
                         for child in blob.links:
                             frontier[child.digest] = child
                             origin.setdefault(child.digest, origin[link.digest])
@@ -85,10 +87,12 @@ def _too_many() -> MalformedBlobError:
     return MalformedBlobError("A stored value is in far more pieces than anything that is written.")
 
 
-def _open(link: Link, frame: bytes, name: str) -> Blob:
+def _open(link: Link, frame: bytes, name: str, distrust: Callable[[Digest], None]) -> Blob:
     try:
         return _sized(unpack_blob(*open_frame(link.digest, frame)), link)
     except IntegrityError as error:
+        if isinstance(error, CorruptBlobError):
+            distrust(link.digest)
         raise type(error)(f"{name[:1].upper()}{name[1:]} cannot be read. {error.message}") from error
 
 
@@ -102,8 +106,15 @@ def _sized(blob: Blob, link: Link) -> Blob:
 class Tree:
     """Fetched blobs, from which a decoder reads. Leaves are opened, and verified, as they are read."""
 
-    def __init__(self, found: Mapping[Digest, Blob | bytes], origin: Mapping[Digest, str], size: int) -> None:
+    def __init__(
+        self,
+        found: Mapping[Digest, Blob | bytes],
+        origin: Mapping[Digest, str],
+        size: int,
+        distrust: Callable[[Digest], None],
+    ) -> None:
         self._found = found
+        self._distrust = distrust
         self._origin = origin
         self._visits = _visits(size)
 
@@ -153,7 +164,9 @@ class Tree:
 
     def _open(self, link: Link) -> Blob:
         blob = self._found[link.digest]
-        return _open(link, blob, self._origin[link.digest]) if isinstance(blob, bytes) else _sized(blob, link)
+        if isinstance(blob, bytes):
+            return _open(link, blob, self._origin[link.digest], self._distrust)
+        return _sized(blob, link)
 
 
 class ByteStream(io.RawIOBase):

@@ -1,6 +1,7 @@
 """From blobs to the store: ask what is missing, compress only that, write children before parents."""
 
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 from agentref.chunks import Pending
 from agentref.errors import InvalidInputError
 from agentref.refs import Digest
+from agentref.storage._fork import watch_forks
 from agentref.storage.frames import pack_frame
 from agentref.storage.parallel import spread
 from agentref.storage.protocol import FOREVER, BlobStore
@@ -15,17 +17,37 @@ from agentref.storage.reports import Counters
 
 __all__ = ["BlobWriter"]
 
+_MAX_PRESENT: Final = 32 * 1024
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _MAX_TTL: Final = 100 * 365 * 24 * 3600
 
 
 class BlobWriter:
-    """Writes the blobs of values that were encoded. Thread-safe."""
+    """Writes the blobs of values that were encoded. Thread-safe, and across a fork.
+
+    One thread writes at a time: two that come with the same content, as a graph's pending write and
+    its next checkpoint do, would otherwise both find it missing, and both compress it.
+    """
 
     def __init__(self, store: BlobStore, counters: Counters, level: int) -> None:
         self._store = store
         self._counters = counters
         self._level = level
+        self._lock = threading.Lock()
+        self._present: dict[Digest, float] = {}
+        self._distrusted: set[Digest] = set()
+        self._epoch = -1
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Nothing: a write that runs belongs to the parent."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """A lock of the child's own."""
+        self._lock = threading.Lock()
 
     def write(self, blobs: Mapping[Digest, Pending], ttl: float | None, *, replace: bool = False) -> None:
         """Make sure that all blobs are kept until `ttl` seconds from now at least.
@@ -34,26 +56,40 @@ class BlobWriter:
         8 MiB, so that whatever happens in between, a blob is never kept without what it links to.
         """
         expires_at = _expiry(ttl)
-        missing = list(blobs.items()) if replace else self._missing(blobs, expires_at)
-        self._counters.blobs_offered += len(blobs)
-        self._counters.bytes_offered += sum([pending.size for pending in blobs.values()])
-        for batch, total in _batches(missing):
-            frames = spread(lambda item: pack_frame(item[1].kind, item[1].canonical(), self._level), batch, total)
-            named = {digest: frame for (digest, _), frame in zip(batch, frames, strict=True)}
-            if replace:
-                self._store.replace(named)
-            else:
+        with self._lock:
+            self._counters.blobs_offered += len(blobs)
+            self._counters.bytes_offered += sum([pending.size for pending in blobs.values()])
+            for batch, total in _batches(list(blobs.items()) if replace else self._missing(blobs, expires_at)):
+                frames = spread(
+                    lambda item: pack_frame(item[1].kind, item[1].canonical(), self._level), batch, total
+                )
+                named = {digest: frame for (digest, _), frame in zip(batch, frames, strict=True)}
+                damaged = named if replace else {d: named[d] for d in named if d in self._distrusted}
+                if damaged:
+                    self._store.replace(damaged)
+                    self._distrusted.difference_update(damaged)
                 self._store.store(named, expires_at=expires_at)
-            self._counters.blobs_stored += len(named)
-            self._counters.bytes_stored += sum(map(len, frames))
+                self._present.update(dict.fromkeys(named, expires_at))
+                self._counters.blobs_stored += len(named)
+                self._counters.bytes_stored += sum(map(len, frames))
+
+    def distrust(self, digest: Digest) -> None:
+        """A blob turned out to be damaged or lost: the next write of it replaces it."""
+        with self._lock:
+            self._present.pop(digest, None)
+            self._distrusted.add(digest)
 
     def _missing(self, blobs: Mapping[Digest, Pending], expires_at: float) -> list[tuple[Digest, Pending]]:
-        known = self._store.stat(blobs.keys())
-        return [
-            (digest, pending)
-            for digest, pending in blobs.items()
-            if digest not in known or known[digest].expires_at < expires_at
-        ]
+        epoch = self._store.epoch()
+        if epoch != self._epoch or len(self._present) > _MAX_PRESENT:
+            self._present.clear()
+            self._epoch = epoch
+        present = self._present
+        unknown = [digest for digest in blobs if present.get(digest, -1.0) < expires_at]
+        if unknown:
+            known = self._store.stat(unknown)
+            present.update((digest, known[digest].expires_at) for digest in known if digest not in self._distrusted)
+        return [(digest, blobs[digest]) for digest in unknown if present.get(digest, -1.0) < expires_at]
 
 
 def _batches(

@@ -18,7 +18,9 @@ _DOCUMENTS_A_ROUND: Final = 10
 _DOCUMENT_BYTES: Final = 32 * 1024
 _PAGE_BYTES: Final = 1024 * 1024
 
-_ELSEWHERE: Final = frozenset({"__pycache__", "dist-packages", "idlelib", "lib2to3", "site-packages", "test", "tests"})
+_ELSEWHERE: Final = frozenset(
+    {"__pycache__", "dist-packages", "idlelib", "lib2to3", "site-packages", "test", "tests"}
+)
 _BLANK_LINES: Final = re.compile(r"\n\s*\n")
 _SHORTEST: Final = 40
 _LONGEST: Final = 4000
@@ -44,7 +46,9 @@ class Corpus:
         draw = random.Random(seed)
         parts: list[str] = []
         while size > 0:
-            for paragraph in draw.sample(self._paragraphs, min(len(self._paragraphs), size // _SHORTEST + 1)):
+            for paragraph in draw.sample(
+                self._paragraphs, min(len(self._paragraphs), size // _SHORTEST + 1)
+            ):
                 parts.append(paragraph)
                 size -= len(paragraph) + 2
                 if size <= 0:

@@ -28,7 +28,7 @@ _SUBJECTS: Final = (
     "string", "directory", "timeout", "callback", "context", "argument", "attribute", "handler",
     "protocol", "sequence", "mapping", "message", "header", "class", "coroutine", "event",
 )  # fmt: skip
-_TERMS: Final = 8
+_TERMS: Final = 9
 _EXTRACT_BYTES: Final = 2400
 _PASSAGES: Final = 5
 
@@ -65,10 +65,6 @@ class Research(TypedDict):
 def build(texts: Path) -> "StateGraph[Research]":
     """The graph over the texts that `write_texts` left in a directory; compile it as you like."""
 
-    def plan(state: Research) -> dict[str, Any]:
-        words = [(2 * _SUBJECTS)[(index * 7) % len(_SUBJECTS) :][:_TERMS] for index in range(ROUNDS)]
-        return {"plan": [[*state["question"].split()[:2], *query] for query in words], "round": 0}
-
     def retrieve(state: Research) -> dict[str, Any]:
         index = state["round"]
         found: list[Document] = [
@@ -81,40 +77,15 @@ def build(texts: Path) -> "StateGraph[Research]":
         index = state["round"]
         return {"page": Page(url=f"https://example.org/{index}", text=page_of(texts, index))}
 
-    def analyze(state: Research) -> dict[str, Any]:
-        query = state["plan"][state["round"]]
-        extracts = dict(state.get("extracts", {}))
-        for document in state["documents"]:
-            if document["name"] not in extracts:
-                extracts[document["name"]] = _passages(document["text"], query)
-        extracts[f"page-{state['round']:02}"] = _passages(state["page"]["text"], query)
-        return {"extracts": extracts}
-
-    def refine(state: Research) -> dict[str, Any]:
-        query = state["plan"][state["round"]]
-        scored = [(_relevance(document["text"], query), document) for document in state["documents"]]
-        scored.sort(key=lambda pair: (-pair[0], pair[1]["name"]))
-        documents: list[Document] = [
-            {**document, "score": score, "rank": rank} for rank, (score, document) in enumerate(scored, start=1)
-        ]
-        return {"documents": documents, "round": state["round"] + 1}
-
-    def answer(state: Research) -> dict[str, Any]:
-        best = [state["extracts"][document["name"]][0] for document in state["documents"][:_PASSAGES]]
-        return {"answer": "\n\n".join(best)}
-
-    def after_refine(state: Research) -> str:
-        return "retrieve" if state["round"] < ROUNDS else "answer"
-
     graph = StateGraph(Research)
-    for node in (plan, retrieve, scrape, analyze, refine, answer):
-        graph.add_node(node.__name__, node)
+    for node in (_plan, retrieve, scrape, _analyze, _refine, _answer):
+        graph.add_node(node.__name__.lstrip("_"), node)
     graph.add_edge(START, "plan")
     graph.add_edge("plan", "retrieve")
     graph.add_edge("retrieve", "scrape")
     graph.add_edge("scrape", "analyze")
     graph.add_edge("analyze", "refine")
-    graph.add_conditional_edges("refine", after_refine, ["retrieve", "answer"])
+    graph.add_conditional_edges("refine", _after_refine, ["retrieve", "answer"])
     graph.add_edge("answer", END)
     return graph
 
@@ -125,6 +96,42 @@ def state_hash(state: Any) -> str:
     for part in json.JSONEncoder(sort_keys=True, separators=(",", ":")).iterencode(state):
         digest.update(part.encode())
     return digest.hexdigest()
+
+
+def _plan(state: Research) -> dict[str, Any]:
+    subjects = 2 * _SUBJECTS
+    topic = state["question"].split()[-1]
+    starts = [index * 7 % len(_SUBJECTS) for index in range(ROUNDS)]
+    return {"plan": [[topic, *subjects[start : start + _TERMS]] for start in starts], "round": 0}
+
+
+def _analyze(state: Research) -> dict[str, Any]:
+    query = state["plan"][state["round"]]
+    extracts = dict(state.get("extracts", {}))
+    for document in state["documents"]:
+        if document["name"] not in extracts:
+            extracts[document["name"]] = _passages(document["text"], query)
+    extracts[f"page-{state['round']:02}"] = _passages(state["page"]["text"], query)
+    return {"extracts": extracts}
+
+
+def _refine(state: Research) -> dict[str, Any]:
+    query = state["plan"][state["round"]]
+    scored = [(_relevance(document["text"], query), document) for document in state["documents"]]
+    scored.sort(key=lambda pair: (-pair[0], pair[1]["name"]))
+    documents: list[Document] = [
+        {**document, "score": score, "rank": rank} for rank, (score, document) in enumerate(scored, start=1)
+    ]
+    return {"documents": documents, "round": state["round"] + 1}
+
+
+def _after_refine(state: Research) -> str:
+    return "retrieve" if state["round"] < ROUNDS else "answer"
+
+
+def _answer(state: Research) -> dict[str, Any]:
+    best = [state["extracts"][document["name"]][0] for document in state["documents"][:_PASSAGES]]
+    return {"answer": "\n\n".join(best)}
 
 
 def _relevance(text: str, query: list[str]) -> float:

@@ -12,6 +12,8 @@ from rich.table import Table
 
 __all__ = ["Screen", "Step"]
 
+_PLAIN_WIDTH = 110
+
 
 class Step(Protocol):
     """Says how many nodes are done."""
@@ -23,11 +25,13 @@ class Screen:
     """Prints for a person; `quiet` prints nothing at all."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = Console(quiet=quiet, highlight=False)
+        # A file or a pipe has no width of its own; nothing may be cut off there.
+        width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+        self._console = Console(quiet=quiet, highlight=False, width=width)
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def run(self, title: str, total: int | None = None) -> Iterator[Step]:
@@ -37,7 +41,12 @@ class Screen:
             yield lambda _done: None
             self.say(f"{title:<52} {time.perf_counter() - started:6.1f} s")
             return
-        columns = (TextColumn("{task.description:<52}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:<52}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task(title, total=total)
             yield lambda done: progress.update(task, completed=done)
@@ -51,12 +60,10 @@ class Screen:
             table.add_column(name, justify="right" if index else "left")
         for row in rows:
             table.add_row(*row)
-        # A file or a pipe has no width of its own; nothing may be cut off there.
-        width = None if sys.stdout.isatty() else 100
-        self._console.print(table, width=width)
+        self._console.print(table)
 
     def proof(self, text: str, *, holds: bool) -> None:
         """One proof, and whether it holds."""
         mark, colour = ("ok", "green") if holds else ("FAILED", "red")
         self._console.print(f"[{colour}]{mark:>6}[/] ", end="")
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)

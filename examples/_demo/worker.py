@@ -73,7 +73,7 @@ def _kept(saver: BaseCheckpointSaver[Any] | None) -> int:
 
 
 def _run(arguments: argparse.Namespace, saver: BaseCheckpointSaver[Any] | None) -> Report:
-    graph = build(arguments.texts).compile(checkpointer=saver)
+    graph: Any = build(arguments.texts).compile(checkpointer=saver)
     idle, found = peak_memory(), 0
     if arguments.resume or arguments.read:
         saved = graph.get_state(CONFIG)
@@ -106,7 +106,9 @@ def _main() -> None:
     parser.add_argument("texts", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--saver", choices=["none", "memory", "sqlite"], default="sqlite")
-    parser.add_argument("--agentref", action="store_true", help="wrap the saver, payloads go to a FilesystemCAS")
+    parser.add_argument(
+        "--agentref", action="store_true", help="wrap the saver, payloads go to a FilesystemCAS"
+    )
     parser.add_argument("--durability", choices=["async", "sync"], default="async")
     task = parser.add_mutually_exclusive_group()
     task.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
