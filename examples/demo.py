@@ -76,7 +76,7 @@ def _finish(texts: Path, work: Path, step: Step, *options: str) -> Report:
 def _compare(screen: Screen, texts: Path, directory: Path) -> dict[str, Run]:
     """The same graph with and without agentref, and what a new process reads back of each."""
     runs = {}
-    for name, options in (("SqliteSaver", []), ("SqliteSaver and agentref", [_AGENTREF])):
+    for name, options in (("SqliteSaver", []), ("with agentref", [_AGENTREF])):
         work = directory / ("with" if options else "without")
         with screen.run(f"{name}, {NODES} nodes", NODES) as step:
             report = _finish(texts, work, step, *options)
@@ -121,11 +121,11 @@ def _show(screen: Screen, runs: dict[str, Run]) -> None:
         line("checkpoint database, MB", 1e6, stock.checkpoints, ours.checkpoints, 1),
         line("store, MB", 1e6, stock.store, ours.store, 1),
         line("both, MB", 1e6, stock.checkpoints + stock.store, ours.checkpoints + ours.store, 1),
-        line("peak memory of the process, MiB", 2**20, stock.report["peak"], ours.report["peak"], 0),
-        line("   of which before the run, MiB", 2**20, stock.report["idle"], ours.report["idle"], 0),
+        line("peak memory, MiB", 2**20, stock.report["peak"], ours.report["peak"], 0),
+        line("   before the run, MiB", 2**20, stock.report["idle"], ours.report["idle"], 0),
         line("time, s", 1, stock.report["seconds"], ours.report["seconds"], 1),
         line("CPU time, s", 1, stock.report["cpu"], ours.report["cpu"], 1),
-        ["SHA-256 of the final state", stock.report["hash"][:12], ours.report["hash"][:12], ""],
+        ["SHA-256 of the state", stock.report["hash"][:12], ours.report["hash"][:12], ""],
     ]
     screen.table(f"The same graph, {NODES} node executions", ["", *runs, "share"], rows)
 

@@ -50,32 +50,32 @@ class IdentityMemo:
     """Remembers what was found out about objects that never change, by their identity.
 
     A state is encoded again and again, and most of its texts are the very objects of the last time.
-    Only immutable objects, or records checked to consist of the very same ones, may be entered: the
-    contents of anything else can change under its id. Holds on to about `limit_bytes` of them at
-    most. Safe among threads: a race costs repeated work, never a wrong answer.
+    What is remembered must hold on to every object that its truth depends on, so that no other gets
+    its id, and whoever asks must check that those are the objects before him. Keeps about
+    `limit_bytes` at most. Safe among threads: a race costs repeated work, never a wrong answer.
     """
 
     def __init__(self, limit_bytes: int = 16 * 1024 * 1024) -> None:
         self._half = limit_bytes // 2
-        self._young: dict[int, tuple[object, Any, int]] = {}
-        self._old: dict[int, tuple[object, Any, int]] = {}
+        self._young: dict[int, tuple[Any, int]] = {}
+        self._old: dict[int, tuple[Any, int]] = {}
         self._young_bytes = 0
 
     def get(self, key: object) -> Any:
-        """What was remembered of this very object, or None."""
+        """What was remembered under the id of this object, or None."""
         entry = self._young.get(id(key))
         if entry is None:
             entry = self._old.get(id(key))
             if entry is None:
                 return None
-            self.add(key, entry[1], entry[2])
-        return entry[1]
+            self.add(key, *entry)
+        return entry[0]
 
-    def add(self, key: object, known: Any, size: int) -> None:
-        """Remember. The object is held, so that no other can get its id."""
+    def add(self, key: object, known: object, size: int) -> None:
+        """Remember `known`, which keeps `size` bytes alive."""
         if self._young_bytes > self._half:
             self._old, self._young, self._young_bytes = self._young, {}, 0
-        self._young[id(key)] = (key, known, size)
+        self._young[id(key)] = (known, size)
         self._young_bytes += size
 
 
@@ -90,7 +90,7 @@ class TreeBuilder:
     def raw(self, data: bytes | str) -> Sequence[Link]:
         """Links that together are the bytes of `data` (for text: its UTF-8), cut by content."""
         known: _Leaf | None = self.memo.get(data)
-        if known is not None:
+        if known is not None and known.pending.source is data:
             self.blobs[known.links[0][0]] = known.pending
             return known.links
         encoded = encode_text(data) if isinstance(data, str) else data

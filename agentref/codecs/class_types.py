@@ -39,7 +39,6 @@ class ClassFamily(NamedTuple):
     plain: Callable[[Any], object] = lambda state: state[1]
 
 
-_HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE: defined in Python
 _MAX_DIMENSIONS: Final = 64
 _ENUM_VALUES: Final = frozenset({str, int, float, bool})
 
@@ -81,9 +80,14 @@ def _refuse_extras(item: object, names: Collection[str]) -> None:
         )
 
 
+@functools.lru_cache(maxsize=4096)
 def _is_plain_class(cls: type) -> bool:
     """Whether instances hold nothing but attributes: no base of theirs is a builtin with contents."""
-    return all(base is object or base.__flags__ & _HEAP_TYPE for base in cls.__mro__)
+    try:
+        object.__new__(cls)
+    except TypeError:
+        return False
+    return True
 
 
 def _make_dataclass(state: list[Any], trust: TypeTrust) -> object:
@@ -163,6 +167,8 @@ def _is_namedtuple(cls: type) -> bool:
 
 def _take_namedtuple(item: Any, trust: TypeTrust) -> list[object]:
     _refuse_extras(item, ())
+    if len(item) != len(item._fields):
+        raise UnsupportedTypeError(f"A {type(item).__qualname__} has {len(item)} items for {len(item._fields)} fields.")
     return [trust.name_of(type(item)), list(item)]
 
 
@@ -200,15 +206,21 @@ def _without_padding(array: Any) -> Any:
 
 
 def _descr(dtype: Any) -> object:
-    if dtype.hasobject or not dtype.itemsize or dtype.metadata:
+    if dtype.hasobject or not dtype.itemsize or dtype.metadata or _has_long_doubles(dtype):
         raise UnsupportedTypeError(
-            f"A numpy array of {dtype} (Python objects, items of no size, or with metadata) cannot be stored. "
-            f"Use .tolist(), or a plain dtype."
+            f"A numpy array of {dtype} (Python objects, long doubles, items of no size, or with metadata) "
+            f"cannot be stored. Use .tolist(), or a plain dtype."
         )
     try:
         return _numpy().lib.format.dtype_to_descr(dtype)
     except (TypeError, ValueError) as error:
         raise UnsupportedTypeError(f"A numpy array of {dtype} cannot be stored: {error}") from error
+
+
+def _has_long_doubles(dtype: Any) -> bool:
+    # They differ among machines, and their padding could hold anything.
+    base = dtype.base
+    return base.char in {"g", "G"} or any(_has_long_doubles(base[name]) for name in base.names or ())
 
 
 def _make_array(state: list[Any], _trust: TypeTrust) -> Any:

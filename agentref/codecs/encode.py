@@ -43,6 +43,9 @@ _PACK_BUFFER: Final = 16 * 1024
 _MEMO_BYTES: Final = 256
 """What packs to less is packed again when it is met again."""
 
+_FIXEXT_1: Final = 0xD4
+"""What msgpack opens an extension type of one byte with; a dictionary in place never begins so."""
+
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str, bytes})
 _LEAVES: Final = _SCALARS | _TEXTS
@@ -202,7 +205,8 @@ class Encoder:
         self._back_to(mark)
         data = self._dict(record)
         long = [index for index, part in enumerate(values) if type(part) in _TEXTS and len(part) > _SPILL]
-        if len(self._links) - mark[0] == len(long) and _LEAVES.issuperset(map(type, chain(record, values))):
+        each_one_blob = data[0] != _FIXEXT_1 and len(self._links) - mark[0] == len(long)
+        if each_one_blob and _LEAVES.issuperset(map(type, chain(record, values))):
             held = (*record, *(part for index, part in enumerate(values) if index not in long))
             texts = [(index, type(values[index])) for index in long]
             self._sink.memo.add(item, _Record(state, held, texts, data), len(data) + 64 * len(state))
@@ -294,7 +298,7 @@ class Encoder:
         # What lies below a tree no longer weighs on its parents.
         top = self._sink.top(links)
         self._links.extend(top)
-        return bytes([0xD4, code, len(top)])  # fixext 1
+        return bytes([_FIXEXT_1, code, len(top)])
 
     # Richer types
 

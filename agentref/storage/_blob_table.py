@@ -151,3 +151,5 @@ def delete(connection: sqlite3.Connection, old: Collection[Row]) -> None:
     """Forget these rows and their bytes."""
     drop_payloads(connection, old)
     connection.executemany("DELETE FROM blob WHERE digest = ?", [(row.digest,) for row in old])
+    if old:
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")

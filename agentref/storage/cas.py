@@ -31,6 +31,7 @@ RAW_CODEC: Final = "raw"
 """The codec id of a ref to plain bytes."""
 
 _MAX_LEVEL: Final = 19  # zstd's own range, without its ultra levels
+_ATTEMPTS: Final = 8
 _SCAN_PAGE: Final = 1000
 _VERIFY_PAGE: Final = 256
 _STREAM_BATCH: Final = 4 * 1024 * 1024
@@ -207,7 +208,7 @@ class CAS:
         builder = TreeBuilder(self._memo)
         refs = []
         for value in values:
-            link = with_room(partial(self.codec.encode, value, builder), too_deep)
+            link = with_room(partial(self._encode_one, value, builder), too_deep)
             self._check_size(link.size, "The value")
             refs.append(ContentRef(link.digest, self.codec.id, link.size, self.backend_id))
         return Encoded(refs, builder.blobs)
@@ -219,8 +220,18 @@ class CAS:
 
     def size_of(self, value: object) -> int:
         """The logical size in bytes that `dump` would give the value's ref. Stores nothing."""
-        link: Link = with_room(partial(self.codec.encode, value, TreeBuilder()), too_deep)
-        return link.size
+        return with_room(partial(self._encode_one, value, TreeBuilder()), too_deep).size
+
+    def _encode_one(self, value: object, builder: TreeBuilder) -> Link:
+        for _ in range(_ATTEMPTS):
+            try:
+                link: Link = self.codec.encode(value, builder)
+            except RuntimeError as error:
+                if "during iteration" not in str(error):
+                    raise
+            else:
+                return link
+        raise InvalidInputError("The value is being changed by another thread without a pause. Store a copy of it.")
 
     # Async twins: the values are encoded before the first await, the rest runs in a thread.
 
@@ -271,6 +282,10 @@ class CAS:
         return await asyncio.to_thread(self.load_many, list(refs))
 
     # The store as a whole
+
+    def epoch(self) -> int:
+        """A number that moves whenever something is removed from the store, by whomever."""
+        return self._store.epoch()
 
     def stats(self) -> StoreStats:
         """How much is here, by a scan of the index; reads no payload."""

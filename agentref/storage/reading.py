@@ -243,4 +243,4 @@ class ByteStream(io.RawIOBase):
             self._ahead = dict(zip([link.digest for link in siblings], blobs, strict=True))
             self._nodes.update((key, blob) for key, blob in self._ahead.items() if blob.kind is Kind.NODE)
             known = blobs[0]
-        return known
+        return _sized(known, siblings[0])  # it may have been fetched by another link

@@ -19,6 +19,7 @@ __all__ = ["BlobWriter"]
 
 _MAX_PRESENT: Final = 32 * 1024
 _BATCH_BYTES: Final = 8 * 1024 * 1024
+_MIN_TTL: Final = 0.001
 _MAX_TTL: Final = 100 * 365 * 24 * 3600
 
 
@@ -112,9 +113,10 @@ def _expiry(ttl: float | None) -> float:
     not be written each time."""
     if ttl is None:
         return FOREVER
-    if type(ttl) not in {int, float} or not 0 < ttl <= _MAX_TTL:
+    if type(ttl) not in {int, float} or not _MIN_TTL <= ttl <= _MAX_TTL:
         raise InvalidInputError(
-            f"ttl must be a positive number of seconds up to {_MAX_TTL:,}, or None for no end; not {ttl!r:.40}."
+            f"ttl must be a number of seconds from {_MIN_TTL} to {_MAX_TTL:,}, or None for no end; "
+            f"not {ttl!r:.40}."
         )
     step = ttl / 8
     return math.ceil((time.time() + ttl) / step) * step

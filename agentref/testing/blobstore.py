@@ -177,6 +177,18 @@ class BlobStoreContract:
         assert store.remove([_name(0), _name(1)], untouched_since=since) == 1
         assert list(store.fetch([_name(0), _name(1)])) == [_name(0)]
 
+    def test_the_epoch_moves_when_a_blob_goes_and_only_then(self, store: BlobStore) -> None:
+        """While the epoch stands still, what was seen to be here is here."""
+        begin = store.epoch()
+        store.store({_name(1): b"one", _name(2): b"two"})
+        store.remove([_name(3)])
+        assert store.epoch() == begin
+        store.remove([_name(1)])
+        moved = store.epoch()
+        assert moved != begin
+        store.remove([_name(2)])
+        assert store.epoch() not in {begin, moved}
+
     def test_what_was_removed_can_be_stored_anew(self, store: BlobStore) -> None:
         store.store({_name(0): b"first"})
         store.remove([_name(0)])

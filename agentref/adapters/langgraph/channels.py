@@ -1,8 +1,9 @@
 """Channels that keep the promises of a state's fields, whichever way a value comes in.
 
 Inputs, nodes, commands, subgraphs and `update_state` all end in `update` of a channel. An external field
-holds its ref, and the value is dropped; an inline field refuses what is too large. In all other ways they
-are LangGraph's own LastValue and BinaryOperatorAggregate.
+holds its ref, and the value is dropped. An inline field refuses to put what is too large into a checkpoint:
+only there, so that a thread with such a write pending can still be read, and mended by `update_state`. In
+all other ways they are LangGraph's own LastValue and BinaryOperatorAggregate.
 """
 
 from collections.abc import Callable, Sequence
@@ -122,7 +123,7 @@ class ExternalChannel(BaseChannel[Any, Any, Any]):
 
 
 class InlineValue(LastValue[Any]):
-    """LastValue that starts with the field's default, and refuses what is too large."""
+    """LastValue that starts with the field's default, and does not carry what is too large."""
 
     def __init__(self, declared: Field, fields: Fields) -> None:
         super().__init__(declared.type, declared.name)
@@ -141,15 +142,13 @@ class InlineValue(LastValue[Any]):
             twin.value = checkpoint
         return twin
 
-    def update(self, values: Sequence[Any]) -> bool:
-        """Take the write of one step. Raises `InlineSizeExceeded`."""
-        for value in values:
-            self.fields.check(self.key, value)
-        return super().update(values)
+    def checkpoint(self) -> Any:
+        """What the checkpoint carries. Raises `InlineSizeExceeded`."""
+        return self.fields.checked(self.key, super().checkpoint())
 
 
 class InlineAggregate(BinaryOperatorAggregate[Any]):
-    """BinaryOperatorAggregate that starts with the field's default, and refuses to grow too large."""
+    """BinaryOperatorAggregate that starts with the field's default, and does not carry what is too large."""
 
     def __init__(self, declared: Field, fields: Fields, reducer: Reducer) -> None:
         super().__init__(declared.type, reducer)
@@ -171,12 +170,9 @@ class InlineAggregate(BinaryOperatorAggregate[Any]):
             twin.value = _without_snapshot(checkpoint)
         return twin
 
-    def update(self, values: Sequence[Any]) -> bool:
-        """Fold the writes of one step. Raises `InlineSizeExceeded` for the result."""
-        if not super().update(values):
-            return False
-        self.fields.check(self.key, self.value)
-        return True
+    def checkpoint(self) -> Any:
+        """What the checkpoint carries. Raises `InlineSizeExceeded`."""
+        return self.fields.checked(self.key, super().checkpoint())
 
 
 def _initial(declared: Field, reducer: Reducer | None) -> Any:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from langgraph._internal._serde import build_serde_allowlist
+from langgraph._internal._typing import MISSING
 from langgraph.channels.binop import _get_overwrite
 from langgraph.checkpoint.serde import jsonplus
 from langgraph.types import Overwrite
@@ -50,20 +51,21 @@ class Fields:
         """The fields whose values are kept in the store."""
         return self.schema.external
 
-    def check(self, name: str, value: object) -> None:
-        """Refuse a value that is too large for an inline field: `InlineSizeExceeded`.
+    def checked(self, name: str, value: Any) -> Any:
+        """The value, unless it is too large for an inline field: `InlineSizeExceeded`.
 
         Fields with a channel of their own (UntrackedValue, DeltaChannel...) are left to that channel.
         """
-        if not self.kinds[name].is_checked:
-            return
+        if not self.kinds[name].is_checked or value is MISSING:
+            return value
         overwrites, overwritten = _get_overwrite(value)
         try:
             size = self._meter.size_of(overwritten if overwrites else value)
         except UnsupportedTypeError:
-            return  # nor does it get into a checkpoint: whatever writes that will say so
+            return value  # nor does it get into a checkpoint: whatever writes that will say so
         if size > self.inline_limit:
             raise InlineSizeExceeded(name, size, self.inline_limit)
+        return value
 
     def load(self, values: Iterable[Any]) -> list[Any]:
         """The values, with what each ref names in its place, also in an `Overwrite`; in one batch."""

@@ -8,8 +8,6 @@ that run meanwhile may change the very objects.
 
 import copy
 import inspect
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, cast
@@ -23,6 +21,7 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
+from agentref.adapters.langgraph.known import KnownRefs, version_key
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
@@ -32,11 +31,8 @@ from agentref.storage import CAS
 
 __all__ = ["ExternalizingSaver", "externalize"]
 
-_KNOWN_REFS: Final = 4096
 _PRIMITIVES: Final = (str, int, float, bool)
-_RETRIES: Final = 5
 
-VersionKey = tuple[str, str, str, str]
 
 
 def externalize(
@@ -86,39 +82,6 @@ def _class_for(inner: type[BaseCheckpointSaver[Any]]) -> type["ExternalizingSave
     return type(f"Externalizing{inner.__name__}", (ExternalizingSaver,), verbs_of(inner))
 
 
-class _KnownRefs:
-    """What stands in checkpoints for the versions of channels that did not move. Thread-safe.
-
-    A version that carries a random suffix names one value for ever, so an unchanged channel need
-    not be encoded again. Savers whose versions are mere numbers could reuse them in a fork.
-    """
-
-    def __init__(self) -> None:
-        self._placed: OrderedDict[VersionKey, object] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: VersionKey | None) -> object:
-        with self._lock:
-            return None if key is None else self._placed.get(key)
-
-    def add(self, key: VersionKey | None, placed: object) -> None:
-        if key is None:
-            return
-        with self._lock:
-            self._placed[key] = placed
-            self._placed.move_to_end(key)
-            if len(self._placed) > _KNOWN_REFS:
-                self._placed.popitem(last=False)
-
-
-def _version_key(config: RunnableConfig, checkpoint: Checkpoint, channel: str) -> VersionKey | None:
-    version = checkpoint.get("channel_versions", {}).get(channel)
-    if not isinstance(version, str) or "." not in version:
-        return None
-    place_ = config["configurable"]
-    return str(place_.get("thread_id")), str(place_.get("checkpoint_ns", "")), channel, version
-
-
 class ExternalizingSaver(BaseCheckpointSaver[Any]):
     """What `externalize` returns; made by it alone. As thread-safe as the saver inside.
 
@@ -134,7 +97,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         self.inner = inner
         self._admit = admit
         self.runtime = runtime.with_codec(codec_for(inner.serde))
-        self._known = _KnownRefs()
+        self._known = KnownRefs()
         self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
 
     def __getattr__(self, name: str) -> Any:
@@ -184,10 +147,11 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
     ) -> tuple[Checkpoint, ChannelVersions, Outgoing]:
         """The checkpoint as the inner saver gets it, and what has to be stored before."""
         values = checkpoint["channel_values"]
+        self._known.at(self.runtime.backend.epoch())
         placed: dict[str, Any] = {}
         unknown: list[str] = []
         for channel in values:
-            known = self._known.get(_version_key(config, checkpoint, channel))
+            known = self._known.get(version_key(config, checkpoint, channel))
             placed[channel] = known
             if known is None:
                 unknown.append(channel)
@@ -210,29 +174,22 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
     def remember(self, config: RunnableConfig, checkpoint: Checkpoint) -> None:
         """Take note of the refs in a checkpoint, once what they name is durable."""
         for channel, value in checkpoint["channel_values"].items():
-            if placed_ref(value) is not None:
-                self._known.add(_version_key(config, checkpoint, channel), value)
+            ref = placed_ref(value)
+            # A ref into an older store is not handed on: with time, all of a thread moves to the new one.
+            if ref is not None and ref.backend_id == self.runtime.backend.backend_id:
+                self._known.add(version_key(config, checkpoint, channel), value)
 
     def placed_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]]
     ) -> tuple[list[tuple[str, Any]], Outgoing]:
         """The writes as the inner saver gets them, and what has to be stored before."""
         admitted, before = self._admit(str(config["configurable"].get("checkpoint_ns", "")), writes)
-        outgoing = self._encode([inner_value(value) for _, value in admitted])
+        outgoing = self.runtime.encode([inner_value(value) for _, value in admitted])
         placed = [
             (channel, place(value, ref))
             for (channel, value), ref in zip(admitted, outgoing.refs, strict=True)
         ]
         return placed, Outgoing(outgoing.refs, [*before.encoded, *outgoing.encoded])
-
-    def _encode(self, values: list[object]) -> Outgoing:
-        for _ in range(_RETRIES):
-            try:
-                return self.runtime.encode(values)
-            except RuntimeError as error:  # a dictionary that a node is changing right now
-                if "during iteration" not in str(error):
-                    raise
-        return self.runtime.encode(values)
 
     def task_path(self, task_path: str) -> tuple[str, ...]:
         """The argument, if the inner saver takes it: older ones do not."""

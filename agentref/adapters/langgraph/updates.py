@@ -62,9 +62,7 @@ class Translation:
         """What is written to one field, or to another channel."""
         if name in self.fields.external:
             return self.batch.operand(name, value)
-        if name in self.fields.kinds:
-            self.fields.check(name, value)
-        return value
+        return self.fields.checked(name, value) if name in self.fields.kinds else value
 
     def _update(self, value: Any) -> Any:
         items = _items(value)

@@ -44,9 +44,7 @@ def place(value: Any, ref: ContentRef | None) -> Any:
 def placed_ref(value: Any) -> ContentRef | None:
     """The ref that stands there, if one does. Raises `InvalidRefError` for one that is damaged."""
     value = inner_value(value)
-    if _looks_placed(value) and not isinstance(value[REF_KEY], dict):
-        return ContentRef.from_dict(value)
-    return None
+    return ContentRef.from_dict(value) if _looks_placed(value) and isinstance(value[REF_KEY], list) else None
 
 
 def unplaced(value: Any, loaded: Sequence[object]) -> Any:

@@ -252,7 +252,6 @@ def test_an_async_node_that_is_hinted_narrowly_finds_its_fields_loaded(
     adapter = LangGraphAdapter(State, backend=CAS(slow))
 
     async def node(state: OnlyDocs) -> Any:
-        assert state.refs() == {}
         return {"answer": state.docs[0]}
 
     arun(adapter, adapter.wrap_node(node))
@@ -346,7 +345,7 @@ def test_a_change_in_place_is_written_back(after: Callable[..., Any], result: st
     outcome = after(node)
     assert outcome["docs"] == ["d1", "d2", "added"]
     assert outcome["pages"] == {"p": "changed"}
-    assert outcome.get("answer") == (None if "a" not in str(SILENT[result]()) else outcome.get("answer"))
+    assert ("answer" in outcome) == ("a dict" in result or "pairs" in result or result in ("a Command", "a list"))
 
 
 def test_a_change_in_place_is_written_back_with_a_message_to_a_node(adapter: LangGraphAdapter) -> None:

@@ -158,18 +158,9 @@ def test_a_link_that_lies_about_a_chunk_read_before_is_refused() -> None:
         return digest
 
     chunk = Link(keep(Kind.RAW, b"x" * 1000), 1000)
-    honest = [Link(keep(Kind.RAW, b"%d" % number * 500), 500) for number in range(10, 26)]
-    honest = [Link(link.digest, 1000) for link in honest]
-    first = [chunk, *honest]
-    lie = Link(chunk.digest, 3000)
-    inner = keep(Kind.NODE, link_table([lie, chunk]))
-    table = [chunk, Link(inner, 4000), *first]
-    root = ContentRef(keep(Kind.NODE, link_table(table)), "raw", sum(link.size for link in table))
+    table = [Link(chunk.digest, 3000), chunk]
+    table = [chunk, Link(keep(Kind.NODE, link_table(table)), 4000)]
+    root = ContentRef(keep(Kind.NODE, link_table(table)), "raw", 5000)
     for read in (lambda: CAS(store).open(root).read(), lambda: CAS(store).load(root)):
         with pytest.raises(IntegrityError):
             read()
-    with pytest.raises(IntegrityError):
-        file = CAS(store).open(root)
-        while file.read(700):
-            pass
-        assert file.tell() == root.size
