@@ -177,6 +177,8 @@ def main() -> int:
     arguments = parser.parse_args()
     screen = Screen(quiet=arguments.json)
     if arguments.keep is not None:
+        if arguments.keep.exists():
+            parser.error(f"{arguments.keep} is there already: name a new directory.")
         arguments.keep.mkdir(parents=True)
         found = _demo(screen, arguments.keep.resolve(), arguments.seed)
     else:

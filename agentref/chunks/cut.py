@@ -19,9 +19,14 @@ WHOLE_BYTES: Final = 256 * 1024
 _CDC_AVERAGE: Final = 64 * 1024
 _ROWS_BYTES: Final = 256 * 1024
 
-_LEAF_MIN: Final = 4 * 1024
-_LEAF_TARGET: Final = 16 * 1024
+_LEAF_MIN: Final = 8 * 1024
+_LEAF_SPAN: Final = 16 * 1024
 _LEAF_MAX: Final = 64 * 1024
+# What comes behind the last cut is stored anew each time a list grows: in small leaves, less of it.
+_TAIL_MIN: Final = 2 * 1024
+_TAIL_SPAN: Final = 2 * 1024
+_TAIL_MAX: Final = 8 * 1024
+
 # The middle of an element tells it from its neighbours as well as all of it would, for less.
 _SAMPLE: Final = 64
 
@@ -70,30 +75,39 @@ def cut_rows(data: memoryview, row_bytes: int) -> Iterator[memoryview]:
 
 
 def cut_items(items: Sequence[bytes], weights: Sequence[int]) -> list[int]:
-    """Ends of the leaves that encoded elements fall into: about 16 KiB each by weight.
+    """Ends of the leaves that encoded elements fall into: about 24 KiB each by weight.
 
     A cut falls behind an element with a chance in proportion to its weight, drawn from its bytes.
+    The elements behind the last cut make leaves of about 4 KiB, until a cut gathers them.
     """
+    ends = _cuts(items, weights, 0, (_LEAF_MIN, _LEAF_SPAN, _LEAF_MAX))
+    begin = ends[-1] if ends else 0
+    if begin != len(items):
+        sizes = list(map(len, items[begin:]))
+        ends += _cuts(items, sizes, begin, (_TAIL_MIN, _TAIL_SPAN, _TAIL_MAX))
+        if not ends or ends[-1] != len(items):
+            ends.append(len(items))
+    return ends
+
+
+def _cuts(items: Sequence[bytes], weights: Sequence[int], begin: int, sizes: tuple[int, int, int]) -> list[int]:
+    """Where the cuts fall among the items from `begin` on, whose weights are given."""
+    least, span, most = sizes
     ends: list[int] = []
     total = 0
-    span = _LEAF_TARGET - _LEAF_MIN
-    for index, weight in enumerate(weights):
+    for index, weight in enumerate(weights, begin):
         total += weight
-        if total < _LEAF_MIN:
+        if total < least:
             continue
-        if total >= _LEAF_MAX:
-            ends.append(index + 1)
-            total = 0
-            continue
-        item = items[index]
-        if len(item) > _SAMPLE:
-            middle = len(item) >> 1
-            item = item[middle - _SAMPLE // 2 : middle + _SAMPLE // 2]
-        if crc32(item) * span < weight << 32:
-            ends.append(index + 1)
-            total = 0
-    if not ends or ends[-1] != len(items):
-        ends.append(len(items))
+        if total < most:
+            item = items[index]
+            if len(item) > _SAMPLE:
+                middle = len(item) >> 1
+                item = item[middle - _SAMPLE // 2 : middle + _SAMPLE // 2]
+            if crc32(item) * span >= weight << 32:
+                continue
+        ends.append(index + 1)
+        total = 0
     return ends
 
 

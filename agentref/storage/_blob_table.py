@@ -1,11 +1,13 @@
 """What the filesystem store says to its index about blobs, each in the caller's own transaction."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from agentref.refs import DIGEST_SIZE, Digest
-from agentref.storage.protocol import BlobInfo
+from agentref.storage.protocol import FOREVER, BlobInfo
 
 __all__ = ["Row", "delete", "drop_payloads", "epoch", "insert", "page", "payloads", "rows", "touch"]
 
@@ -51,8 +53,19 @@ SELECT digest, stored_size, touched_at, expires_at FROM blob WHERE digest > ? OR
 
 _PAYLOAD: Final = "INSERT INTO payload(data) VALUES (?)"
 
+# All bytes of a batch travel as one value too. Python's sqlite3 lets go of the interpreter lock for every
+# row that it binds or returns, and where other threads compute it waits up to 5 ms to get it back.
+_ALL_PAYLOADS: Final = """
+INSERT INTO payload(id, data)
+SELECT :first + key, substr(:data, json_extract(value, '$[0]'), json_extract(value, '$[1]'))
+FROM json_each(:spans)
+"""
+
 _INSERT: Final = """
-INSERT INTO blob(digest, payload_id, stored_size, touched_at, expires_at) VALUES (?, ?, ?, ?, ?)
+INSERT INTO blob(digest, payload_id, stored_size, touched_at, expires_at)
+SELECT substr(:names, 32 * key + 1, 32), json_extract(value, '$[0]'), json_extract(value, '$[1]'), :now,
+    coalesce(json_extract(value, '$[2]'), 9e999)
+FROM json_each(:rows) WHERE true
 ON CONFLICT(digest) DO UPDATE SET
     payload_id = excluded.payload_id,
     stored_size = excluded.stored_size,
@@ -123,17 +136,28 @@ def insert(
     lives: Mapping[Digest, float],
 ) -> None:
     """Add rows, or give those that are here new bytes; bytes they had must have been dropped before."""
-    inline = [digest for digest in blobs if digest not in as_files]
-    ids: dict[Digest, int] = {}
-    if inline:
-        # Nobody else writes now: the ids after the first one follow it.
-        first = connection.execute(_PAYLOAD, (blobs[inline[0]],)).lastrowid or 0
-        connection.executemany(_PAYLOAD, ((blobs[digest],) for digest in inline[1:]))
-        ids = dict(zip(inline, range(first, first + len(inline)), strict=True))
-    connection.executemany(
-        _INSERT,
-        ((digest, ids.get(digest), len(blobs[digest]), now, lives[digest]) for digest in sorted(blobs)),
+    ids = _insert_payloads(connection, {digest: blobs[digest] for digest in blobs if digest not in as_files})
+    names = sorted(blobs)
+    found = [
+        [ids.get(name), len(blobs[name]), None if lives[name] == FOREVER else lives[name]] for name in names
+    ]
+    connection.execute(_INSERT, {"names": b"".join(names), "rows": json.dumps(found), "now": now})
+
+
+def _insert_payloads(connection: sqlite3.Connection, blobs: Mapping[Digest, bytes]) -> dict[Digest, int]:
+    """The id of each. Nobody else writes now: the ids after the first one follow it."""
+    if not blobs:
+        return {}
+    if len(blobs) == 1:
+        ((digest, data),) = blobs.items()
+        return {digest: connection.execute(_PAYLOAD, (data,)).lastrowid or 0}
+    first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM payload").fetchone()[0]
+    sizes = list(map(len, blobs.values()))
+    spans = list(zip(accumulate(sizes, initial=1), sizes, strict=False))
+    connection.execute(
+        _ALL_PAYLOADS, {"first": first, "data": b"".join(blobs.values()), "spans": json.dumps(spans)}
     )
+    return dict(zip(blobs, range(first, first + len(blobs)), strict=True))
 
 
 def drop_payloads(connection: sqlite3.Connection, old: Iterable[Row]) -> None:

@@ -20,7 +20,7 @@ _FORMAT: Final = 1
 
 # 2,000 blobs of 300 B and 500 of 9 KB: 1024 | 2048 | 4096 | 8192 B pages need 1.12 | 1.12 | 1.14 | 1.19 x
 # the bytes; 6,000 of 9 KB are written in 0.41 s at 2048 and 0.35 s at 4096, and read alike.
-_PAGE_SIZE: Final = 4096
+_PAGE_SIZE: Final = 2048
 
 # Names and lives are kept apart from the bytes: touching, asking and scanning never read a payload
 # (1,000 asked for: 1.6 ms, against 3.4 ms with the bytes in the same table; touched: 4, against 19).

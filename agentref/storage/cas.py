@@ -48,7 +48,8 @@ class CAS:
         store: where blobs are kept.
         backend_id: the name that refs carry as a routing hint; the store's own id if not given.
         codec: how values are encoded.
-        compression_level: zstd's; 1 is the fastest of those that compress text well.
+        compression_level: zstd's, from 1 (fast) to 19. Without one, 3 for text and bytes that are blobs of
+            their own, and 1 for structured values.
         max_value_bytes: larger values are refused on the way in and on the way out (logical size).
     """
 
@@ -58,12 +59,14 @@ class CAS:
         *,
         backend_id: str | None = None,
         codec: ValueCodec | None = None,
-        compression_level: int = 1,
+        compression_level: int | None = None,
         max_value_bytes: int = 1024**3,
     ) -> None:
         if type(max_value_bytes) is not int or max_value_bytes < 1:
             raise InvalidInputError(f"max_value_bytes must be a positive int, not {max_value_bytes!r:.40}.")
-        if type(compression_level) is not int or not 1 <= compression_level <= _MAX_LEVEL:
+        if compression_level is not None and (
+            type(compression_level) is not int or not 1 <= compression_level <= _MAX_LEVEL
+        ):
             raise InvalidInputError(
                 f"compression_level must be an int from 1 to {_MAX_LEVEL}, not {compression_level!r:.40}."
             )

@@ -21,7 +21,7 @@ class InMemoryCAS(CAS):
         *,
         backend_id: str | None = None,
         codec: ValueCodec | None = None,
-        compression_level: int = 1,
+        compression_level: int | None = None,
         max_value_bytes: int = 1024**3,
     ) -> None:
         super().__init__(
@@ -52,7 +52,7 @@ class FilesystemCAS(CAS):
         *,
         backend_id: str | None = None,
         codec: ValueCodec | None = None,
-        compression_level: int = 1,
+        compression_level: int | None = None,
         max_value_bytes: int = 1024**3,
     ) -> None:
         self.root = os.path.abspath(root)  # noqa: PTH100  (a str: the store outlives a change of directory)

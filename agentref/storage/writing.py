@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from agentref.chunks import Pending
+from agentref.chunks import Kind, Pending
 from agentref.errors import InvalidInputError
 from agentref.refs import Digest
 from agentref.storage._fork import watch_forks
@@ -18,6 +18,8 @@ from agentref.storage.reports import Counters
 __all__ = ["BlobWriter"]
 
 _MAX_PRESENT: Final = 32 * 1024
+_TEXT_LEVEL: Final = 3
+_VALUE_LEVEL: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _MIN_TTL: Final = 0.001
 _MAX_TTL: Final = 100 * 365 * 24 * 3600
@@ -30,10 +32,11 @@ class BlobWriter:
     its next checkpoint do, would otherwise both find it missing, and both compress it.
     """
 
-    def __init__(self, store: BlobStore, counters: Counters, level: int) -> None:
+    def __init__(self, store: BlobStore, counters: Counters, level: int | None) -> None:
         self._store = store
         self._counters = counters
-        self._level = level
+        # Structured values come in small leaves, often and soon outdated; texts come once, and stay.
+        self._levels = {kind: level or (_TEXT_LEVEL if kind is Kind.RAW else _VALUE_LEVEL) for kind in Kind}
         self._lock = threading.Lock()
         self._present: dict[Digest, float] = {}
         self._distrusted: set[Digest] = set()
@@ -62,7 +65,9 @@ class BlobWriter:
             self._counters.bytes_offered += sum([pending.size for pending in blobs.values()])
             for batch, total in _batches(list(blobs.items()) if replace else self._missing(blobs, expires_at)):
                 frames = spread(
-                    lambda item: pack_frame(item[1].kind, item[1].canonical(), self._level), batch, total
+                    lambda item: pack_frame(item[1].kind, item[1].canonical(), self._levels[item[1].kind]),
+                    batch,
+                    total,
                 )
                 named = {digest: frame for (digest, _), frame in zip(batch, frames, strict=True)}
                 damaged = named if replace else {d: named[d] for d in named if d in self._distrusted}
@@ -81,11 +86,12 @@ class BlobWriter:
             self._distrusted.add(digest)
 
     def _missing(self, blobs: Mapping[Digest, Pending], expires_at: float) -> list[tuple[Digest, Pending]]:
-        epoch = self._store.epoch()
-        if epoch != self._epoch or len(self._present) > _MAX_PRESENT:
-            self._present.clear()
-            self._epoch = epoch
         present = self._present
+        if any(map(present.__contains__, blobs)):
+            epoch = self._store.epoch()
+            if epoch != self._epoch or len(present) > _MAX_PRESENT:
+                present.clear()
+                self._epoch = epoch
         unknown = [digest for digest in blobs if present.get(digest, -1.0) < expires_at]
         if unknown:
             known = self._store.stat(unknown)

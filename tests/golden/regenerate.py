@@ -13,7 +13,7 @@ from collections import OrderedDict, defaultdict, deque
 from decimal import Decimal
 from http import HTTPStatus
 from inspect import ArgInfo
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from re import RegexFlag
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -70,7 +70,7 @@ def values() -> dict[str, object]:
         "set": {3, "a", (1, 2), None, frozenset({1.5})},
         "complex": complex(1.5, -0.0),
         "datetime": dt.datetime(2024, 10, 27, 2, 30, 1, 5, tzinfo=berlin, fold=1),
-        "datetime utc": dt.datetime(2024, 1, 2, 3, 4, tzinfo=dt.timezone.utc),
+        "datetime utc": dt.datetime(2024, 1, 2, 3, 4, tzinfo=dt.UTC),
         "datetime naive": dt.datetime.max,
         "date": dt.date(1, 1, 1),
         "time": dt.time(23, 59, 59, 999999, tzinfo=dt.timezone(dt.timedelta(hours=-3), "here")),
@@ -108,7 +108,9 @@ def golden(value: object) -> dict[str, object]:
     """What is pinned of a value: its ref, and its blobs if they are few and small."""
     builder = TreeBuilder()
     link = ValueCodec().encode(value, builder)
-    blobs = [(digest, pending.kind.name, bytes(pending.canonical())) for digest, pending in builder.blobs.items()]
+    blobs = [
+        (digest, pending.kind.name, bytes(pending.canonical())) for digest, pending in builder.blobs.items()
+    ]
     pinned: dict[str, object] = {
         "digest": link.digest.hex(),
         "codec": ValueCodec.id,
@@ -116,7 +118,9 @@ def golden(value: object) -> dict[str, object]:
         "blobs": len(blobs),
     }
     if sum(len(data) for _, _, data in blobs) <= SMALL:
-        pinned["bytes"] = [[digest.hex(), kind, base64.b64encode(data).decode()] for digest, kind, data in blobs]
+        pinned["bytes"] = [
+            [digest.hex(), kind, base64.b64encode(data).decode()] for digest, kind, data in blobs
+        ]
     return pinned
 
 
@@ -125,8 +129,7 @@ def main(arguments: list[str]) -> None:
     if arguments == ["--refs"]:
         print(json.dumps({name: [entry["digest"], entry["size"]] for name, entry in pinned.items()}))
         return
-    with open(f"{__file__.rpartition('/')[0]}/{GOLDEN}", "w", encoding="utf-8") as file:
-        file.write(json.dumps(pinned, indent=1) + "\n")
+    Path(__file__).with_name(GOLDEN).write_text(json.dumps(pinned, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class ExternalChannel(BaseChannel[Any, Any, Any]):
 
 
 class InlineValue(LastValue[Any]):
-    """LastValue that starts with the field's default, and does not carry what is too large."""
+    """LastValue with the field's default, that does not carry what is too large."""
 
     def __init__(self, declared: Field, fields: Fields) -> None:
         super().__init__(declared.type, declared.name)
@@ -148,7 +148,7 @@ class InlineValue(LastValue[Any]):
 
 
 class InlineAggregate(BinaryOperatorAggregate[Any]):
-    """BinaryOperatorAggregate that starts with the field's default, and does not carry what is too large."""
+    """BinaryOperatorAggregate with the field's default, that does not carry what is too large."""
 
     def __init__(self, declared: Field, fields: Fields, reducer: Reducer) -> None:
         super().__init__(declared.type, reducer)

@@ -20,7 +20,8 @@ from agentref.state import Schema
 __all__ = ["Batch", "Fields", "naming"]
 
 # LangGraph logs a warning for each type that it meets in a checkpoint and does not know.
-getattr(jsonplus, "_warned_unregistered_types", set()).add((ContentRef.__module__, ContentRef.__name__))
+_warned: set[tuple[str, str]] = getattr(jsonplus, "_warned_unregistered_types", set())
+_warned.add((ContentRef.__module__, ContentRef.__name__))
 
 _REF_ATTRIBUTES: Final = frozenset(ContentRef.__dataclass_fields__)
 

@@ -40,7 +40,7 @@ def externalize(
     *,
     backend: CAS,
     also: Iterable[CAS] = (),
-    inline_threshold_bytes: int = 4096,
+    inline_threshold_bytes: int = 2048,
 ) -> "ExternalizingSaver":
     """Wrap a LangGraph checkpointer so that its checkpoints carry refs instead of large values.
 

@@ -72,7 +72,9 @@ WAYS: dict[str, Callable[[LangGraphAdapter, Any], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whoever_writes_an_external_field_the_graph_holds_a_ref(adapter: LangGraphAdapter, way: str) -> None:
+def test_whoever_writes_an_external_field_the_graph_holds_a_ref(
+    adapter: LangGraphAdapter, way: str
+) -> None:
     graph = WAYS[way](adapter, ["d"]).compile()
     shown = graph.invoke({})
     assert shown["docs"] == adapter.backend.dump(["d"])
@@ -93,10 +95,17 @@ def test_inputs_state_updates_and_commands_from_outside_become_refs(adapter: Lan
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_two_writes_in_one_step_follow_the_reducer_in_order(adapter: LangGraphAdapter, wrapped: bool) -> None:
+def test_two_writes_in_one_step_follow_the_reducer_in_order(
+    adapter: LangGraphAdapter, wrapped: bool
+) -> None:
     nodes = [writing(log=[f"from {index}"]) for index in range(3)]
     graph = fan(adapter, *(map(adapter.wrap_node, nodes) if wrapped else nodes)).compile()
-    assert adapter.hydrate(graph.invoke({"log": ["input"]}))["log"] == ["input", "from 0", "from 1", "from 2"]
+    assert adapter.hydrate(graph.invoke({"log": ["input"]}))["log"] == [
+        "input",
+        "from 0",
+        "from 1",
+        "from 2",
+    ]
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
@@ -119,7 +128,8 @@ def test_two_writes_in_one_step_without_a_reducer_are_langgraphs_own_error(
 
 @pytest.mark.parametrize("wrapped", [True, False])
 @pytest.mark.parametrize(
-    "overwrite", [Overwrite(["new"]), {"__overwrite__": ["new"]}, {"type": "__overwrite__", "value": ["new"]}]
+    "overwrite",
+    [Overwrite(["new"]), {"__overwrite__": ["new"]}, {"type": "__overwrite__", "value": ["new"]}],
 )
 def test_overwrite_replaces_what_the_reducer_has(
     adapter: LangGraphAdapter, wrapped: bool, overwrite: Any
@@ -127,6 +137,13 @@ def test_overwrite_replaces_what_the_reducer_has(
     nodes = [writing(log=["dropped"]), writing(log=overwrite), writing(log=["dropped too"])]
     graph = fan(adapter, *(map(adapter.wrap_node, nodes) if wrapped else nodes)).compile()
     assert adapter.hydrate(graph.invoke({"log": ["old"]}))["log"] == ["new"]
+
+
+def test_overwriting_loads_nothing(adapter: LangGraphAdapter, cas: CAS) -> None:
+    graph = fan(adapter, adapter.wrap_node(writing(log=Overwrite(["new"])))).compile()
+    given = {"log": Overwrite(adapter.backend.dump(["old"]))}
+    assert graph.invoke(given)["log"] == adapter.backend.dump(["new"])
+    assert cas.counters.values_loaded == 0
 
 
 def test_two_overwrites_in_one_step_are_langgraphs_own_error(adapter: LangGraphAdapter) -> None:
@@ -174,7 +191,12 @@ LOOK_ALIKES: dict[str, Callable[[ContentRef], Any]] = {
     "enveloped": lambda ref: {"__agentref__": {"ref": ref.to_dict()["__agentref__"]}},
     "wrapped value": lambda ref: {"__agentref__": {"value": 1}},
     "text": lambda ref: ref.hash,
-    "attributes as text": lambda ref: {"digest": ref.hash, "codec": ref.codec, "size": 1, "backend_id": None},
+    "attributes as text": lambda ref: {
+        "digest": ref.hash,
+        "codec": ref.codec,
+        "size": 1,
+        "backend_id": None,
+    },
 }
 
 
@@ -221,7 +243,7 @@ def test_a_ref_of_a_store_that_is_not_configured_names_it(adapter: LangGraphAdap
     elsewhere = InMemoryCAS(backend_id="elsewhere")
     ref = elsewhere.dump(["d"])
     node = adapter.wrap_node(lambda state: {"answer": state["docs"][0]})
-    with pytest.raises(UnknownBackendError, match="'elsewhere'.*also="):
+    with pytest.raises(UnknownBackendError, match=r"'elsewhere'.*also="):
         fan(adapter, node).compile().invoke({"docs": ref})
     both = LangGraphAdapter(State, backend=cas, also=[elsewhere])
     both_node = both.wrap_node(lambda state: {"answer": state["docs"][0]})
@@ -248,7 +270,9 @@ def setting(state: State) -> None:
 
 
 @pytest.mark.parametrize("way", [way for way in OVERSIZED if way.startswith("wrapped")])
-def test_a_wrapped_node_that_returns_an_oversized_inline_value_fails(adapter: LangGraphAdapter, way: str) -> None:
+def test_a_wrapped_node_that_returns_an_oversized_inline_value_fails(
+    adapter: LangGraphAdapter, way: str
+) -> None:
     with pytest.raises(InlineSizeExceeded, match="'answer'"):
         OVERSIZED[way](adapter).compile().invoke({"docs": ["d"]})
 
@@ -261,7 +285,9 @@ def test_an_oversized_inline_value_is_refused_and_the_thread_is_intact(
 ) -> None:
     inner = InMemorySaver()
     graph = OVERSIZED[way](adapter).compile(checkpointer=inner if stock else adapter.checkpointer(inner))
-    with pytest.raises(InlineSizeExceeded, match="'answer' is 1,0.. bytes, over the limit of 1,000") as error:
+    with pytest.raises(
+        InlineSizeExceeded, match=r"'answer' is 1,0.. bytes, over the limit of 1,000"
+    ) as error:
         graph.invoke({"docs": ["d"]}, AT, durability=durability)
     assert (error.value.field, error.value.limit) == ("answer", LIMIT)
     if durability != "exit":
@@ -278,7 +304,9 @@ def test_an_oversized_inline_value_is_refused_and_the_thread_is_intact(
 @pytest.mark.parametrize("stock", [True, False])
 def test_an_oversized_input_or_update_is_refused(adapter: LangGraphAdapter, stock: bool) -> None:
     inner = InMemorySaver()
-    graph = fan(adapter, lambda _: None).compile(checkpointer=inner if stock else adapter.checkpointer(inner))
+    graph = fan(adapter, lambda _: None).compile(
+        checkpointer=inner if stock else adapter.checkpointer(inner)
+    )
     graph.invoke({"answer": "small"}, AT)
     for call in (
         lambda: graph.invoke({"answer": BIG}, AT),
@@ -297,7 +325,9 @@ def test_an_oversized_input_or_update_is_refused(adapter: LangGraphAdapter, stoc
 
 
 def test_an_inline_list_may_not_grow_over_the_limit(adapter: LangGraphAdapter) -> None:
-    graph = fan(adapter, adapter.wrap_node(writing(notes=["n" * 300]))).compile(checkpointer=InMemorySaver())
+    graph = fan(adapter, adapter.wrap_node(writing(notes=["n" * 300]))).compile(
+        checkpointer=InMemorySaver()
+    )
     for length in (1, 2, 3):
         assert len(graph.invoke({"answer": "a"}, AT)["notes"]) == length
     with pytest.raises(InlineSizeExceeded, match="'notes'"):
@@ -363,7 +393,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         Annotated[Externalized[list[str]], DeltaChannel(operator.add)],
         r"cannot also have DeltaChannel.*Write Annotated\[Externalized",
     ),
-    "managed": (Annotated[Externalized[bool], *IsLastStep.__metadata__], "cannot also have IsLastStepManager"),
+    "managed": (
+        Annotated[Externalized[bool], *IsLastStep.__metadata__],
+        "cannot also have IsLastStepManager",
+    ),
     "one argument": (Annotated[Externalized[str], one_argument], "a reducer has two parameters"),
     "inline, one argument": (Annotated[Inline[str], one_argument], "a reducer has two parameters"),
     "reducer not last": (Annotated[Externalized[list[str]], operator.add, "doc"], "add. Write it last"),
@@ -397,8 +430,14 @@ def test_the_schema_is_one_typed_dict_named_after_the_class(adapter: LangGraphAd
     assert schema is adapter.schema() is adapter.schema(State)
     assert (schema.__name__, schema.__module__) == ("State", State.__module__)
     assert list(schema.__annotations__) == list(State.schema().fields)
-    properties = StateGraph(schema).add_node(setting).add_edge(START, "setting").compile().get_input_jsonschema()
-    assert properties["properties"]["docs"] == {"items": {"type": "string"}, "title": "Docs", "type": "array"}
+    properties = (
+        StateGraph(schema).add_node(setting).add_edge(START, "setting").compile().get_input_jsonschema()
+    )
+    assert properties["properties"]["docs"] == {
+        "items": {"type": "string"},
+        "title": "Docs",
+        "type": "array",
+    }
 
 
 def test_a_narrower_schema_limits_input_and_output(adapter: LangGraphAdapter) -> None:
@@ -422,7 +461,9 @@ def test_a_plain_typed_dict_may_name_the_same_fields(adapter: LangGraphAdapter) 
     def node(state: Hint) -> Any:
         return {"log": state["docs"], "notes": state["log"]}
 
-    outcome = adapter.hydrate(fan(adapter, adapter.wrap_node(node)).compile().invoke({"docs": ["d"], "log": ["l"]}))
+    outcome = adapter.hydrate(
+        fan(adapter, adapter.wrap_node(node)).compile().invoke({"docs": ["d"], "log": ["l"]})
+    )
     assert outcome["log"] == ["l", "d"] and outcome["notes"] == ["l"]
 
 

@@ -92,6 +92,10 @@ def fetched(adapter: LangGraphAdapter, cas: CAS) -> Callable[..., int]:
     return count
 
 
+def keywords(**given: Any) -> Any:
+    return given
+
+
 TOUCHES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "nothing": (lambda state: None, 0),
     "an inline field": (lambda state: state["question"], 0),
@@ -115,12 +119,12 @@ TOUCHES: dict[str, tuple[Callable[[Any], Any], int]] = {
     "items": (lambda state: list(state.items()), 4),
     "dict": (dict, 4),
     "spread": (lambda state: {**state}, 4),
-    "keyword arguments": (lambda state: (lambda **given: given)(**state), 4),
+    "keyword arguments": (lambda state: keywords(**state), 4),
     "json": (json.dumps, 4),
     "equality": (lambda state: state == {}, 4),
     "or": (lambda state: state | {}, 4),
     "or, reflected": (lambda state: {} | state, 4),
-    "update of another dict": (lambda state: {}.update(state), 4),
+    "update of another dict": ({}.update, 4),
     "deepcopy": (copy.deepcopy, 4),
     "pickle": (pickle.dumps, 4),
     "load": (lambda state: state.load("docs", "text"), 2),
@@ -161,7 +165,7 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
     "or": lambda state: state | {},
     "or, reflected": lambda state: {} | state,
     "popitem": lambda state: dict(state.popitem() for _ in range(len(state))),
-    "keyword arguments": lambda state: (lambda **given: given)(**state),
+    "keyword arguments": lambda state: keywords(**state),
 }
 
 
@@ -177,8 +181,8 @@ def test_whichever_way_it_is_read_the_state_has_values(adapter: LangGraphAdapter
 
 def test_a_state_equals_the_dict_that_it_stands_for(adapter: LangGraphAdapter) -> None:
     def node(state: Any) -> None:
-        assert state == GIVEN and GIVEN == state and state == state.copy()
-        assert state != {} and not state != GIVEN
+        assert state == GIVEN and state == GIVEN and state == state.copy()
+        assert state != {} and not (state != GIVEN)  # noqa: SIM202
         assert isinstance(state, LazyState)
         match state:
             case {"docs": [first, *_], "question": "q"}:
@@ -203,7 +207,9 @@ def test_what_is_not_there_is_a_key_error_that_tells_why(adapter: LangGraphAdapt
     adapter.wrap_node(node)({"question": "q"})
 
 
-def test_a_blob_that_is_gone_breaks_only_the_nodes_that_need_it(adapter: LangGraphAdapter, cas: CAS) -> None:
+def test_a_blob_that_is_gone_breaks_only_the_nodes_that_need_it(
+    adapter: LangGraphAdapter, cas: CAS
+) -> None:
     given = adapter.externalize(GIVEN)
     cas.delete(given["docs"].hash)
     assert adapter.wrap_node(lambda state: {"answer": state["text"]}).invoke(given) == {"answer": "a text"}
@@ -345,7 +351,9 @@ def test_a_change_in_place_is_written_back(after: Callable[..., Any], result: st
     outcome = after(node)
     assert outcome["docs"] == ["d1", "d2", "added"]
     assert outcome["pages"] == {"p": "changed"}
-    assert ("answer" in outcome) == ("a dict" in result or "pairs" in result or result in ("a Command", "a list"))
+    assert ("answer" in outcome) == (
+        "a dict" in result or "pairs" in result or result in ("a Command", "a list")
+    )
 
 
 def test_a_change_in_place_is_written_back_with_a_message_to_a_node(adapter: LangGraphAdapter) -> None:

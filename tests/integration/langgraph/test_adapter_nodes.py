@@ -97,7 +97,7 @@ SYNC_NODES: dict[str, Any] = {
     "callable object": Counter(),
     "bound method": Counter().method,
     "partial": functools.partial(count_with, suffix=" more"),
-    "lambda": lambda state: count(state),
+    "lambda": lambda state: count(state),  # noqa: PLW0108
     "generator": count_in_parts,
     "runnable": RunnableLambda(count),
     "sequence": RunnableLambda(lambda state: state) | RunnableLambda(count),
@@ -135,14 +135,16 @@ ASYNC_NODES: dict[str, Any] = {
     "function": acount,
     "callable object": AsyncCounter(),
     "partial": functools.partial(acount_with, suffix=" more"),
-    "lambda": lambda state: acount(state),
+    "lambda": lambda state: acount(state),  # noqa: PLW0108
     "generator": acount_in_parts,
     "runnable": RunnableLambda(acount),
 }
 
 
 @pytest.mark.parametrize("kind", ASYNC_NODES)
-def test_an_async_node_of_any_form_reads_values_and_writes_refs(adapter: LangGraphAdapter, kind: str) -> None:
+def test_an_async_node_of_any_form_reads_values_and_writes_refs(
+    adapter: LangGraphAdapter, kind: str
+) -> None:
     graph = chain(adapter, adapter.wrap_node(ASYNC_NODES[kind])).compile()
     outcome = asyncio.run(graph.ainvoke({"docs": ["d1"], "page": "p"}))
     assert isinstance(outcome["docs"], ContentRef)
@@ -151,7 +153,7 @@ def test_an_async_node_of_any_form_reads_values_and_writes_refs(adapter: LangGra
 
 
 def test_a_lambda_that_returns_a_coroutine_also_runs_without_a_loop(adapter: LangGraphAdapter) -> None:
-    graph = chain(adapter, adapter.wrap_node(lambda state: acount(state))).compile()
+    graph = chain(adapter, adapter.wrap_node(ASYNC_NODES["lambda"])).compile()
     assert graph.invoke({"docs": ["d1"]})["answer"] == "1 docs"
 
 
@@ -194,7 +196,9 @@ def test_everything_that_langgraph_injects_still_arrives(adapter: LangGraphAdapt
         return {"answer": runtime.context["who"]}
 
     graph = chain(adapter, adapter.wrap_node(node), context_schema=dict).compile(store=store)
-    chunks = list(graph.stream({"docs": ["d"]}, AT, context={"who": "me"}, stream_mode=["custom", "values"]))
+    chunks = list(
+        graph.stream({"docs": ["d"]}, AT, context={"who": "me"}, stream_mode=["custom", "values"])
+    )
     assert ("custom", {"progress": 1}) in chunks
     assert chunks[-1][1]["answer"] == "me"
     assert seen["store"] is store and seen["docs"] == ["d"]
@@ -257,7 +261,9 @@ def test_a_state_class_that_langgraph_would_fill_with_refs_is_refused(adapter: L
 
     def node(state: Foreign) -> Any: ...
 
-    with pytest.raises(StateDefinitionError, match=r"node: LangGraph would build a Foreign from refs for docs"):
+    with pytest.raises(
+        StateDefinitionError, match=r"node: LangGraph would build a Foreign from refs for docs"
+    ):
         adapter.wrap_node(node)
 
 
@@ -296,7 +302,7 @@ UPDATES: dict[str, Any] = {
     "Command with a dict": (lambda: Command(update={"docs": ["x"]}), ["x"], None),
     "Command with pairs": (lambda: Command(update=[("docs", ["x"]), ("answer", "a")]), ["x"], "a"),
     "Command with a state": (lambda: Command(update=State(docs=["x"], answer="a")), ["x"], "a"),
-    "Command without update": (lambda: Command(), ["d"], None),
+    "Command without update": (Command, ["d"], None),
     "state": (lambda: State(docs=["x"], answer="a"), ["x"], "a"),
     "narrow state": (lambda: OnlyDocs(docs=["x"]), ["x"], None),
     "list": (lambda: [Command(update={"docs": ["x"]}), {"answer": "a"}], ["x"], "a"),
@@ -328,7 +334,9 @@ def test_an_object_of_a_foreign_class_is_an_update_as_in_langgraph(adapter: Lang
         docs: list[str]
         answer: str | None = None
 
-    shown = chain(adapter, adapter.wrap_node(lambda _: Update(docs=["x"]))).compile().invoke({"docs": ["d"]})
+    shown = (
+        chain(adapter, adapter.wrap_node(lambda _: Update(docs=["x"]))).compile().invoke({"docs": ["d"]})
+    )
     assert adapter.hydrate(shown)["docs"] == ["x"]
     assert "answer" not in shown
 
@@ -494,6 +502,18 @@ def test_a_command_for_the_parent_graph_leaves_with_plain_values(adapter: LangGr
     builder = StateGraph(adapter.schema()).add_node("n0", sub).add_node("n1", adapter.wrap_node(count))
     outcome = adapter.hydrate(builder.add_edge(START, "n0").compile().invoke({"docs": ["d"]}))
     assert outcome["docs"] == ["d", "from below", "new"]
+
+
+def test_a_plain_parent_graph_gets_plain_values_from_a_command(adapter: LangGraphAdapter) -> None:
+    def leave(state: Any) -> Any:
+        return Command(graph=Command.PARENT, update={"docs": ["from below"]}, goto="look")
+
+    def look(state: PlainState) -> Any:
+        return {"answer": state["docs"][0]}
+
+    sub = chain(adapter, adapter.wrap_node(leave)).compile()
+    builder = StateGraph(PlainState).add_node("sub", sub).add_node("look", look).add_edge(START, "sub")
+    assert builder.compile().invoke({"docs": ["d"]}) == {"docs": ["from below"], "answer": "from below"}
 
 
 def test_nodes_that_run_at_once_share_nothing(adapter: LangGraphAdapter) -> None:

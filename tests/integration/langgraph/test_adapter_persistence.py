@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command, Overwrite, Send, interrupt
@@ -34,7 +35,7 @@ class State(AgentRefState):
 
 
 def build(adapter: LangGraphAdapter, mark: Callable[[str], str]) -> Any:
-    """A graph with every way of writing: dict, command, send, overwrite, in place, plain node, interrupt."""
+    """A graph that writes by dict, command, send, overwrite, in place, and from a plain node."""
 
     @adapter.node
     def retrieve(state: Any) -> Any:
@@ -102,7 +103,9 @@ def test_a_paused_thread_goes_on_in_a_new_adapter_over_the_same_files(
         checkpointer = {
             "stock": lambda: database,
             "adapter": lambda: adapter.checkpointer(database),
-            "externalized": lambda: externalize(database, backend=adapter.backend, inline_threshold_bytes=0),
+            "externalized": lambda: externalize(
+                database, backend=adapter.backend, inline_threshold_bytes=0
+            ),
         }[saver]()
         return adapter, build(adapter, mark).compile(checkpointer=checkpointer)
 
@@ -124,7 +127,10 @@ def test_a_paused_thread_goes_on_in_a_new_adapter_over_the_same_files(
     if saver == "adapter":
         assert {name for name, text in mark.made.items() if text.encode() in in_database} == set()
     elif saver == "stock":  # what comes from outside, and from plain nodes, a bare saver sees
-        assert {name for name, text in mark.made.items() if text.encode() in in_database} == {"input", "plain"}
+        assert {name for name, text in mark.made.items() if text.encode() in in_database} == {
+            "input",
+            "plain",
+        }
     adapter.backend.close()
 
 
@@ -132,11 +138,13 @@ def test_with_an_externalized_input_a_stock_saver_sees_no_payload(face: Any, cas
     mark = Marks()
     adapter = LangGraphAdapter(State, backend=cas)
     inner = face.open()
-    graph = StateGraph(adapter.schema()).add_node("n", adapter.wrap_node(lambda state: {"answer": state["page"][:5]}))
-    app = graph.add_edge(START, "n").compile(checkpointer=inner)
-    given = face.wait(adapter.aexternalize({"page": mark("input")}) if face.loop else None) or adapter.externalize(
-        {"page": mark("input")}
+    graph = StateGraph(adapter.schema()).add_node(
+        "n", adapter.wrap_node(lambda state: {"answer": state["page"][:5]})
     )
+    app = graph.add_edge(START, "n").compile(checkpointer=inner)
+    given = face.wait(
+        adapter.aexternalize({"page": mark("input")}) if face.loop else None
+    ) or adapter.externalize({"page": mark("input")})
     outcome = face.wait((app.ainvoke if face.loop else app.invoke)(given, AT))
     assert outcome["answer"] == "input"
     update = adapter.externalize({"page": mark("update")})
@@ -144,16 +152,24 @@ def test_with_an_externalized_input_a_stock_saver_sees_no_payload(face: Any, cas
     assert not any(text.encode() in face.bytes_in(inner) for text in mark.made.values())
 
 
-def test_the_adapters_checkpointer_keeps_refs_for_inputs_and_updates_of_any_size(face: Any, cas: CAS) -> None:
+def test_the_adapters_checkpointer_keeps_refs_for_inputs_and_updates_of_any_size(
+    face: Any, cas: CAS
+) -> None:
     mark = Marks()
     adapter = LangGraphAdapter(State, backend=cas)
     inner = face.open()
 
     def plain(_: Any) -> Any:
-        return [Command(update={"docs": [{"text": mark("plain")}]}), {"log": Overwrite([mark("overwrite")])}]
+        return [
+            Command(update={"docs": [{"text": mark("plain")}]}),
+            {"log": Overwrite([mark("overwrite")])},
+        ]
 
-    app = StateGraph(adapter.schema()).add_node(plain).add_edge(START, "plain").compile(
-        checkpointer=adapter.checkpointer(inner)
+    app = (
+        StateGraph(adapter.schema())
+        .add_node(plain)
+        .add_edge(START, "plain")
+        .compile(checkpointer=adapter.checkpointer(inner))
     )
 
     def call(name: str, *args: Any) -> Any:
@@ -182,6 +198,25 @@ def test_what_the_saver_itself_shows_of_a_typed_thread(cas: CAS) -> None:
     assert kept == {"__agentref__": {"ref": values["docs"].to_dict()["__agentref__"]}}
 
 
+def test_what_a_kept_ref_names_is_durable_before_the_ref_is(cas: CAS) -> None:
+    class Refusing(InMemorySaver):
+        def put_writes(self, *_: Any, **__: Any) -> None:
+            assert cas.get(cas.encode(["pending"]).refs[0].hash)
+            raise ConnectionError("the database is gone")
+
+        def put(self, *_: Any, **__: Any) -> Any:
+            assert cas.get(cas.encode(["in the input"]).refs[0].hash)
+            raise ConnectionError("the database is gone")
+
+    saver = LangGraphAdapter(State, backend=cas).checkpointer(Refusing())
+    at: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": "1"}}
+    with pytest.raises(ConnectionError):
+        saver.put_writes(at, [("docs", ["pending"])], "task")
+    checkpoint = {**empty_checkpoint(), "channel_values": {"__start__": {"docs": ["in the input"]}}}
+    with pytest.raises(ConnectionError):
+        saver.put(at, checkpoint, {}, {})  # type: ignore[arg-type]
+
+
 def test_history_forks_and_time_travel_keep_their_values(cas: CAS) -> None:
     adapter = LangGraphAdapter(State, backend=cas)
 
@@ -190,7 +225,11 @@ def test_history_forks_and_time_travel_keep_their_values(cas: CAS) -> None:
 
     builder = StateGraph(adapter.schema())
     builder.add_node("a", adapter.wrap_node(step)).add_node("b", adapter.wrap_node(step))
-    app = builder.add_edge(START, "a").add_edge("a", "b").compile(checkpointer=adapter.checkpointer(InMemorySaver()))
+    app = (
+        builder.add_edge(START, "a")
+        .add_edge("a", "b")
+        .compile(checkpointer=adapter.checkpointer(InMemorySaver()))
+    )
     app.invoke({"docs": []}, AT)
     history = list(app.get_state_history(AT))
     assert [len(adapter.hydrate(each).values.get("docs", ())) for each in history] == [2, 1, 0, 0]
@@ -219,8 +258,11 @@ def test_a_thread_from_before_goes_on_with_typed_state(face: Any, cas: CAS, wrap
     adapter = LangGraphAdapter(State, backend=cas)
     inner = face.open()
     old = StateGraph(Before).add_node("n", stop).add_edge(START, "n").compile(checkpointer=inner)
-    new = StateGraph(adapter.schema()).add_node("n", adapter.wrap_node(go_on)).add_edge(START, "n").compile(
-        checkpointer=adapter.checkpointer(inner) if wrapped else inner
+    new = (
+        StateGraph(adapter.schema())
+        .add_node("n", adapter.wrap_node(go_on))
+        .add_edge(START, "n")
+        .compile(checkpointer=adapter.checkpointer(inner) if wrapped else inner)
     )
 
     def call(graph: Any, value: Any) -> Any:
@@ -266,9 +308,13 @@ def test_what_a_checkpointer_needs_is_said(cas: CAS) -> None:
 
 def test_streams_and_snapshots_are_hydrated_whatever_their_form(cas: CAS) -> None:
     adapter = LangGraphAdapter(State, backend=cas)
-    app = StateGraph(adapter.schema()).add_node("n", adapter.wrap_node(lambda state: {"docs": [{"a": "b"}]}))
+    app = StateGraph(adapter.schema()).add_node(
+        "n", adapter.wrap_node(lambda state: {"docs": [{"a": "b"}]})
+    )
     graph = app.add_edge(START, "n").compile(checkpointer=InMemorySaver())
-    for mode, chunk in graph.stream({"page": "p"}, AT, stream_mode=["values", "updates", "debug", "checkpoints"]):
+    for mode, chunk in graph.stream(
+        {"page": "p"}, AT, stream_mode=["values", "updates", "debug", "checkpoints"]
+    ):
         shown = adapter.hydrate((mode, chunk))
         assert "ContentRef" not in repr(shown)
     for part in graph.stream({"page": "p"}, AT, stream_mode="updates"):
@@ -276,14 +322,18 @@ def test_streams_and_snapshots_are_hydrated_whatever_their_form(cas: CAS) -> Non
     snapshot = adapter.hydrate(graph.get_state(AT))
     assert snapshot.values == {"page": "p", "docs": [{"a": "b"}], "log": []}
     assert snapshot.config == graph.get_state(AT).config
-    assert [each.values for each in adapter.hydrate(list(graph.get_state_history(AT)))][0] == snapshot.values
+    assert adapter.hydrate(list(graph.get_state_history(AT)))[0].values == snapshot.values
     assert adapter.hydrate(graph.invoke({"page": "p"}, AT, version="v2")).value == snapshot.values
     assert asyncio.run(adapter.ahydrate(graph.get_state(AT))).values == snapshot.values
 
 
 def test_hydrating_takes_one_batch_and_changes_nothing_that_it_is_given(cas: CAS) -> None:
     adapter = LangGraphAdapter(State, backend=cas)
-    given = {"a": adapter.backend.dump([1]), "same": [], "b": [adapter.backend.dump([1]), (adapter.backend.dump(2),)]}
+    given = {
+        "a": adapter.backend.dump([1]),
+        "same": [],
+        "b": [adapter.backend.dump([1]), (adapter.backend.dump(2),)],
+    }
     before = dict(given)
     shown = adapter.hydrate(given)
     assert shown == {"a": [1], "same": [], "b": [[1], (2,)]}
@@ -338,7 +388,7 @@ STRICT = """
     def ask(state: State):
         return {"answer": interrupt("?") + repr((state.docs, state.any, state.note, state.log))}
 
-    graph = StateGraph(adapter.schema()).add_node(write).add_node(ask).add_edge(START, "write").add_edge("write", "ask")
+    graph = StateGraph(adapter.schema()).add_sequence([write, ask]).add_edge(START, "write")
     inner = SqliteSaver(sqlite3.connect(database, check_same_thread=False))
     app = graph.compile(checkpointer=inner if saver == "stock" else adapter.checkpointer(inner))
     at = {"configurable": {"thread_id": "t"}}
@@ -346,7 +396,7 @@ STRICT = """
         app.invoke({"log": ["input"]}, at)
     else:
         shown = app.get_state(at)
-        assert all(isinstance(shown.values[name], ContentRef) for name in ("docs", "log", "any")), shown.values
+        assert {type(shown.values[name]) for name in ("docs", "log", "any")} == {ContentRef}, shown.values
         print(app.invoke(Command(resume="> "), at)["answer"])
 
         cached = StateGraph(adapter.schema())
@@ -370,7 +420,11 @@ def test_strict_msgpack_mode_knows_refs_and_the_types_of_the_schema(
     for phase in ("write", "read"):
         done = subprocess.run(
             [sys.executable, str(script), saver, str(tmp_path / "db"), str(tmp_path / "blobs"), phase],
-            env={**os.environ, "LANGGRAPH_STRICT_MSGPACK": strict, "PYTHONPATH": str(Path(__file__).parents[3])},
+            env={
+                **os.environ,
+                "LANGGRAPH_STRICT_MSGPACK": strict,
+                "PYTHONPATH": str(Path(__file__).parents[3]),
+            },
             capture_output=True,
             text=True,
             check=False,

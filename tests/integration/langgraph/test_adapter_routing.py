@@ -10,7 +10,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
-from agentref import AgentRefState, ContentRef, Externalized, Inline, InlineSizeExceeded
+from agentref import AgentRefState, Externalized, Inline, InlineSizeExceeded
 from agentref.adapters.langgraph import LangGraphAdapter, LazyState
 from agentref.errors import InPlaceMutationError
 from agentref.storage import CAS
@@ -38,7 +38,9 @@ def routed(adapter: LangGraphAdapter, router: Any, first: Any = None, **how: Any
     builder = StateGraph(adapter.schema())
     builder.add_node("first", adapter.wrap_node(first or (lambda state: {"docs": [*state["docs"], "new"]})))
     for name in ("few", "many"):
-        builder.add_node(name, adapter.wrap_node(lambda arg, name=name: {"answer": f"{name}: {len(arg['docs'])}"}))
+        builder.add_node(
+            name, adapter.wrap_node(lambda arg, name=name: {"answer": f"{name}: {len(arg['docs'])}"})
+        )
     builder.add_edge(START, "first").add_conditional_edges("first", router)
     return builder.compile(**how)
 
@@ -65,8 +67,8 @@ def choose_with(state: Any, config: RunnableConfig, *, least: int) -> str:
 ROUTERS: dict[str, Any] = {
     "function": choose,
     "callable object": Chooser(),
-    "lambda": lambda state: choose(state),
-    "lambda of a coroutine": lambda state: achoose(state),
+    "lambda": lambda state: choose(state),  # noqa: PLW0108
+    "lambda of a coroutine": lambda state: achoose(state),  # noqa: PLW0108
     "partial": functools.partial(choose_with, least=3),
     "runnable": RunnableLambda(choose),
     "async": achoose,
@@ -142,7 +144,7 @@ def test_a_router_that_changes_a_value_is_an_error(adapter: LangGraphAdapter, fo
 
     if form == "state":
         meddling.__annotations__["state"] = State
-    with pytest.raises(InPlaceMutationError, match="'meddling' changed docs.*cannot write"):
+    with pytest.raises(InPlaceMutationError, match=r"'meddling' changed docs.*cannot write"):
         routed(adapter, adapter.wrap_router(meddling)).invoke({"docs": ["1"]})
 
 

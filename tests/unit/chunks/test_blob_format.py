@@ -29,7 +29,9 @@ def test_only_the_shortest_form_of_a_number_is_read(data: bytes) -> None:
     assert varint(number) == data[:end]
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x00", b"\xff\x80\x00", b"\xff" * 20, b"\x80" * 9 + b"\x01"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80", b"\x80\x00", b"\xff\x80\x00", b"\xff" * 20, b"\x80" * 9 + b"\x01"]
+)
 def test_a_number_that_is_cut_off_or_padded_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedBlobError):
         read_varint(data, 0)

@@ -89,7 +89,7 @@ def test_rows_are_cut_between_rows(size: int, row: int) -> None:
         assert all(len(chunk) % row == 0 for chunk in chunks[:-1])
 
 
-items = st.lists(st.binary(min_size=1, max_size=200).map(lambda part: part * 40), max_size=80)
+items = st.lists(st.binary(min_size=1, max_size=200).map(lambda part: part * 40), min_size=1, max_size=80)
 
 
 @given(items)

@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from agentref.chunks import MAX_BLOB_BYTES, MAX_DEPTH, IdentityMemo, Kind, Link, TreeBuilder, blob_digest, unpack_blob
+from agentref.chunks import (
+    MAX_BLOB_BYTES,
+    MAX_DEPTH,
+    IdentityMemo,
+    Kind,
+    Link,
+    TreeBuilder,
+    blob_digest,
+    unpack_blob,
+)
 from agentref.errors import ValueTooLargeError
 
 
@@ -74,7 +83,9 @@ def test_children_come_before_their_parents() -> None:
     builder.node(builder.raw(random.Random(1).randbytes(8_000_000)))
     seen = set()
     for digest, pending in builder.blobs.items():
-        assert seen.issuperset(link.digest for link in unpack_blob(pending.kind, bytes(pending.canonical())).links)
+        assert seen.issuperset(
+            link.digest for link in unpack_blob(pending.kind, bytes(pending.canonical())).links
+        )
         seen.add(digest)
     assert any(pending.kind is Kind.NODE for pending in builder.blobs.values())
 

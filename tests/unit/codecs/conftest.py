@@ -14,13 +14,13 @@ from pydantic import BaseModel
 from agentref.storage import InMemoryCAS
 
 
-def same(a: object, b: object) -> bool:
+def same(a: object, b: object) -> bool:  # noqa: C901, PLR0912  (a table of cases)
     """Equal in type, in value and in every part, NaN to NaN and in the order of keys."""
     kind = type(a)
     if kind is not type(b):
         return False
     if kind is float:
-        return math.copysign(1, a) == math.copysign(1, b) and (a == b or (a != a and b != b))
+        return math.copysign(1, a) == math.copysign(1, b) and (a == b or (math.isnan(a) and math.isnan(b)))
     if kind is complex:
         return same(a.real, b.real) and same(a.imag, b.imag)
     if kind in {list, tuple} or isinstance(a, tuple):
@@ -36,7 +36,11 @@ def same(a: object, b: object) -> bool:
     if kind is Decimal:
         return a.as_tuple() == b.as_tuple()
     if kind in {dt.datetime, dt.time}:
-        return a.replace(tzinfo=None) == b.replace(tzinfo=None) and a.fold == b.fold and same(a.tzinfo, b.tzinfo)
+        return (
+            a.replace(tzinfo=None) == b.replace(tzinfo=None)
+            and a.fold == b.fold
+            and same(a.tzinfo, b.tzinfo)
+        )
     if kind is dt.timezone:
         return a == b and a.tzname(None) == b.tzname(None)
     if kind is np.ndarray or isinstance(a, np.generic):

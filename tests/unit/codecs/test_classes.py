@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections import deque, namedtuple
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import pytest
 from langchain_core.documents import Document
@@ -47,7 +47,7 @@ class Hollow:
 class Made:
     a: int
 
-    def __new__(cls, a: int) -> "Made":
+    def __new__(cls, a: int) -> Self:
         return object.__new__(cls)
 
 
@@ -85,7 +85,7 @@ class OfDeque(deque):
 
 
 @dataclasses.dataclass
-class OfException(Exception):
+class OfError(Exception):
     a: int = 0
 
 
@@ -94,10 +94,10 @@ class Point(NamedTuple):
     y: Any = 0
 
 
-Old = namedtuple("Old", "a b")
+Old = namedtuple("Old", "a b")  # noqa: PYI024  (still written so)
 
 
-class TupleWithAttributes(tuple):
+class TupleWithAttributes(tuple):  # noqa: SLOT001
     _fields = ("a", "b")
 
 
@@ -139,7 +139,9 @@ class Grown(BaseModel):
 
 
 def model() -> Model:
-    made = Model(Name="n", items=[Inner(), Inner(x=2)], point=Point(1, (2,)), plain=Plain({1}), other={"e": 1})
+    made = Model(
+        Name="n", items=[Inner(), Inner(x=2)], point=Point(1, (2,)), plain=Plain({1}), other={"e": 1}
+    )
     made._secret = 9
     return made
 
@@ -230,7 +232,7 @@ def _tuple_with_attributes() -> TupleWithAttributes:
     [
         (OfFrozenset([1, 2]), frozenset),
         (OfDeque([1, 2]), list),
-        (OfException(4), lambda error: error.args),
+        (OfError(4), lambda error: error.args),
         (_tuple_with_attributes(), vars),
     ],
     ids=["frozenset", "deque", "exception", "tuple"],
@@ -256,9 +258,13 @@ def test_fields_that_are_gone_are_an_error_and_never_dropped(
     cas: InMemoryCAS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refs = cas.dump_many([Plain(1, [2]), Grown(x=1, y=2), Point(1, 2)])
-    monkeypatch.setitem(globals(), "Plain", dataclasses.make_dataclass("Plain", ["a"], namespace={"__module__": __name__}))
     monkeypatch.setitem(
-        globals(), "Grown", type("Grown", (BaseModel,), {"__module__": __name__, "__annotations__": {"x": int}})
+        globals(), "Plain", dataclasses.make_dataclass("Plain", ["a"], namespace={"__module__": __name__})
+    )
+    monkeypatch.setitem(
+        globals(),
+        "Grown",
+        type("Grown", (BaseModel,), {"__module__": __name__, "__annotations__": {"x": int}}),
     )
     monkeypatch.setitem(globals(), "Point", NamedTuple("Point", [("x", int)]))
     for ref in refs:
@@ -266,7 +272,9 @@ def test_fields_that_are_gone_are_an_error_and_never_dropped(
             cas.load(ref)
 
 
-def test_a_class_that_is_gone_is_an_error_that_names_it(cas: InMemoryCAS, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_is_gone_is_an_error_that_names_it(
+    cas: InMemoryCAS, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ref = cas.dump(Plain(1))
     monkeypatch.delitem(globals(), "Plain")
     with pytest.raises(UntrustedTypeError, match="Plain"):
@@ -296,7 +304,9 @@ class Handle:
 
 
 def test_an_extension_teaches_a_type() -> None:
-    extension = Extension("test.Handle", Handle, lambda handle: [handle.number], lambda state: Handle(*state))
+    extension = Extension(
+        "test.Handle", Handle, lambda handle: [handle.number], lambda state: Handle(*state)
+    )
     cas = InMemoryCAS(codec=ValueCodec(extensions=[extension]))
     value = {"a": [Handle(1), (Handle(2),)], "b": list(range(9000))}
     ref = cas.dump(value)
@@ -310,7 +320,7 @@ class Foreign:
 
     def dumps_typed(self, obj: object) -> tuple[str, bytes]:
         if not isinstance(obj, Handle):
-            raise RuntimeError("never heard of it")
+            raise RuntimeError("never heard of it")  # noqa: TRY004
         return "handle", str(obj.number).encode()
 
     def loads_typed(self, data: tuple[str, bytes]) -> object:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgpack
 import pytest
@@ -41,7 +40,7 @@ class Zone(dt.tzinfo):
         return dt.timedelta(0)
 
 
-class Any_:
+class Anything:
     pass
 
 
@@ -67,13 +66,13 @@ def _local_enum() -> object:
 
 
 def _open_file():
-    return open(__file__, encoding="utf-8")  # noqa: SIM115, PTH123
+    return open(__file__, encoding="utf-8")  # noqa: PTH123
 
 
 REFUSED: dict[str, Callable[[], object]] = {
     "object": object,
-    "instance": Any_,
-    "class": lambda: Any_,
+    "instance": Anything,
+    "class": lambda: Anything,
     "generator": lambda: (item for item in ()),
     "lambda": lambda: _local,
     "builtin": lambda: len,
@@ -84,7 +83,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "slice": lambda: slice(3),
     "exception": lambda: ValueError("x"),
     "lock": threading.Lock,
-    "dict view": lambda: {}.keys(),
+    "dict view": {}.keys,
     "memoryview": lambda: memoryview(b"x"),
     "str subclass": lambda: Text("x"),
     "int subclass": lambda: Number(1),
@@ -95,13 +94,11 @@ REFUSED: dict[str, Callable[[], object]] = {
     "defaultdict of a lambda": lambda: defaultdict(lambda: 1),
     "zone": Zone,
     "time in a zone of one's own": lambda: dt.datetime(2024, 1, 1, tzinfo=Zone()),
-    "zone without a key": lambda: ZoneInfo.from_file(open("/dev/null", "rb")) if False else Zone(),  # noqa: SIM115, PTH123
     "ext type": lambda: msgpack.ExtType(10, b"\x91\x01"),
     "tree ext type": lambda: msgpack.ExtType(1, b"\x01"),
     "unknown ext type": lambda: msgpack.ExtType(99, b""),
     "timestamp": lambda: msgpack.Timestamp(1, 2),
 }
-del REFUSED["zone without a key"]
 
 PLACES: dict[str, Callable[[Any], object]] = {
     "bare": lambda bad: bad,
@@ -131,14 +128,23 @@ def test_it_is_refused_wherever_it_is(cas: InMemoryCAS, bad: str, place: str) ->
     assert cas.stats().blobs == 0
 
 
-@pytest.mark.parametrize("bad", [bad for bad in REFUSED if bad not in {"dict subclass", "list subclass", "slice"}])
+@pytest.mark.parametrize(
+    "bad", [bad for bad in REFUSED if bad not in {"dict subclass", "list subclass", "slice"}]
+)
 def test_it_is_refused_as_a_key_and_in_a_set(cas: InMemoryCAS, bad: str) -> None:
     part = REFUSED[bad]()
     try:
         hash(part)
     except TypeError:
         pytest.skip("cannot be a key")
-    for value in ({part: 1}, [{"a": {part: 1}}], {part}, frozenset({part}), {(1, part): 2}, {**{str(n): n for n in range(99)}, part: 1}):
+    for value in (
+        {part: 1},
+        [{"a": {part: 1}}],
+        {part},
+        frozenset({part}),
+        {(1, part): 2},
+        {**{str(n): n for n in range(99)}, part: 1},
+    ):
         with pytest.raises(UnsupportedTypeError):
             cas.dump(value)
     assert cas.stats().blobs == 0
@@ -256,8 +262,15 @@ def _unless_too_deep(cas: InMemoryCAS, value: object) -> bool:
     return True
 
 
-@pytest.mark.parametrize("core", CORES)
-@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize(
+    ("wrap", "core"),
+    [
+        (wrap, core)
+        for wrap in WRAPS
+        for core in CORES
+        if not (wrap.startswith("broad") and core in {"bytes", "surrogate"})
+    ],
+)
 def test_what_is_taken_at_any_depth_comes_back(wrap: str, core: str) -> None:
     value = CORES[core]
     for depth in range(1, 514 if core == "number" else 68):

@@ -3,7 +3,6 @@
 import asyncio
 import io
 import random
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from agentref.codecs import CODEC_ID, ValueCodec
 from agentref.errors import (
     BlobNotFoundError,
-    CorruptBlobError,
     InvalidDigestError,
     InvalidInputError,
     InvalidRefError,
@@ -51,7 +49,12 @@ def test_the_name_of_short_bytes_is_their_plain_hash(cas: CAS) -> None:
 
 
 def test_any_buffer_is_taken_and_nothing_else(cas: CAS) -> None:
-    assert cas.put(bytearray(b"ab")) == cas.put(memoryview(b"ab")) == cas.put(memoryview(b"a-b-")[::2]) == cas.put(b"ab")
+    assert (
+        cas.put(bytearray(b"ab"))
+        == cas.put(memoryview(b"ab"))
+        == cas.put(memoryview(b"a-b-")[::2])
+        == cas.put(b"ab")
+    )
     for bad in ("text", None, 5, [1]):
         with pytest.raises(InvalidInputError, match="bytes"):
             cas.put(bad)
@@ -123,7 +126,9 @@ def test_what_is_absent_is_a_key_error_that_names_it(cas: CAS) -> None:
     assert not cas.delete(ABSENT)
 
 
-@pytest.mark.parametrize("bad", ["", "x" * 64, "A" * 64, "../" * 21 + "a", None, 5, b"short", ABSENT + "\n"])
+@pytest.mark.parametrize(
+    "bad", ["", "x" * 64, "A" * 64, "../" * 21 + "a", None, 5, b"short", ABSENT + "\n"]
+)
 def test_what_is_no_digest_is_refused_by_every_verb(cas: CAS, bad: object) -> None:
     for verb in (cas.get, cas.exists, cas.delete, lambda name: cas.get_many([ABSENT, name])):
         with pytest.raises(InvalidDigestError):
@@ -186,7 +191,8 @@ def test_the_same_again_is_not_stored_again(cas: CAS) -> None:
 def test_counters_tell_what_dedup_and_compression_saved(cas: CAS) -> None:
     for _ in range(3):
         cas.dump(["x" * 100_000])
-    assert cas.counters.bytes_offered > 300_000 > 10_000 > cas.counters.bytes_stored
+    assert cas.counters.bytes_offered > 300_000
+    assert cas.counters.bytes_stored < 10_000
     cas.load(cas.dump(["x" * 100_000]))
     assert cas.counters.values_loaded == 1
     assert cas.counters.blobs_fetched == 2
@@ -199,7 +205,9 @@ def test_nothing_of_a_refused_batch_is_stored(cas: CAS) -> None:
     assert cas.counters.values_dumped == 0
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), "1", True, 10**400, 5e-324, 1e-300, 1e308])
+@pytest.mark.parametrize(
+    "ttl", [0, -1, float("nan"), float("inf"), "1", True, 10**400, 5e-324, 1e-300, 1e308]
+)
 def test_a_ttl_that_makes_no_sense_is_refused(cas: CAS, ttl: object) -> None:
     for call in (
         lambda: cas.put(b"x", ttl=ttl),
@@ -248,7 +256,11 @@ def test_a_limit_holds_on_the_way_in(cas: CAS) -> None:
 
 
 def test_a_limit_holds_on_the_way_out(cas: CAS) -> None:
-    ref, name, stream = cas.dump("x" * 2000), cas.put(bytes(2000)), cas.put_stream(io.BytesIO(bytes(400_000)))
+    ref, name, stream = (
+        cas.dump("x" * 2000),
+        cas.put(bytes(2000)),
+        cas.put_stream(io.BytesIO(bytes(400_000))),
+    )
     small = CAS(cas._store, max_value_bytes=1000)
     for call in (lambda: small.load(ref), lambda: small.get(name), lambda: small.open(stream)):
         with pytest.raises(ValueTooLargeError, match="limit"):
@@ -307,110 +319,3 @@ def test_what_is_no_file_of_bytes_is_refused(cas: CAS, make) -> None:
     with pytest.raises(InvalidInputError):
         cas.put_stream(make())
     assert cas.stats().blobs == 0
-
-
-def _edits() -> list[tuple[str, object]]:
-    def fresh() -> list[dict]:
-        return [{"id": n, "text": f"{n} " * 120, "score": n / 7} for n in range(2000)]
-
-    changed, inserted, deleted, appended = fresh(), fresh(), fresh(), fresh()
-    changed[1000]["score"] = 9.0
-    inserted.insert(1, {"id": -1})
-    del deleted[1500]
-    appended.append({"id": 2000, "text": "new"})
-    return [("change", changed), ("insert", inserted), ("delete", deleted), ("append", appended), ("as it was", fresh())]
-
-
-@pytest.mark.parametrize(("edit", "value"), _edits(), ids=lambda item: item if isinstance(item, str) else "")
-def test_an_edit_of_a_list_stores_a_few_blobs_only(cas: CAS, edit: str, value: object) -> None:
-    before = _edits()[-1][1]
-    cas.dump(before)
-    blobs = cas.stats().blobs
-    assert blobs > 30
-    cas.dump(value)
-    assert cas.stats().blobs - blobs <= (0 if edit == "as it was" else 8)
-
-
-def test_a_new_order_of_documents_stores_no_text_again(cas: CAS) -> None:
-    documents = [{"text": random.Random(n).randbytes(8000).hex(), "score": n} for n in range(60)]
-    cas.dump(documents)
-    stored = cas.counters.bytes_stored
-    documents.sort(key=lambda document: -document["score"])
-    for document in documents:
-        document["score"] *= 2
-    cas.dump(documents)
-    assert cas.counters.bytes_stored - stored < stored / 4
-
-
-def test_eight_threads_that_dump_overlapping_values_agree(cas: CAS) -> None:
-    def values(thread: int) -> list[object]:
-        return [[{"n": n, "text": f"{n} " * 100} for n in range(k, k + 80)] for k in range(thread, thread + 6)]
-
-    def work(thread: int) -> list[ContentRef]:
-        refs = cas.dump_many(values(thread))
-        assert cas.load_many(refs) == values(thread)
-        return refs
-
-    with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(work, range(8)))
-    for thread, refs in enumerate(results):
-        assert cas.load_many(refs) == values(thread)
-        assert refs == InMemoryCAS().dump_many(values(thread))
-    assert cas.verify().ok
-
-
-def test_verify_reads_every_blob_and_reports_progress(cas: CAS) -> None:
-    cas.dump_many([f"{n} " * 10 for n in range(600)])
-    seen: list[int] = []
-    report = cas.verify(progress=seen.append)
-    assert report.ok
-    assert report.checked == seen[-1] == 600
-    assert report.checked_bytes == cas.stats().stored_bytes
-    assert len(seen) > 1
-
-
-def _damage(cas: CAS, digest: str) -> None:
-    name = Digest(bytes.fromhex(digest))
-    frame = bytearray(cas._store.fetch([name])[name])
-    frame[-1] ^= 1
-    cas._store.replace({name: bytes(frame)})
-
-
-def test_damage_is_found_told_and_mended(cas: CAS) -> None:
-    noise = random.Random(3).randbytes(20_000).hex()
-    value = [noise, *range(9000), {"a": noise[::-1]}]
-    ref = cas.dump(value)
-    for digest in list(cas.iter_hashes()):
-        _damage(cas, digest)
-        with pytest.raises(CorruptBlobError, match=ref.hash):
-            cas.load(ref)
-        assert cas.verify().corrupt == (digest,)
-        assert cas.dump(value) == ref  # here already, as far as it knows
-        assert cas.repair(value) == ref
-        assert cas.verify().ok
-        assert cas.load(ref) == value
-
-
-def test_repair_stores_what_is_not_here_at_all(cas: CAS) -> None:
-    ref = cas.repair(["x" * 20_000])
-    assert cas.load(ref) == ["x" * 20_000]
-
-
-def test_a_file_that_is_damaged_lost_or_cut_short_is_found(tmp_path: Path) -> None:
-    with FilesystemCAS(tmp_path / "store") as cas:
-        data = random.Random(4).randbytes(200_000)
-        name = cas.put(data)
-        (file,) = [path for path in (tmp_path / "store" / "blobs").rglob("*") if path.is_file()]
-        good = file.read_bytes()
-        for bad in (good[:-1], good[:100_000] + b"!" + good[100_001:], b""):
-            file.write_bytes(bad)
-            with pytest.raises((CorruptBlobError, BlobNotFoundError), match=name):
-                cas.get(name)
-            assert not cas.verify().ok
-        file.unlink()
-        with pytest.raises(BlobNotFoundError, match=name):
-            cas.get(name)
-        assert cas.verify().missing == (name,)
-        assert cas.put(data) == name
-        assert cas.get(name) == data
-        assert cas.verify().ok

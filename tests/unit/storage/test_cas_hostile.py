@@ -1,52 +1,24 @@
 """Blobs by somebody who knows the format: correct digests, wrong contents. Every one is a typed error."""
 
+import json
 import resource
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from pathlib import Path
 
 import msgpack
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from agentref.chunks import MAX_BLOB_BYTES, Kind, Link, blob_digest, link_table, unpack_blob, varint
+from agentref.chunks import MAX_BLOB_BYTES, Kind, Link, varint
 from agentref.codecs import ValueCodec
 from agentref.codecs.wire import CODEC_ID, Ext
 from agentref.errors import AgentRefError, IntegrityError, MalformedBlobError, UntrustedTypeError
-from agentref.refs import ContentRef, Digest
-from agentref.storage import CAS, InMemoryCAS
-from agentref.storage.frames import open_frame, pack_frame
-from agentref.storage.memory import MemoryBlobStore
+from agentref.refs import ContentRef
+from agentref.storage import FilesystemCAS
 
 ROOT = Path(__file__).parents[3]
-
-
-class Forge:
-    """A store, and blobs of any content under their correct digests."""
-
-    def __init__(self) -> None:
-        self.store = MemoryBlobStore()
-        self.cas = CAS(self.store)
-
-    def blob(self, kind: Kind, data: bytes, size: int) -> Link:
-        digest = blob_digest(kind, data)
-        self.store.store({digest: pack_frame(kind, data, 1) if data else bytes([0x10 | kind, 0])})
-        return Link(digest, size)
-
-    def raw(self, data: bytes) -> Link:
-        return self.blob(Kind.RAW, data, len(data))
-
-    def value(self, payload: bytes, links: list[Link] = []) -> Link:  # noqa: B006  (never changed)
-        return self.blob(Kind.VALUE, link_table(links) + payload, len(payload) + sum(link.size for link in links))
-
-    def node(self, links: list[Link]) -> Link:
-        return self.blob(Kind.NODE, link_table(links), sum(link.size for link in links))
-
-    def load(self, link: Link, codec: str = CODEC_ID) -> object:
-        return self.cas.load(ContentRef(link.digest, codec, link.size))
 
 
 def packed(code: int, state: object) -> bytes:
@@ -57,16 +29,18 @@ def tree(code: int, count: int) -> bytes:
     return msgpack.packb(msgpack.ExtType(code, bytes([count])))
 
 
-@pytest.fixture
-def forge() -> Forge:
-    return Forge()
-
-
+DOCUMENT = "langchain_core.documents.base:Document"
 STATES: dict[str, bytes] = {
     "a bytearray of a number": packed(Ext.BYTEARRAY, 10**12),
     "a bytearray of a list": packed(Ext.BYTEARRAY, [1]),
     "a uuid of a number": packed(Ext.UUID, 10**12),
     "a uuid of 3 bytes": packed(Ext.UUID, b"abc"),
+    **{
+        f"extension {code} of {str(state)[:12]}": packed(code, state)
+        for code in (Ext.TUPLE, Ext.SET, Ext.INT, Ext.DEQUE, Ext.NDARRAY, Ext.NUMPY_SCALAR, Ext.BYTEARRAY)
+        for state in (10**12, 2**63, [10**12], ["<i8", [10**11], "C", b""], ["<U0", [10**11], "C", b""])
+        if not (isinstance(state, list) and code in {Ext.TUPLE, Ext.SET})
+    },
     "a tuple of a number": packed(Ext.TUPLE, 5),
     "a set of lists": packed(Ext.SET, [[]]),
     "a frozenset of a number": packed(Ext.FROZENSET, 5),
@@ -101,7 +75,9 @@ STATES: dict[str, bytes] = {
     "an enum of a list": packed(Ext.ENUM, ["http:HTTPStatus", [], None]),
     "a dataclass of a list": packed(Ext.DATACLASS, ["agentref.refs:ContentRef", [1]]),
     "a dataclass of other fields": packed(Ext.DATACLASS, ["agentref.refs:ContentRef", {"nope": 1}]),
-    "a model of nothing": packed(Ext.PYDANTIC, ["langchain_core.documents.base:Document", {}, None, None, None]),
+    "a model of nothing": packed(
+        Ext.PYDANTIC, ["langchain_core.documents.base:Document", {}, None, None, None]
+    ),
     "a named tuple of too many": packed(Ext.NAMEDTUPLE, ["inspect:ArgInfo", [1] * 5]),
     "an array of nothing": packed(Ext.NDARRAY, []),
     "an array of objects": packed(Ext.NDARRAY, ["|O", [1], "C", bytes(8)]),
@@ -145,7 +121,7 @@ STATES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_a_state_that_no_value_has_is_refused(forge: Forge, name: str) -> None:
+def test_a_state_that_no_value_has_is_refused(forge, name: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(IntegrityError) as caught:
@@ -164,19 +140,41 @@ def _nested(code: int, depth: int) -> bytes:
 
 
 @pytest.mark.parametrize("depth", [200, 5000])
-def test_rich_types_nested_beyond_any_value_are_refused(forge: Forge, depth: int) -> None:
+def test_rich_types_nested_beyond_any_value_are_refused(forge, depth: int) -> None:
     with pytest.raises(MalformedBlobError):
         forge.load(forge.value(_nested(Ext.TUPLE, depth)))
 
 
 NAMES = [
-    "os:system", "subprocess:Popen", "builtins:eval", "builtins:object", "os:path.join", "sys:modules", ":", "os:",
-    ":x", "a:b:c", "", None, 5, [], "importlib:import_module", "http:HTTPStatus.__class__", "http:HTTPStatus.name",
-    "agentref.refs:ContentRef.__init__", "agentref.refs:re.compile", "agentref.storage.cas:CAS",
-    "langchain_core.messages_evil:X", "langchain_core.messages.nope:X", "langchain_core.messages.\0:X",
-    "langchain_core.messages." + "a" * 10_000 + ":X", "\ud800:\ud800", "collections:OrderedDict",
-    "x" * 100_000 + ":X", "agentref.refs:" + "a." * 50_000 + "b",
-]  # fmt: skip
+    "os:system",
+    "subprocess:Popen",
+    "builtins:eval",
+    "builtins:object",
+    "os:path.join",
+    "sys:modules",
+    ":",
+    "os:",
+    ":x",
+    "a:b:c",
+    "",
+    None,
+    5,
+    [],
+    "importlib:import_module",
+    "http:HTTPStatus.__class__",
+    "http:HTTPStatus.name",
+    "agentref.refs:ContentRef.__init__",
+    "agentref.refs:re.compile",
+    "agentref.storage.cas:CAS",
+    "langchain_core.messages_evil:X",
+    "langchain_core.messages.nope:X",
+    "langchain_core.messages.\0:X",
+    "langchain_core.messages." + "a" * 10_000 + ":X",
+    "\ud800:\ud800",
+    "collections:OrderedDict",
+    "x" * 100_000 + ":X",
+    "agentref.refs:" + "a." * 50_000 + "b",
+]
 FAMILIES = {
     Ext.ENUM: lambda name: [name, "A", None],
     Ext.DATACLASS: lambda name: [name, {}],
@@ -187,14 +185,14 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:40])
-def test_a_name_of_anything_but_a_class_of_the_family_is_refused(forge: Forge, family: int, name: object) -> None:
+def test_a_name_of_anything_but_a_class_of_the_family_is_refused(forge, family: int, name: object) -> None:
     state = msgpack.packb(FAMILIES[family](name), unicode_errors="surrogatepass")
     with pytest.raises(UntrustedTypeError) as caught:
         forge.load(forge.value(msgpack.packb(msgpack.ExtType(family, state))))
     assert len(str(caught.value)) < 1000
 
 
-def test_no_module_is_imported_on_the_word_of_stored_bytes(forge: Forge) -> None:
+def test_no_module_is_imported_on_the_word_of_stored_bytes(forge) -> None:
     assert "this" not in sys.modules
     for family, state in FAMILIES.items():
         for name in ("this:s", "antigravity:webbrowser", "idlelib.config:IdleConf"):
@@ -213,12 +211,7 @@ cas = FilesystemCAS(sys.argv[1])
 assert "langchain_core" not in sys.modules
 print(repr(cas.load(ContentRef.from_dict(json.loads(sys.argv[2])))))
 """
-    import json
-    import tempfile
-
     from langchain_core.messages import HumanMessage
-
-    from agentref.storage import FilesystemCAS
 
     with tempfile.TemporaryDirectory() as directory:
         with FilesystemCAS(directory) as cas:
@@ -236,7 +229,7 @@ print(repr(cas.load(ContentRef.from_dict(json.loads(sys.argv[2])))))
 # Links that lie
 
 
-def test_a_size_that_lies_is_refused_at_every_level(forge: Forge) -> None:
+def test_a_size_that_lies_is_refused_at_every_level(forge) -> None:
     leaf = forge.value(b"\x92\x01\x02")
     honest = forge.value(tree(Ext.LIST_TREE, 1), [leaf])
     assert forge.load(honest) == [1, 2]
@@ -251,17 +244,23 @@ def test_a_size_that_lies_is_refused_at_every_level(forge: Forge) -> None:
             forge.load(Link(honest.digest, wrong))
 
 
-def test_a_ref_under_the_wrong_codec_is_refused(forge: Forge) -> None:
+def test_a_ref_under_the_wrong_codec_is_refused(forge) -> None:
     raw, value = forge.raw(b"\xc0"), forge.value(b"\xc0")
     node = forge.node([raw, value])
-    for link, codec in ((raw, CODEC_ID), (value, "raw"), (node, "raw"), (node, CODEC_ID), (forge.node([value, value]), CODEC_ID)):
+    for link, codec in (
+        (raw, CODEC_ID),
+        (value, "raw"),
+        (node, "raw"),
+        (node, CODEC_ID),
+        (forge.node([value, value]), CODEC_ID),
+    ):
         with pytest.raises(IntegrityError):
             forge.load(link, codec)
     assert forge.load(forge.node([value])) is None
 
 
 @pytest.mark.parametrize("code", [Ext.TEXT_TREE, Ext.BYTES_TREE, Ext.LIST_TREE, Ext.DICT_TREE])
-def test_a_tree_over_blobs_of_another_kind_is_refused(forge: Forge, code: int) -> None:
+def test_a_tree_over_blobs_of_another_kind_is_refused(forge, code: int) -> None:
     leaves = {
         Ext.TEXT_TREE: forge.value(b"\xa1x"),
         Ext.BYTES_TREE: forge.value(b"\xc4\x01x"),
@@ -274,7 +273,7 @@ def test_a_tree_over_blobs_of_another_kind_is_refused(forge: Forge, code: int) -
 
 @pytest.mark.parametrize("code", [Ext.LIST_TREE, Ext.DICT_TREE])
 @pytest.mark.parametrize("payload", [b"\xc0", b"\x01", b"\xa1x", packed(Ext.TUPLE, [])])
-def test_a_leaf_of_another_type_is_refused(forge: Forge, code: int, payload: bytes) -> None:
+def test_a_leaf_of_another_type_is_refused(forge, code: int, payload: bytes) -> None:
     with pytest.raises(MalformedBlobError):
         forge.load(forge.value(tree(code, 1), [forge.value(payload)]))
     other = {Ext.LIST_TREE: b"\x80", Ext.DICT_TREE: b"\x90"}[code]
@@ -282,14 +281,14 @@ def test_a_leaf_of_another_type_is_refused(forge: Forge, code: int, payload: byt
         forge.load(forge.value(tree(code, 1), [forge.value(other)]))
 
 
-def test_text_that_is_no_utf_8_is_refused(forge: Forge) -> None:
+def test_text_that_is_no_utf_8_is_refused(forge) -> None:
     with pytest.raises(MalformedBlobError):
         forge.load(forge.value(tree(Ext.TEXT_TREE, 1), [forge.raw(b"\xff\xfe")]))
     assert forge.load(forge.value(tree(Ext.BYTES_TREE, 1), [forge.raw(b"\xff\xfe")])) == b"\xff\xfe"
 
 
 @pytest.mark.parametrize("used", [0, 1, 3, 255])
-def test_links_are_used_exactly(forge: Forge, used: int) -> None:
+def test_links_are_used_exactly(forge, used: int) -> None:
     leaf = forge.raw(b"x")
     with pytest.raises(MalformedBlobError, match="links"):
         forge.load(forge.value(tree(Ext.BYTES_TREE, used), [leaf, leaf]))
@@ -299,9 +298,16 @@ def test_links_are_used_exactly(forge: Forge, used: int) -> None:
         forge.load(forge.value(msgpack.packb(msgpack.ExtType(Ext.BYTES_TREE, b"\x01\x01")), [leaf, leaf]))
 
 
-def test_blobs_that_do_not_parse_are_refused(forge: Forge) -> None:
+def test_blobs_that_do_not_parse_are_refused(forge) -> None:
     for kind in (Kind.VALUE, Kind.NODE):
-        for data in (b"", b"\x01", b"\x80", b"\xff" * 40, varint(2**18 + 1) + bytes(100), varint(1) + bytes(33)):
+        for data in (
+            b"",
+            b"\x01",
+            b"\x80",
+            b"\xff" * 40,
+            varint(2**18 + 1) + bytes(100),
+            varint(1) + bytes(33),
+        ):
             link = forge.blob(kind, data, max(len(data) - 1, 1))
             with pytest.raises(IntegrityError):
                 forge.load(link)
@@ -309,11 +315,14 @@ def test_blobs_that_do_not_parse_are_refused(forge: Forge) -> None:
 
 
 @pytest.mark.parametrize("depth", [31, 32, 33, 100])
-def test_no_tree_deeper_than_the_limit_is_walked(forge: Forge, depth: int) -> None:
+def test_no_tree_deeper_than_the_limit_is_walked(forge, depth: int) -> None:
     link = forge.raw(b"x" * 100)
     for _ in range(depth):
         link = forge.node([link])
-    for read in (lambda: forge.load(link, "raw"), lambda: forge.cas.open(ContentRef(link.digest, "raw", 100)).read()):
+    for read in (
+        lambda: forge.load(link, "raw"),
+        lambda: forge.cas.open(ContentRef(link.digest, "raw", 100)).read(),
+    ):
         try:
             assert read() == b"x" * 100
             assert depth <= 33
@@ -321,19 +330,19 @@ def test_no_tree_deeper_than_the_limit_is_walked(forge: Forge, depth: int) -> No
             assert depth >= 31
 
 
-@pytest.mark.parametrize(("depth", "fan"), [(20, 2), (28, 2), (5, 32), (2, 4000)])
+@pytest.mark.parametrize(("depth", "fan"), [(20, 2), (24, 2), (5, 32), (2, 4000)])
 @pytest.mark.parametrize("leaf", ["raw", "value"])
-def test_a_few_blobs_that_claim_to_be_many_are_refused_at_once(forge: Forge, depth: int, fan: int, leaf: str) -> None:
+def test_a_few_blobs_that_claim_to_be_many_are_refused_at_once(
+    forge, depth: int, fan: int, leaf: str
+) -> None:
     link = forge.raw(b"x") if leaf == "raw" else forge.value(b"\x91\xc0")
     for _ in range(depth):
         link = forge.node([link] * fan)
     tracemalloc.start()
     try:
+        root = link if leaf == "raw" else forge.value(tree(Ext.LIST_TREE, 1), [link])
         with pytest.raises(AgentRefError):
-            if leaf == "raw":
-                forge.load(link, "raw")
-            else:
-                forge.load(forge.value(tree(Ext.LIST_TREE, 1), [link]))
+            forge.load(root, "raw" if leaf == "raw" else CODEC_ID)
         if leaf == "raw":
             with forge.cas.open(ContentRef(link.digest, "raw", link.size)) as file:
                 file.read(100)
@@ -342,15 +351,15 @@ def test_a_few_blobs_that_claim_to_be_many_are_refused_at_once(forge: Forge, dep
         tracemalloc.stop()
 
 
-def test_values_that_hold_one_another_twice_are_refused_at_once(forge: Forge) -> None:
+def test_values_that_hold_one_another_twice_are_refused_at_once(forge) -> None:
     link = forge.value(b"\x91\xc0")
-    for _ in range(25):
+    for _ in range(20):
         link = forge.value(b"\x92" + tree(Ext.LIST_TREE, 1) * 2, [link, link])
     with pytest.raises(AgentRefError):
         forge.load(link)
 
 
-def test_a_list_of_claims_takes_no_memory(forge: Forge) -> None:
+def test_a_list_of_claims_takes_no_memory(forge) -> None:
     payload = (b"\xdd" + (8 << 20).to_bytes(4, "big")) * 300 + b"\xc0" * (8 << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(IntegrityError):
@@ -358,7 +367,7 @@ def test_a_list_of_claims_takes_no_memory(forge: Forge) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
 
 
-def test_a_value_blob_over_the_limit_is_refused(forge: Forge) -> None:
+def test_a_value_blob_over_the_limit_is_refused(forge) -> None:
     link = forge.value(b"\xc6" + (MAX_BLOB_BYTES).to_bytes(4, "big") + bytes(MAX_BLOB_BYTES))
     with pytest.raises(IntegrityError):
         forge.load(link)
@@ -375,130 +384,7 @@ class Serializer:
 
 
 @pytest.mark.parametrize("state", [["evil", b"x"], [5, b"x"], ["x"], [], ["x", b"", 1]])
-def test_whatever_a_foreign_serializer_raises_is_a_typed_error(forge: Forge, state: list) -> None:
+def test_whatever_a_foreign_serializer_raises_is_a_typed_error(forge, state: list) -> None:
     forge.cas = forge.cas.with_codec(ValueCodec(foreign=Serializer()))
     with pytest.raises(IntegrityError):
         forge.load(forge.value(packed(Ext.FOREIGN, state)))
-
-
-# Swapped and mutated blobs
-
-
-SAMPLES: list[object] = [
-    {"a": [1, (2, "x"), b"y", {3}], "b": None, 5: 1.5},
-    [{"n": n, "t": "x" * 200} for n in range(150)],
-    {"text": "x" * 20_000, "more": ["y" * 9000, ("z" * 9000,)]},
-    list(range(9000)),
-    [np.arange(4000.0), np.float32(1), np.zeros(3, [("a", "i4"), ("b", "S2")])],
-    (ContentRef(Digest(bytes(32)), "raw", 5), Ext.TUPLE, {frozenset({1})}),
-]
-
-
-def test_no_two_blobs_can_be_swapped() -> None:
-    cas = InMemoryCAS()
-    refs = cas.dump_many(SAMPLES)
-    names = [Digest(bytes.fromhex(name)) for name in cas.iter_hashes()]
-    frames = cas._store.fetch(names)
-    for name, other in zip(names, names[1:] + names[:1], strict=True):
-        cas._store.replace({name: frames[other]})
-    for ref in refs:
-        with pytest.raises(IntegrityError, match=ref.hash):
-            cas.load(ref)
-    assert len(cas.verify().corrupt) == len(names)
-
-
-def _blobs(value: object) -> list[tuple[Kind, bytes]]:
-    cas = InMemoryCAS()
-    cas.dump(value)
-    names = [Digest(bytes.fromhex(name)) for name in cas.iter_hashes()]
-    return [open_frame(name, frame) for name, frame in cas._store.fetch(names).items()]
-
-
-PAYLOADS = [(kind, data) for value in SAMPLES for kind, data in _blobs(value) if kind is Kind.VALUE]
-
-
-@settings(max_examples=600)
-@given(data=st.data())
-def test_mutated_blobs_give_a_value_or_a_typed_error(data: st.DataObject) -> None:
-    forge = Forge()
-    for value in SAMPLES:
-        forge.cas.dump(value)
-    _, canonical = data.draw(st.sampled_from(PAYLOADS))
-    mutated = bytearray(canonical)
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, max(len(mutated) - 1, 0)) | st.integers(0, min(len(mutated), 40)))
-        change = data.draw(st.sampled_from(["byte", "bit", "insert", "delete", "truncate", "copy"]))
-        if change == "byte":
-            mutated[at : at + 1] = data.draw(st.binary(min_size=1, max_size=1))
-        elif change == "bit" and at < len(mutated):
-            mutated[at] ^= 1 << data.draw(st.integers(0, 7))
-        elif change == "insert":
-            mutated[at:at] = data.draw(st.binary(max_size=8))
-        elif change == "delete":
-            del mutated[at : at + data.draw(st.integers(1, 40))]
-        elif change == "truncate":
-            del mutated[at:]
-        else:
-            mutated[at:at] = mutated[: data.draw(st.integers(0, 60))]
-    _load_or_refuse(forge, bytes(mutated))
-
-
-def _load_or_refuse(forge: Forge, canonical: bytes) -> None:
-    try:
-        size = unpack_blob(Kind.VALUE, canonical).size
-    except IntegrityError:
-        size = 1
-    try:
-        forge.load(forge.blob(Kind.VALUE, canonical, min(size, 2**62)))
-    except AgentRefError:
-        return
-
-
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8) | st.binary(max_size=8)
-    | st.sampled_from(["agentref.refs:ContentRef", "http:HTTPStatus", "inspect:ArgInfo", "<i4", "C", "|O", "UTC", "list",
-                       "langchain_core.messages.human:HumanMessage", "2024-01-01", "path", "OK", "content"]),
-    lambda inner: st.lists(inner, max_size=5)
-    | st.dictionaries(st.text(max_size=5) | st.sampled_from(["digest", "content", "x"]), inner, max_size=3)
-    | st.builds(lambda code, state: msgpack.ExtType(code, msgpack.packb(state)), st.sampled_from(list(Ext)), inner),
-    max_leaves=10,
-)  # fmt: skip
-
-
-@settings(max_examples=600)
-@given(code=st.sampled_from(list(Ext)), state=plain, links=st.integers(0, 2))
-def test_any_state_under_any_code_gives_a_value_or_a_typed_error(code: int, state: object, links: int) -> None:
-    forge = Forge()
-    table = link_table([forge.raw(b"text"), forge.value(b"\x91\xc0")][:links])
-    _load_or_refuse(forge, table + packed(code, state))
-
-
-def test_a_process_survives_hostile_frames_with_little_memory() -> None:
-    script = f"""
-import resource, sys
-sys.path.insert(0, {str(ROOT)!r})
-from agentref.storage import CAS
-from agentref.storage.memory import MemoryBlobStore
-from agentref.errors import IntegrityError
-from agentref.refs import ContentRef
-import msgpack, zstandard, numpy
-from agentref.chunks import Kind, blob_digest, varint, link_table, Link
-resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-states = [msgpack.packb(msgpack.ExtType(code, msgpack.packb(state)))
-          for code in (10, 11, 12, 13, 14, 23, 25, 40, 41)
-          for state in (10**12, 2**63, [10**12], [10**12, []], ["<i8", [10**11], "C", b""], ["<U0", [10**11], "C", b""])]
-for payload in states:
-    data = b"\\0" + payload
-    store = MemoryBlobStore()
-    digest = blob_digest(Kind.VALUE, data)
-    store.store({{digest: bytes([0x11]) + varint(len(data)) + data}})
-    try:
-        CAS(store).load(ContentRef(digest, "agr1", len(payload)))
-    except IntegrityError:
-        pass
-used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(used)
-assert used < 250 << 10, used
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

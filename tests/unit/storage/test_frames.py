@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import suppress
 
 import pytest
 import zstandard
@@ -51,10 +52,8 @@ def test_no_flipped_bit_gives_other_bytes(kind: Kind, size: str) -> None:
     for bit in range(8 * len(frame)):
         bad = bytearray(frame)
         bad[bit // 8] ^= 1 << bit % 8
-        try:
+        with suppress(CorruptBlobError):
             assert open_frame(digest, bytes(bad)) == (kind, data)
-        except CorruptBlobError as error:
-            assert digest.hex() in str(error)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -62,7 +61,7 @@ def test_no_truncated_or_swapped_frame_is_taken(kind: Kind) -> None:
     data = canonical(kind)
     digest, frame = blob_digest(kind, data), pack_frame(kind, data, 1)
     for length in range(len(frame)):
-        with pytest.raises(CorruptBlobError):
+        with pytest.raises(CorruptBlobError, match=digest.hex()):
             open_frame(digest, frame[:length])
     for other in Kind:
         if other is not kind:
