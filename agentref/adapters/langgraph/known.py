@@ -13,7 +13,7 @@ __all__ = ["KnownRefs", "VersionKey", "version_key"]
 _LIMIT: Final = 4096
 
 # A count and a random number, as LangGraph's own savers make them.
-_UNIQUE_VERSION: Final = re.compile(r"\d{32,}\.\d{8,}", re.ASCII)
+_UNIQUE_VERSION: Final = re.compile(r"\d{32,}\.[0-9.e-]{8,}", re.ASCII)
 
 VersionKey = tuple[str, str, str, str]
 """Thread, namespace, channel and version."""

@@ -201,11 +201,11 @@ def test_what_the_saver_itself_shows_of_a_typed_thread(cas: CAS) -> None:
 def test_what_a_kept_ref_names_is_durable_before_the_ref_is(cas: CAS) -> None:
     class Refusing(InMemorySaver):
         def put_writes(self, *_: Any, **__: Any) -> None:
-            assert cas.get(cas.encode(["pending"]).refs[0].hash)
+            assert cas.exists(cas.encode([["pending"]]).refs[0].hash)
             raise ConnectionError("the database is gone")
 
         def put(self, *_: Any, **__: Any) -> Any:
-            assert cas.get(cas.encode(["in the input"]).refs[0].hash)
+            assert cas.exists(cas.encode([["in the input"]]).refs[0].hash)
             raise ConnectionError("the database is gone")
 
     saver = LangGraphAdapter(State, backend=cas).checkpointer(Refusing())

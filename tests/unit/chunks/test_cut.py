@@ -103,7 +103,7 @@ def test_leaves_hold_all_elements_in_order_within_bounds(elements: list[bytes]) 
         weight = sum(weights[begin:end])
         assert weight < 64 * KIB + max(weights, default=0)
         if end != len(elements):
-            assert weight >= 4 * KIB
+            assert weight >= 2 * KIB
         begin = end
 
 

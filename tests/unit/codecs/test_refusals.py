@@ -128,15 +128,19 @@ def test_it_is_refused_wherever_it_is(cas: InMemoryCAS, bad: str, place: str) ->
     assert cas.stats().blobs == 0
 
 
-@pytest.mark.parametrize(
-    "bad", [bad for bad in REFUSED if bad not in {"dict subclass", "list subclass", "slice"}]
-)
+UNHASHABLE = {
+    "dict subclass",
+    "list subclass",
+    "slice",
+    "dict view",
+    "local class",
+    "defaultdict of a lambda",
+}
+
+
+@pytest.mark.parametrize("bad", [bad for bad in REFUSED if bad not in UNHASHABLE])
 def test_it_is_refused_as_a_key_and_in_a_set(cas: InMemoryCAS, bad: str) -> None:
     part = REFUSED[bad]()
-    try:
-        hash(part)
-    except TypeError:
-        pytest.skip("cannot be a key")
     for value in (
         {part: 1},
         [{"a": {part: 1}}],

@@ -189,7 +189,7 @@ def _containers(inner):
     )
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(value=st.recursive(LEAVES, _containers, max_leaves=8))
 def test_any_mixture_comes_back_as_it_was(same, value: object) -> None:
     cas = InMemoryCAS()

@@ -128,7 +128,7 @@ plain = st.recursive(
 @settings(max_examples=250)
 @given(code=st.sampled_from(list(Ext)), state=plain, links=st.integers(0, 2))
 def test_any_state_under_any_code_gives_a_value_or_a_typed_error(
-    code: int, state: object, links: int
+    new_forge, code: int, state: object, links: int
 ) -> None:
     forge = new_forge()
     table = link_table([forge.raw(b"text"), forge.value(b"\x91\xc0")][:links])
