@@ -14,8 +14,8 @@ from agentref.storage._fork import watch_forks
 
 __all__ = ["Database", "connect"]
 
-_IDLE_CONNECTIONS: Final = 4
-_CACHE_KIB: Final = 2048
+_IDLE_CONNECTIONS: Final = 2
+_CACHE_KIB: Final = 1024
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _WAL_KEPT: Final = 8 * 1024 * 1024
 _WAL_TOLERATED: Final = 32 * 1024 * 1024

@@ -3,7 +3,6 @@
 Compression is no part of a blob's name: a frame may be rewritten at any level, and no ref changes.
 """
 
-import threading
 from typing import Final
 
 import zstandard
@@ -23,17 +22,34 @@ _MIN_COMPRESSED: Final = 64
 _MIN_GAIN: Final = 0.95
 
 
-class _Contexts(threading.local):
-    """zstandard's contexts must not be shared among threads: that ends the process."""
+class _Contexts:
+    """zstandard's contexts. Two threads must not share one (that ends the process), and one a thread
+    would be megabytes in each of a framework's many: so they are lent, and there are as many of them
+    as were ever needed at once."""
 
     def __init__(self) -> None:
-        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
-        self.decompressor = zstandard.ZstdDecompressor()
+        self._compressors: dict[int, list[zstandard.ZstdCompressor]] = {}
+        self._decompressors: list[zstandard.ZstdDecompressor] = []
 
-    def compressor(self, level: int) -> zstandard.ZstdCompressor:
-        if level not in self.compressors:
-            self.compressors[level] = zstandard.ZstdCompressor(level=level)
-        return self.compressors[level]
+    def compress(self, data: bytes | memoryview, level: int) -> bytes:
+        idle = self._compressors.setdefault(level, [])
+        try:
+            context = idle.pop()
+        except IndexError:
+            context = zstandard.ZstdCompressor(level=level)
+        packed = context.compress(data)
+        idle.append(context)
+        return packed
+
+    def decompress(self, data: bytes) -> bytes:
+        try:
+            context = self._decompressors.pop()
+        except IndexError:
+            context = zstandard.ZstdDecompressor()
+        # One that failed is not lent again.
+        unpacked = context.decompress(data)
+        self._decompressors.append(context)
+        return unpacked
 
 
 _contexts = _Contexts()
@@ -44,7 +60,7 @@ def pack_frame(kind: Kind, data: bytes | memoryview, level: int) -> bytes:
     head = _VERSION | kind | (_LINKS if kind is not Kind.RAW and data[0] else 0)
     length = varint(len(data))
     if len(data) >= _MIN_COMPRESSED:
-        packed = _contexts.compressor(level).compress(data)
+        packed = _contexts.compress(data, level)
         if len(packed) <= len(data) * _MIN_GAIN:
             return b"".join((bytes([head | _ZSTD]), length, packed))
     return b"".join((bytes([head]), length, data))
@@ -83,7 +99,7 @@ def _unpack(frame: bytes) -> tuple[Kind, bytes]:
         # The decompressor believes the size in its own header: it has to agree with ours first.
         if zstandard.frame_content_size(body) != length:
             raise MalformedBlobError("their two lengths do not agree")
-        body = _contexts.decompressor.decompress(body)
+        body = _contexts.decompress(body)
     if len(body) != length:
         raise MalformedBlobError("they are cut off")
     if kind is not Kind.RAW and (length == 0 or bool(body[0]) != bool(head & _LINKS)):

@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
 )
 
 from agentref.adapters.langgraph.known import KnownRefs, version_key
+from agentref.adapters.langgraph.pace import Pace
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
@@ -98,6 +99,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         self._admit = admit
         self.runtime = runtime.with_codec(codec_for(inner.serde))
         self._known = KnownRefs()
+        self.pace = Pace()
         self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
 
     def __getattr__(self, name: str) -> Any:
@@ -126,7 +128,8 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         return self.inner.config_specs
 
     def get_next_version(self, current: Any, channel: None) -> Any:
-        """The inner saver's."""
+        """The inner saver's. Waits for a moment where saving has fallen behind the graph."""
+        self.pace.wait()
         return self.inner.get_next_version(current, channel)
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> "ExternalizingSaver":
@@ -199,11 +202,13 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     def hydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
         """Checkpoints of the inner saver with every ref replaced by its value, in one batch."""
+        self._known.at(self.runtime.backend.epoch())
         names, refs = _refs_in(saved)
         return self._restored(saved, self.runtime.load_many(refs, names=names))
 
     async def ahydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
         """`hydrated` for the event loop."""
+        self._known.at(self.runtime.backend.epoch())
         names, refs = _refs_in(saved)
         return self._restored(saved, await self.runtime.aload_many(refs, names=names))
 

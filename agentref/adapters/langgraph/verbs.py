@@ -100,8 +100,13 @@ def put(
     new_versions: ChannelVersions,
 ) -> RunnableConfig:
     """Store what is large, durably; then let the inner saver keep the checkpoint."""
-    lean, versions, externalized = self.placed_checkpoint(config, checkpoint, new_versions)
-    self.runtime.store(externalized)
+
+    def save() -> tuple[Checkpoint, ChannelVersions]:
+        lean, versions, outgoing = self.placed_checkpoint(config, checkpoint, new_versions)
+        self.runtime.store(outgoing)
+        return lean, versions
+
+    lean, versions = self.pace.save(save)
     self.remember(config, lean)
     return self.inner.put(config, lean, metadata, versions)
 
@@ -114,8 +119,8 @@ async def aput(
     new_versions: ChannelVersions,
 ) -> RunnableConfig:
     """`put` for the event loop."""
-    lean, versions, externalized = self.placed_checkpoint(config, checkpoint, new_versions)
-    await self.runtime.astore(externalized)
+    lean, versions, outgoing = self.placed_checkpoint(config, checkpoint, new_versions)
+    await self.runtime.astore(outgoing)
     self.remember(config, lean)
     return await self.inner.aput(config, lean, metadata, versions)
 
@@ -128,9 +133,13 @@ def put_writes(
     task_path: str = "",
 ) -> None:
     """Store what is large, durably; then let the inner saver keep the writes."""
-    lean, externalized = self.placed_writes(config, writes)
-    self.runtime.store(externalized)
-    self.inner.put_writes(config, lean, task_id, *self.task_path(task_path))
+
+    def save() -> list[tuple[str, Any]]:
+        lean, outgoing = self.placed_writes(config, writes)
+        self.runtime.store(outgoing)
+        return lean
+
+    self.inner.put_writes(config, self.pace.save(save), task_id, *self.task_path(task_path))
 
 
 async def aput_writes(
@@ -141,8 +150,8 @@ async def aput_writes(
     task_path: str = "",
 ) -> None:
     """`put_writes` for the event loop."""
-    lean, externalized = self.placed_writes(config, writes)
-    await self.runtime.astore(externalized)
+    lean, outgoing = self.placed_writes(config, writes)
+    await self.runtime.astore(outgoing)
     await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
 
 

@@ -1,0 +1,64 @@
+"""Every example runs, and what the documents show was measured. (The demo has tests of its own.)"""
+
+import importlib.util
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from agentref.storage import FilesystemCAS
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(example: str, directory: Path) -> str:
+    """Run an example as a user would, in a directory of its own; what it prints."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / example)],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.fail(f"{example}:\n{done.stdout}{done.stderr}", pytrace=False)
+    return done.stdout
+
+
+def test_langgraph_rag_answers_and_keeps_its_documents_out_of_the_checkpoints(tmp_path: Path) -> None:
+    said = run("langgraph_rag.py", tmp_path)
+    assert "Read 3 document(s)." in said
+    assert "In the store: 3 documents" in said
+    with closing(sqlite3.connect(tmp_path / "checkpoints.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM checkpoints").fetchone()[0] >= 3
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("checkpoints.sqlite*"))
+    assert b"What do the documents say?" in kept
+    assert b"large retrieved text" not in kept
+    with FilesystemCAS(tmp_path / "state_blobs") as store:
+        assert store.verify().ok
+
+
+def drawing() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("draw_saving", ROOT / "docs" / "draw_saving.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_and_the_table_show_the_numbers_that_were_measured() -> None:
+    script = drawing()
+    rows = script.measured()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    redraw = "run python docs/draw_saving.py"
+    assert (ROOT / "docs" / "saving.svg").read_text(encoding="utf-8") == script.picture(rows), redraw
+    assert script.filled(readme, rows) == readme, redraw
+    assert "docs/saving.svg" in readme
