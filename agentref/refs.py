@@ -95,7 +95,9 @@ class ContentRef:
             raise InvalidRefError("A ref's body has five items: version, digest, codec, size, backend id.")
         version, digest, codec, size, backend_id = body
         if type(version) is not int or version != _WIRE_VERSION:
-            raise InvalidRefError(f"Ref version {version!r:.20} is unknown here; a newer agentref may read it.")
+            raise InvalidRefError(
+                f"Ref version {version!r:.20} is unknown here; a newer agentref may read it."
+            )
         if not isinstance(digest, str):
             raise InvalidDigestError(f"A ref's digest is 64 lower-case hex digits, not {digest!r:.60}.")
         return cls(parse_digest(digest), codec, size, backend_id)

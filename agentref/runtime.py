@@ -46,7 +46,8 @@ class Runtime:
                 )
         if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 0:
             raise InvalidInputError(
-                f"inline_threshold_bytes must be a whole number of bytes, 0 or more, not {inline_threshold_bytes!r:.40}."
+                f"inline_threshold_bytes must be a whole number of bytes, 0 or more, "
+                f"not {inline_threshold_bytes!r:.40}."
             )
         self.backend = backend
         self.inline_threshold_bytes = inline_threshold_bytes
@@ -54,11 +55,11 @@ class Runtime:
 
     def with_codec(self, codec: ValueCodec) -> "Runtime":
         """The same stores and threshold, under another codec."""
-        clone = Runtime.__new__(Runtime)
-        clone.backend = self.backend.with_codec(codec)
-        clone.inline_threshold_bytes = self.inline_threshold_bytes
-        clone._stores = {name: store.with_codec(codec) for name, store in self._stores.items()}
-        return clone
+        return Runtime(
+            self.backend.with_codec(codec),
+            also=[store.with_codec(codec) for store in self._stores.values() if store is not self.backend],
+            inline_threshold_bytes=self.inline_threshold_bytes,
+        )
 
     def encode(self, values: Sequence[object]) -> Outgoing:
         """Encode values and tell those over the threshold from the others. CPU only.

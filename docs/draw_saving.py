@@ -1,8 +1,8 @@
 # ruff: noqa: INP001  (a script, not a package)
 """Draw `docs/saving.svg` and fill the table in README.md from `docs/measured.jsonl`.
 
-    python -m benchmarks --json > docs/measured.jsonl
-    python docs/draw_saving.py
+python -m benchmarks --json > docs/measured.jsonl
+python docs/draw_saving.py
 """
 
 import json
@@ -51,12 +51,15 @@ def picture(rows: list[dict[str, Any]]) -> str:
     pairs = [(case, values[f"{case}: stock"], values[f"{case}: agentref"]) for case in CASES]
     scale = (WIDTH - LEFT - RIGHT - 40) / max(stock for _, stock, _ in pairs)
     height = TOP + CASE * len(pairs)
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    font = f'font-family="{FONT}" font-size="13"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-        f'height="{height}" font-family="{FONT}" font-size="13" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font} role="img">',
         "<title>Bytes on disk after a LangGraph run with SqliteSaver, stock and with agentref</title>",
         f'<rect width="{WIDTH}" height="{height}" rx="8" fill="{CARD}"/>',
-        _text(LEFT, 30, "On disk after one run with SqliteSaver", style=' font-size="16" font-weight="600"'),
+        _text(
+            LEFT, 30, "On disk after one run with SqliteSaver", style=' font-size="16" font-weight="600"'
+        ),
         _text(LEFT, 50, "checkpoint database and store together, megabytes", FAINT),
     ]
     for index, (case, stock, ours) in enumerate(pairs):

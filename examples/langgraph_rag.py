@@ -25,7 +25,9 @@ class RAGState(AgentRefState):
 
 def retrieve(state):  # noqa: ANN001, ANN201, ARG001  (a node as one writes it)
     """Stands in for a search."""
-    docs = [{"id": f"doc-{number}", "text": f"large retrieved text {number}. " * 2_000} for number in range(3)]
+    docs = [
+        {"id": f"doc-{number}", "text": f"large retrieved text {number}. " * 2_000} for number in range(3)
+    ]
     return {"docs": docs}
 
 

@@ -11,6 +11,8 @@ from zlib import crc32
 
 from pyfastcdc import FastCDC
 
+from agentref.errors import InvalidInputError
+
 __all__ = ["WHOLE_BYTES", "cut_bytes", "cut_items", "cut_links", "cut_rows", "cut_stream"]
 
 WHOLE_BYTES: Final = 256 * 1024
@@ -68,8 +70,7 @@ def cut_stream(file: BinaryIO) -> Iterator[bytes]:
 def cut_rows(data: memoryview, row_bytes: int) -> Iterator[memoryview]:
     """Chunks of at most 256 KiB that begin at rows (or within one, for a row that is larger)."""
     step = max(_ROWS_BYTES // max(row_bytes, 1), 1) * max(row_bytes, 1)
-    if step > _ROWS_BYTES:
-        step = _ROWS_BYTES
+    step = min(step, _ROWS_BYTES)
     for at in range(0, len(data), step):
         yield data[at : at + step]
 
@@ -90,7 +91,9 @@ def cut_items(items: Sequence[bytes], weights: Sequence[int]) -> list[int]:
     return ends
 
 
-def _cuts(items: Sequence[bytes], weights: Sequence[int], begin: int, sizes: tuple[int, int, int]) -> list[int]:
+def _cuts(
+    items: Sequence[bytes], weights: Sequence[int], begin: int, sizes: tuple[int, int, int]
+) -> list[int]:
     """Where the cuts fall among the items from `begin` on, whose weights are given."""
     least, span, most = sizes
     ends: list[int] = []
@@ -128,12 +131,19 @@ def cut_links(digests: Sequence[bytes]) -> list[int]:
 def _read_up_to(file: BinaryIO, size: int) -> bytes:
     parts = []
     while size > 0:
-        part = file.read(size)
+        part = _bytes_read(file, size)
         if not part:
             break
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+def _bytes_read(file: BinaryIO, size: int) -> bytes:
+    part = file.read(size)
+    if not isinstance(part, (bytes, bytearray, memoryview)):
+        raise InvalidInputError(f"The file gives {type(part).__name__}, not bytes: open it with mode 'rb'.")
+    return bytes(part)
 
 
 class _Rejoined:
@@ -145,10 +155,10 @@ class _Rejoined:
 
     def read(self, size: int = -1, /) -> bytes:
         if not self._head:
-            return self._file.read(size)
+            return _bytes_read(self._file, size)
         part = bytes(self._head if size < 0 else self._head[:size])
         self._head = self._head[len(part) :]
-        return part + self._file.read() if size < 0 else part
+        return part + _bytes_read(self._file, -1) if size < 0 else part
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         view = memoryview(buffer)

@@ -148,7 +148,7 @@ class TreeBuilder:
             height = 1 + max([self._heights.get(child[0], 0) for child in children])
             if height >= MAX_DEPTH:
                 raise ValueTooLargeError(
-                    f"The value has more than {MAX_DEPTH} levels of large parts within large parts. Flatten it."
+                    f"The value has more than {MAX_DEPTH} levels of large parts in large parts. Flatten it."
                 )
             self._heights[link.digest] = height
         return link

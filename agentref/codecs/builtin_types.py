@@ -53,7 +53,8 @@ def _take_zone(zone: dt.tzinfo | None) -> object:
     if zone is None or type(zone) is dt.timezone or type(zone) is zoneinfo.ZoneInfo:
         return zone
     raise UnsupportedTypeError(
-        f"A time zone of type {type(zone).__name__} cannot be stored. Use zoneinfo.ZoneInfo or datetime.timezone."
+        f"A time zone of type {type(zone).__name__} cannot be stored. "
+        f"Use zoneinfo.ZoneInfo or datetime.timezone."
     )
 
 
@@ -73,7 +74,7 @@ def _take_timezone(zone: dt.timezone) -> list[object]:
 def _make_timezone(state: list[Any]) -> dt.timezone:
     offset, name = _make_timedelta(state[0]), state[1]
     if name is None:
-        return dt.timezone.utc if not offset else dt.timezone(offset)
+        return dt.UTC if not offset else dt.timezone(offset)
     return dt.timezone(offset, name)
 
 
@@ -111,9 +112,15 @@ _PATHS: Final[dict[type, str]] = {
     PosixPath: "path",
     WindowsPath: "path",
 }
-_PATH_TYPES: Final[dict[str, type]] = {"pure-posix": PurePosixPath, "pure-windows": PureWindowsPath, "path": Path}
+_PATH_TYPES: Final[dict[str, type]] = {
+    "pure-posix": PurePosixPath,
+    "pure-windows": PureWindowsPath,
+    "path": Path,
+}
 
-_FACTORIES: Final[dict[str, type]] = {t.__name__: t for t in (list, dict, set, int, float, str, tuple, bool)}
+_FACTORIES: Final[dict[str, type]] = {
+    t.__name__: t for t in (list, dict, set, int, float, str, tuple, bool)
+}
 
 
 def _take_defaultdict(mapping: "defaultdict[Any, Any]") -> list[object]:
@@ -155,9 +162,7 @@ BY_TYPE: Final[dict[type, BuiltinType]] = {
     OrderedDict: BuiltinType(Ext.ORDERED_DICT, dict, OrderedDict),
     defaultdict: BuiltinType(Ext.DEFAULT_DICT, _take_defaultdict, _make_defaultdict),
     **{
-        path: BuiltinType(
-            Ext.PATH, lambda p: [_PATHS[type(p)], str(p)], lambda s: _PATH_TYPES[s[0]](s[1])
-        )
+        path: BuiltinType(Ext.PATH, lambda p: [_PATHS[type(p)], str(p)], lambda s: _PATH_TYPES[s[0]](s[1]))
         for path in _PATHS
     },
 }

@@ -75,8 +75,8 @@ def _refuse_extras(item: object, names: Collection[str]) -> None:
     ]
     if extras:
         raise UnsupportedTypeError(
-            f"A {cls.__module__}.{cls.__qualname__} has the attributes {', '.join(map(repr, extras))}, which "
-            f"are no fields of it and would be lost. Declare them as fields."
+            f"A {cls.__module__}.{cls.__qualname__} has the attributes {', '.join(map(repr, extras))}, "
+            f"which are no fields of it and would be lost. Declare them as fields."
         )
 
 
@@ -168,7 +168,9 @@ def _is_namedtuple(cls: type) -> bool:
 def _take_namedtuple(item: Any, trust: TypeTrust) -> list[object]:
     _refuse_extras(item, ())
     if len(item) != len(item._fields):
-        raise UnsupportedTypeError(f"A {type(item).__qualname__} has {len(item)} items for {len(item._fields)} fields.")
+        raise UnsupportedTypeError(
+            f"A {type(item).__qualname__} has {len(item)} items for {len(item._fields)} fields."
+        )
     return [trust.name_of(type(item)), list(item)]
 
 
@@ -230,7 +232,7 @@ def _make_array(state: list[Any], _trust: TypeTrust) -> Any:
     if dtype.hasobject or not dtype.itemsize or order not in {"C", "F"} or len(shape) > _MAX_DIMENSIONS:
         raise MalformedBlobError("A stored array is of a kind that is never stored.")
     count = len(data) // dtype.itemsize
-    if not all(type(length) is int and 0 <= length for length in shape):
+    if not all(type(length) is int and length >= 0 for length in shape):
         raise MalformedBlobError("A stored array has an impossible shape.")
     if math.prod(shape) != count or count * dtype.itemsize != len(data):
         raise MalformedBlobError("A stored array's shape, type and bytes do not agree.")

@@ -7,6 +7,7 @@ from agentref.codecs.decode import Decoder, Source
 from agentref.codecs.encode import Encoder
 from agentref.codecs.extension import Extension, Extensions, Foreign
 from agentref.codecs.sink import Sink
+from agentref.codecs.take import Taker
 from agentref.codecs.trust import TypeTrust
 from agentref.codecs.wire import CODEC_ID
 
@@ -52,7 +53,7 @@ class ValueCodec:
     def encode(self, value: object, sink: Sink) -> Any:
         """A link to `value`, after all of it went into `sink`. CPU only; no I/O. Raises
         `UnsupportedTypeError`, `ValueTooLargeError`, or `RecursionError` deep in a stack."""
-        return Encoder(sink, self._trust, self._extensions, self._foreign).encode(value)
+        return Encoder(sink, Taker(self._trust, self._extensions, self._foreign)).encode(value)
 
     def decode(self, link: Any, source: Source) -> object:
         """The value behind a link, new in every part at each call. Raises `IntegrityError`."""

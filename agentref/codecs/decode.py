@@ -24,6 +24,7 @@ _BAD_STATE: Final = (
     AttributeError,
     MemoryError,
     OSError,
+    SyntaxError,
 )
 
 
@@ -111,7 +112,9 @@ class Decoder:
             return self._extension(tag).make(inner)
         if code == Ext.FOREIGN:
             return self._ask_foreign(*state)
-        raise MalformedBlobError(f"A stored value uses extension type {code}, unknown here; update agentref.")
+        raise MalformedBlobError(
+            f"A stored value uses extension type {code}, unknown here; update agentref."
+        )
 
     def _object(self, family: ClassFamily, state: Any) -> object:
         try:

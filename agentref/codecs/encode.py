@@ -11,14 +11,12 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from agentref.codecs import builtin_types, class_types
 from agentref.codecs.class_types import Rows
-from agentref.codecs.extension import Extensions, Foreign
-from agentref.codecs.screen import Boxed, screened, screened_leaf, too_deep, unsupported
+from agentref.codecs.screen import screened, screened_leaf, too_deep
 from agentref.codecs.sink import Sink
-from agentref.codecs.trust import TypeTrust
+from agentref.codecs.take import Taker
 from agentref.codecs.wire import MAX_NESTING, Ext
-from agentref.errors import AgentRefError, UnsupportedTypeError, ValueTooLargeError
+from agentref.errors import AgentRefError, ValueTooLargeError
 
 __all__ = ["Encoder"]
 
@@ -82,18 +80,16 @@ class _Record(NamedTuple):
 
     state: tuple[int, ...]
     held: tuple[object, ...]
-    texts: list[tuple[int, type]]
+    texts: list[tuple[int, type[str | bytes]]]
     data: bytes
 
 
 class Encoder:
     """Encodes one value into a sink. For one thread, for one value."""
 
-    def __init__(self, sink: Sink, trust: TypeTrust, extensions: Extensions, foreign: Foreign | None) -> None:
+    def __init__(self, sink: Sink, taker: Taker) -> None:
         self._sink = sink
-        self._trust = trust
-        self._extensions = extensions
-        self._foreign = foreign
+        self._taker = taker
         self._links: list[Any] = []
         self._spilled = 0
         self._depth = 0
@@ -214,7 +210,7 @@ class Encoder:
 
     def _spill_again(self, known: _Record, values: tuple[Any, ...]) -> bool:
         for index, kind in known.texts:
-            part = values[index]
+            part: Any = values[index]
             if type(part) is not kind or len(part) <= _SPILL:
                 return False
             links = self._sink.raw(part)
@@ -246,13 +242,15 @@ class Encoder:
         data = self._pack(items)
         if len(data) <= _INLINE:
             return data
-        links = [self._sink.value([self._pack(items[at : at + _RUN])], []) for at in range(0, len(items), _RUN)]
+        links = [
+            self._sink.value([self._pack(items[at : at + _RUN])], []) for at in range(0, len(items), _RUN)
+        ]
         return self._tree(Ext.LIST_TREE, links)
 
     def _dict(self, items: dict[Any, Any]) -> bytes:
         pairs = list(items.items())
         mark = self._mark()
-        if len(pairs) <= _RECORD and not any([_is_wide(part) for _, part in pairs]):
+        if len(pairs) <= _RECORD and not any(map(_is_wide, items.values())):
             # Mostly a record: short but for a text or two. One pass in C packs all the rest.
             lean = {
                 key: self._spill(part) if type(part) in _TEXTS and len(part) > _SPILL else part
@@ -327,44 +325,8 @@ class Encoder:
     def _take(self, item: Any) -> tuple[Ext, bytes]:
         if type(item) is set or type(item) is frozenset:
             return (Ext.SET if type(item) is set else Ext.FROZENSET), self._set(item)
-        try:
-            code, state = self._state_of(item)
-        except (AgentRefError, RecursionError, MemoryError):
-            raise
-        except RuntimeError as error:
-            if "during iteration" in str(error):  # another thread is changing it: for the caller to retry
-                raise
-            raise _unwilling(item, error) from error
-        except Exception as error:
-            raise _unwilling(item, error) from error
+        code, state = self._taker.state_of(item)
         return code, self._value(state)
-
-    def _state_of(self, item: Any) -> tuple[Ext, object]:
-        cls = type(item)
-        if cls is Boxed:
-            return Ext.BYTEARRAY, item.data
-        builtin = builtin_types.BY_TYPE.get(cls)
-        if builtin is not None:
-            return builtin.code, builtin.take(item)
-        extension = self._extensions.by_type.get(cls)
-        if extension is not None:
-            return Ext.EXTENSION, [extension.tag, extension.take(item)]
-        family = class_types.family_of(cls)
-        if family is not None:
-            try:
-                return family.code, family.take(item, self._trust)
-            except UnsupportedTypeError:
-                if self._foreign is None:
-                    raise
-        return Ext.FOREIGN, list(self._ask_foreign(item))
-
-    def _ask_foreign(self, item: Any) -> tuple[str, bytes]:
-        if self._foreign is None:
-            raise unsupported(item)
-        try:
-            return self._foreign.dumps_typed(item)
-        except Exception as error:
-            raise unsupported(item) from error
 
     def _set(self, items: set[Any] | frozenset[Any]) -> bytes:
         """A set's order differs among processes, so its elements are sorted by their bytes."""
@@ -384,16 +346,10 @@ class Encoder:
         return self._grouped(Ext.LIST_TREE, [data for data, _, _ in elements], marks, _array_header)
 
 
-def _unwilling(item: object, error: Exception) -> UnsupportedTypeError:
-    return UnsupportedTypeError(
-        f"A value of type {type(item).__module__}.{type(item).__qualname__} cannot be taken apart: {error!r:.200}"
-    )
-
-
 def _has_long_text(item: Any) -> bool:
     if type(item) is not dict:
         return False
-    for part in item.values():
+    for part in item.values():  # noqa: SIM110  (any() with a generator takes three times as long)
         if type(part) in _TEXTS and len(part) > _SPILL:
             return True
     return False

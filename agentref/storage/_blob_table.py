@@ -136,7 +136,9 @@ def insert(
     lives: Mapping[Digest, float],
 ) -> None:
     """Add rows, or give those that are here new bytes; bytes they had must have been dropped before."""
-    ids = _insert_payloads(connection, {digest: blobs[digest] for digest in blobs if digest not in as_files})
+    ids = _insert_payloads(
+        connection, {digest: blobs[digest] for digest in blobs if digest not in as_files}
+    )
     names = sorted(blobs)
     found = [
         [ids.get(name), len(blobs[name]), None if lives[name] == FOREVER else lives[name]] for name in names

@@ -11,13 +11,13 @@ from agentref.chunks import IdentityMemo, Link, Pending, TreeBuilder, cut_stream
 from agentref.codecs import CODEC_ID, ValueCodec, too_deep
 from agentref.errors import (
     BlobNotFoundError,
-    CorruptBlobError,
     InvalidInputError,
     InvalidRefError,
     MalformedBlobError,
     ValueTooLargeError,
 )
-from agentref.refs import DIGEST_SIZE, ContentRef, Digest, parse_digest
+from agentref.refs import ContentRef, Digest, parse_digest
+from agentref.storage.audit import pages, store_stats, verify_store
 from agentref.storage.frames import open_frame
 from agentref.storage.parallel import with_room
 from agentref.storage.protocol import BlobStore
@@ -32,8 +32,6 @@ RAW_CODEC: Final = "raw"
 
 _MAX_LEVEL: Final = 19  # zstd's own range, without its ultra levels
 _ATTEMPTS: Final = 8
-_SCAN_PAGE: Final = 1000
-_VERIFY_PAGE: Final = 256
 _STREAM_BATCH: Final = 4 * 1024 * 1024
 
 
@@ -119,7 +117,9 @@ class CAS:
         tree = self._reader.trees(links, [f"content {link.digest.hex()}" for link in links])
         for link in links:
             if not tree.is_bytes(link):
-                raise InvalidInputError(f"Content {link.digest.hex()} is a part of a value, not bytes: load() it.")
+                raise InvalidInputError(
+                    f"Content {link.digest.hex()} is a part of a value, not bytes: load() it."
+                )
         return [b"".join(tree.raw(link)) for link in links]
 
     def exists(self, hash: str) -> bool:  # noqa: A002
@@ -135,9 +135,9 @@ class CAS:
 
     def iter_hashes(self) -> Iterator[str]:
         """Every blob's name in order, chunks and inner nodes included; in pages, without a lock."""
-        for page in self._pages(_SCAN_PAGE):
-            for digest in page:
-                yield digest.hex()
+        for page in pages(self._store):
+            for info in page:
+                yield info.digest.hex()
 
     def put_stream(self, file: BinaryIO, *, ttl: float | None = None) -> ContentRef:
         """Store all that `file` yields, in bounded memory (about 30 MB), and return its ref.
@@ -145,7 +145,9 @@ class CAS:
         The ref's hash is what `put` of the same bytes would return.
         """
         if not hasattr(file, "read"):
-            raise InvalidInputError(f"put_stream() takes a file opened for bytes, not {type(file).__name__}.")
+            raise InvalidInputError(
+                f"put_stream() takes a file opened for bytes, not {type(file).__name__}."
+            )
         links: list[Link] = []
         builder, waiting, total = TreeBuilder(), 0, 0
         for chunk in cut_stream(file):
@@ -195,7 +197,9 @@ class CAS:
         for ref in wanted:
             self._check_ref(ref)
         links = [Link(ref.digest, ref.size) for ref in wanted]
-        called = [f"{name} (ref {ref.hash})" for name, ref in zip(names, wanted, strict=True)] if names else None
+        called = (
+            [f"{name} (ref {ref.hash})" for name, ref in zip(names, wanted, strict=True)] if names else None
+        )
         tree = self._reader.trees(links, called or [f"ref {ref.hash}" for ref in wanted])
         self.counters.values_loaded += len(wanted)
         return [
@@ -234,7 +238,9 @@ class CAS:
                     raise
             else:
                 return link
-        raise InvalidInputError("The value is being changed by another thread without a pause. Store a copy of it.")
+        raise InvalidInputError(
+            "The value is being changed by another thread without a pause. Store a copy of it."
+        )
 
     # Async twins: the values are encoded before the first await, the rest runs in a thread.
 
@@ -292,39 +298,14 @@ class CAS:
 
     def stats(self) -> StoreStats:
         """How much is here, by a scan of the index; reads no payload."""
-        blobs = stored = 0
-        after: Digest | None = None
-        while page := self._store.scan(after=after, limit=_SCAN_PAGE):
-            blobs += len(page)
-            stored += sum([info.stored_size for info in page])
-            after = page[-1].digest
-        return StoreStats(blobs, stored, self.counters)
+        return store_stats(self._store, self.counters)
 
     def verify(self, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
         """Read and re-hash every blob, and look for every blob that an intact one links to.
 
         `progress` is called with the number of blobs checked so far. Writes nothing.
         """
-        checked = size = 0
-        corrupt: list[str] = []
-        missing: set[str] = set()
-        for page in self._pages(_VERIFY_PAGE):
-            frames = self._store.fetch(page)
-            # Listed, but without bytes: lost, unless somebody removed it just now.
-            lost = [digest for digest in page if digest not in frames and self._is_listed(digest)]
-            missing.update(digest.hex() for digest in lost)
-            needed: set[Digest] = set()
-            for digest, frame in frames.items():
-                checked += 1
-                size += len(frame)
-                try:
-                    needed.update(link.digest for link in unpack_blob(*open_frame(digest, frame)).links)
-                except (CorruptBlobError, InvalidInputError, ValueError):
-                    corrupt.append(digest.hex())
-            missing.update(digest.hex() for digest in needed - self._store.stat(needed).keys())
-            if progress is not None:
-                progress(checked)
-        return VerifyReport(checked, size, tuple(corrupt), tuple(sorted(missing)))
+        return verify_store(self._store, progress)
 
     def repair(self, value: object) -> ContentRef:
         """Store a value and overwrite whatever is kept of it: mends damaged chunks."""
@@ -356,7 +337,9 @@ class CAS:
         links = []
         for digest in digests:
             if digest not in frames:
-                raise BlobNotFoundError(f"Content {digest.hex()} is not in the store {self._store.store_id}.")
+                raise BlobNotFoundError(
+                    f"Content {digest.hex()} is not in the store {self._store.store_id}."
+                )
             size = unpack_blob(*open_frame(digest, frames[digest])).size
             self._check_size(size, f"Content {digest.hex()}")
             links.append(Link(digest, size))
@@ -373,19 +356,10 @@ class CAS:
         if not isinstance(ref, ContentRef):
             raise InvalidRefError(f"A ContentRef is needed, not {type(ref).__name__}.")
         if ref.codec not in {RAW_CODEC, CODEC_ID}:
-            raise InvalidRefError(f"Ref {ref} needs the codec {ref.codec!r}, unknown here; update agentref.")
+            raise InvalidRefError(
+                f"Ref {ref} needs the codec {ref.codec!r}, unknown here; update agentref."
+            )
         self._check_size(ref.size, f"Ref {ref.hash}")
-
-    def _is_listed(self, digest: Digest) -> bool:
-        before = (int.from_bytes(digest, "big") - 1).to_bytes(DIGEST_SIZE, "big") if any(digest) else None
-        page = self._store.scan(after=None if before is None else Digest(before), limit=1)
-        return bool(page) and page[0].digest == digest
-
-    def _pages(self, limit: int) -> Iterator[list[Digest]]:
-        after: Digest | None = None
-        while page := [info.digest for info in self._store.scan(after=after, limit=limit)]:
-            yield page
-            after = page[-1]
 
 
 class Encoded:

@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):
 def spread(work: Callable[[_Item], _Result], items: Sequence[_Item], total_bytes: int) -> list[_Result]:
     """`[work(item) for item in items]`, on several cores if `total_bytes` make it worth it."""
     global _pool  # noqa: PLW0603  (made on first use)
-    if _WORKERS == 1 or len(items) < 2 or total_bytes < _WORTHWHILE_BYTES:  # noqa: PLR2004
+    if _WORKERS == 1 or len(items) < 2 or total_bytes < _WORTHWHILE_BYTES:
         return [work(item) for item in items]
     if _pool is None:
         _pool = ThreadPoolExecutor(_WORKERS - 1, thread_name_prefix="agentref")

@@ -5,7 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from agentref.chunks import MAX_DEPTH, Blob, Kind, Link, unpack_blob
-from agentref.errors import BlobNotFoundError, CorruptBlobError, IntegrityError, InvalidInputError, MalformedBlobError
+from agentref.errors import (
+    BlobNotFoundError,
+    CorruptBlobError,
+    IntegrityError,
+    InvalidInputError,
+    MalformedBlobError,
+)
 from agentref.refs import Digest
 from agentref.storage.frames import has_links, open_frame
 from agentref.storage.parallel import spread
@@ -48,7 +54,9 @@ class BlobReader:
         """The blob of each link, in one batch. Raises `IntegrityError` besides."""
         frames = self.frames(links, [name] * len(links))
         return spread(
-            lambda link: _open(link, frames[link.digest], name, self._distrust), links, sum([link.size for link in links])
+            lambda link: _open(link, frames[link.digest], name, self._distrust),
+            links,
+            sum([link.size for link in links]),
         )
 
     def trees(self, roots: Sequence[Link], names: Sequence[str]) -> "Tree":
@@ -58,7 +66,8 @@ class BlobReader:
         frontier = {root.digest: root for root in roots}
         for _ in range(MAX_DEPTH + 1):
             if not frontier:
-                return Tree(found, origin, sum([root.size for root in roots]), self._distrust)
+                _refuse_tangles(found, roots)
+                return Tree(found, origin, self._distrust)
             links = list(frontier.values())
             frontier = {}
             for at in range(0, len(links), _FETCH_BATCH):
@@ -77,14 +86,22 @@ class BlobReader:
         raise MalformedBlobError(f"The tree of {names[0]} is deeper than {MAX_DEPTH} levels.")
 
 
-def _visits(size: int) -> int:
-    """How many blobs reading so many bytes may take: what is written has over 1 KiB a blob, but for
-    the last of each tree. A few blobs that link one another again and again claim much for little."""
-    return 64 + size // 256
+def _refuse_tangles(found: Mapping[Digest, Blob | bytes], roots: Sequence[Link]) -> None:
+    """A few blobs that link one another again and again claim much for little. What is written has
+    over 1 KiB a blob, but for the last of each tree."""
+    pieces: dict[Digest, int] = {}
 
+    def count(digest: Digest) -> int:
+        if digest not in pieces:
+            blob = found[digest]
+            pieces[digest] = (
+                1 if isinstance(blob, bytes) else 1 + sum([count(link.digest) for link in blob.links])
+            )
+        return pieces[digest]
 
-def _too_many() -> MalformedBlobError:
-    return MalformedBlobError("A stored value is in far more pieces than anything that is written.")
+    for root in roots:
+        if count(root.digest) > 64 + root.size // 256:
+            raise MalformedBlobError("A stored value is in far more pieces than anything that is written.")
 
 
 def _open(link: Link, frame: bytes, name: str, distrust: Callable[[Digest], None]) -> Blob:
@@ -110,13 +127,11 @@ class Tree:
         self,
         found: Mapping[Digest, Blob | bytes],
         origin: Mapping[Digest, str],
-        size: int,
         distrust: Callable[[Digest], None],
     ) -> None:
         self._found = found
         self._distrust = distrust
         self._origin = origin
-        self._visits = _visits(size)
 
     def raw(self, link: Link) -> Iterator[bytes | memoryview]:
         """The bytes below a link, in order."""
@@ -144,9 +159,6 @@ class Tree:
         yield from self._opened(batch, size, kind)
 
     def _leaf_links(self, link: Link) -> Iterator[Link]:
-        self._visits -= 1
-        if self._visits < 0:
-            raise _too_many()
         blob = self._found[link.digest]
         if isinstance(blob, bytes) or blob.kind is not Kind.NODE:
             yield link
@@ -209,7 +221,7 @@ class ByteStream(io.RawIOBase):
         if self.closed:
             raise InvalidInputError("The stream is closed.")
         view = memoryview(buffer)
-        if self._at >= self._root.size or not len(view):
+        if self._at >= self._root.size or not view:
             return 0
         begin, chunk = self._chunk()
         part = chunk[self._at - begin :][: len(view)]

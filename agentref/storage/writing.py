@@ -63,7 +63,9 @@ class BlobWriter:
         with self._lock:
             self._counters.blobs_offered += len(blobs)
             self._counters.bytes_offered += sum([pending.size for pending in blobs.values()])
-            for batch, total in _batches(list(blobs.items()) if replace else self._missing(blobs, expires_at)):
+            for batch, total in _batches(
+                list(blobs.items()) if replace else self._missing(blobs, expires_at)
+            ):
                 frames = spread(
                     lambda item: pack_frame(item[1].kind, item[1].canonical(), self._levels[item[1].kind]),
                     batch,
@@ -95,7 +97,9 @@ class BlobWriter:
         unknown = [digest for digest in blobs if present.get(digest, -1.0) < expires_at]
         if unknown:
             known = self._store.stat(unknown)
-            present.update((digest, known[digest].expires_at) for digest in known if digest not in self._distrusted)
+            present.update(
+                (digest, known[digest].expires_at) for digest in known if digest not in self._distrusted
+            )
         return [(digest, blobs[digest]) for digest in unknown if present.get(digest, -1.0) < expires_at]
 
 

@@ -9,8 +9,7 @@ that run meanwhile may change the very objects.
 import copy
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -33,7 +32,6 @@ from agentref.storage import CAS
 __all__ = ["ExternalizingSaver", "externalize"]
 
 _PRIMITIVES: Final = (str, int, float, bool)
-
 
 
 def externalize(
@@ -78,7 +76,6 @@ def wrap(
     return _class_for(type(saver))(saver, runtime, admit)
 
 
-@cache
 def _class_for(inner: type[BaseCheckpointSaver[Any]]) -> type["ExternalizingSaver"]:
     return type(f"Externalizing{inner.__name__}", (ExternalizingSaver,), verbs_of(inner))
 
@@ -108,14 +105,14 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def __enter__(self) -> "ExternalizingSaver":
+    def __enter__(self) -> Self:
         self.inner.__enter__()  # type: ignore[attr-defined]
         return self
 
     def __exit__(self, *details: object) -> Any:
         return self.inner.__exit__(*details)  # type: ignore[attr-defined]
 
-    async def __aenter__(self) -> "ExternalizingSaver":
+    async def __aenter__(self) -> Self:
         await self.inner.__aenter__()  # type: ignore[attr-defined]
         return self
 
@@ -212,7 +209,9 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         names, refs = _refs_in(saved)
         return self._restored(saved, await self.runtime.aload_many(refs, names=names))
 
-    def _restored(self, saved: Sequence[CheckpointTuple], loaded: Iterable[object]) -> list[CheckpointTuple]:
+    def _restored(
+        self, saved: Sequence[CheckpointTuple], loaded: Iterable[object]
+    ) -> list[CheckpointTuple]:
         values = iter(loaded)
         return [self._restored_one(item, values) for item in saved]
 
@@ -229,7 +228,10 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         places = [
             value
             for entry in history.values()
-            for value in (*(write[2] for write in entry["writes"]), *([entry["seed"]] if "seed" in entry else []))
+            for value in (
+                *(write[2] for write in entry["writes"]),
+                *([entry["seed"]] if "seed" in entry else []),
+            )
         ]
         return [ref for value in places if (ref := placed_ref(value)) is not None]
 

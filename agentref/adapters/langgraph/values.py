@@ -44,7 +44,9 @@ def place(value: Any, ref: ContentRef | None) -> Any:
 def placed_ref(value: Any) -> ContentRef | None:
     """The ref that stands there, if one does. Raises `InvalidRefError` for one that is damaged."""
     value = inner_value(value)
-    return ContentRef.from_dict(value) if _looks_placed(value) and isinstance(value[REF_KEY], list) else None
+    return (
+        ContentRef.from_dict(value) if _looks_placed(value) and isinstance(value[REF_KEY], list) else None
+    )
 
 
 def unplaced(value: Any, loaded: Sequence[object]) -> Any:

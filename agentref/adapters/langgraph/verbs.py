@@ -58,7 +58,7 @@ def list_(
 ) -> Iterator[CheckpointTuple]:
     """The checkpoints that match, newest first; fetched sixteen at a time."""
     with ExitStack() as stack:
-        found = self.inner.list(config, filter=filter, before=before, limit=limit)
+        found: Any = self.inner.list(config, filter=filter, before=before, limit=limit)
         if hasattr(found, "close"):
             stack.enter_context(closing(found))
         size = _FIRST_PAGE
@@ -77,7 +77,7 @@ async def alist(
 ) -> AsyncIterator[CheckpointTuple]:
     """`list` for the event loop."""
     async with AsyncExitStack() as stack:
-        found = self.inner.alist(config, filter=filter, before=before, limit=limit)
+        found: Any = self.inner.alist(config, filter=filter, before=before, limit=limit)
         if hasattr(found, "aclose"):
             await stack.enter_async_context(aclosing(found))
         page: list[CheckpointTuple] = []

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
@@ -56,7 +56,8 @@ def append(state: Work) -> Work:
 
 
 def rewrite(state: Work) -> Work:
-    scored = [{**doc, "score": random.Random(repr((doc["n"], state["turn"]))).random()} for doc in state["docs"]]
+    chance = random.Random(state["turn"])
+    scored = [{**doc, "score": chance.random()} for doc in state["docs"]]
     return {"docs": sorted(scored, key=lambda doc: doc["score"])}
 
 
@@ -94,6 +95,10 @@ def picture_of_channels(checkpoint: Any) -> str:
     return picture(sorted(checkpoint["channel_values"].items()))
 
 
+def pictures_of_writes(writes: Any) -> list[list[str]]:
+    return [[task, channel, picture(value)] for task, channel, value in writes]
+
+
 def at(thread: str, **more: str) -> Any:
     return {"configurable": {"thread_id": thread, "checkpoint_ns": "", **more}}
 
@@ -109,7 +114,7 @@ def acknowledging(saver: Any, say: Callable[..., None]) -> Any:
         return result
 
     def saying_put_writes(config: Any, writes: Any, task: str, *rest: Any) -> None:
-        seen = [[task, channel, picture(value)] for channel, value in writes]
+        seen = pictures_of_writes((task, channel, value) for channel, value in writes)
         put_writes(config, writes, task, *rest)
         say("writes", config["configurable"]["checkpoint_id"], seen)
 
@@ -150,7 +155,7 @@ def forked(child: Callable[[int], None]) -> tuple[int, int]:
     try:
         os.close(reading)
         child(writing)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (nothing may get past the end of the child)
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
@@ -181,9 +186,9 @@ def killed(*runs: tuple[str, int, str, float]) -> list[list[Any]]:
 
 
 def checked(place: str, lanes: list[dict[str, list[Any]]]) -> int:
-    """Look at everything, in a new process: how many checkpoints were compared with their acknowledgements."""
+    """Look at everything, in a new process: how many checkpoints are what was acknowledged."""
     process, pipe = forked(lambda end: check(Path(place), lanes, end))
-    with open(pipe, encoding="utf-8") as reader:
+    with os.fdopen(pipe, encoding="utf-8") as reader:
         answer = reader.read()
     assert os.waitpid(process, 0)[1] == 0, "the check failed"
     return int(answer)
@@ -200,8 +205,8 @@ def check(place: Path, lanes: list[dict[str, list[Any]]], pipe: int) -> None:
                         assert picture_of_channels(found[checkpoint].checkpoint) == seen
                         compared += 1
                     elif checkpoint in found:  # LangGraph may put the first writes before their checkpoint
-                        writes = [[task, name, picture(v)] for task, name, v in found[checkpoint].pending_writes]
-                        assert all(write in writes for write in seen)
+                        kept = found[checkpoint].pending_writes
+                        assert all(write in pictures_of_writes(kept) for write in seen)
                 newest = saver.get_tuple(at(thread))
                 assert newest is None or newest.checkpoint["id"] == max(found)
             assert list((place / "store" / "tmp").glob("*")) == []
@@ -243,7 +248,7 @@ class Server:
         assert answer, "the fork server failed; its standard error says why"
         return json.loads(answer)
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -268,7 +273,7 @@ class Lane:
 
     def heard(self, thread: str, said: list[Any]) -> None:
         """Take note. The checkpoint that a process found must be the last one acknowledged, or newer."""
-        known = {checkpoint: seen for kind, checkpoint, seen in self.threads[thread] if kind == "checkpoint"}
+        known = {name: seen for kind, name, seen in self.threads[thread] if kind == "checkpoint"}
         for kind, checkpoint, seen in said:
             if kind == "resumed":
                 self.resumed += 1
@@ -298,7 +303,8 @@ def test_every_acknowledged_checkpoint_survives_two_hundred_kills(tmp_path: Path
     assert kills == KILLS
     with Server() as server:  # one that has seen nothing
         compared = sum(
-            server.ask("checked", str(place), [lane.threads for lane in lanes]) for place, lanes in kept.items()
+            server.ask("checked", str(place), [lane.threads for lane in lanes])
+            for place, lanes in kept.items()
         )
     resumed = sum(lane.resumed for lanes in kept.values() for lane in lanes)
     assert compared > KILLS

@@ -120,16 +120,7 @@ STATES: dict[str, bytes] = {
 }
 
 
-NOT_YET_REFUSED = pytest.mark.xfail(strict=True, raises=SyntaxError, reason="numpy parses it as Python")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=NOT_YET_REFUSED) if name == "an array of nonsense" else name
-        for name in STATES
-    ],
-)
+@pytest.mark.parametrize("name", STATES)
 def test_a_state_that_no_value_has_is_refused(forge, name: str) -> None:
     tracemalloc.start()
     try:
