@@ -17,6 +17,7 @@ __all__ = ["Database", "connect"]
 _IDLE_CONNECTIONS: Final = 2
 _CACHE_KIB: Final = 1024
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
+_CHECKPOINT_PAGES: Final = 512  # 1 MB: on a full disk the log must not be most of what there is
 _WAL_KEPT: Final = 8 * 1024 * 1024
 _WAL_TOLERATED: Final = 32 * 1024 * 1024
 
@@ -153,6 +154,7 @@ class Database:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}").fetchall()
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()
         except BaseException:
             connection.close()
             raise

@@ -25,6 +25,7 @@ from agentref.adapters.langgraph.pace import Pace
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
+from agentref.errors import InvalidInputError
 from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
 from agentref.storage import CAS
@@ -268,9 +269,13 @@ def _refs_in(saved: Sequence[CheckpointTuple]) -> tuple[list[str], list[ContentR
     for item in saved:
         thread = item.config["configurable"].get("thread_id")
         for channel, value in _places(item):
-            ref = placed_ref(value)
+            name = f"channel {channel!r} of thread {thread!r}"
+            try:
+                ref = placed_ref(value)
+            except InvalidInputError as error:
+                raise type(error)(f"What stands for {name} is no ref. {error}") from error
             if ref is not None:
-                names.append(f"channel {channel!r} of thread {thread!r}")
+                names.append(name)
                 refs.append(ref)
     return names, refs
 
