@@ -97,7 +97,8 @@ class Runtime:
         """
         wanted: dict[str, list[int]] = {}
         for index, ref in enumerate(refs):
-            wanted.setdefault(self._store_of(ref).backend_id, []).append(index)
+            store = self._store_of(ref, f"{names[index]}: ref" if names else "Ref")
+            wanted.setdefault(store.backend_id, []).append(index)
         values: list[object] = [None] * len(refs)
         for name, indexes in wanted.items():
             called = [names[index] for index in indexes] if names else ()
@@ -110,13 +111,13 @@ class Runtime:
         """`load_many` for the event loop."""
         return await asyncio.to_thread(self.load_many, refs, names=names) if refs else []
 
-    def _store_of(self, ref: ContentRef) -> CAS:
+    def _store_of(self, ref: ContentRef, name: str) -> CAS:
         if ref.backend_id is None:
             return self.backend
         store = self._stores.get(ref.backend_id)
         if store is None:
             raise UnknownBackendError(
-                f"Ref {ref.hash} is kept in the store {ref.backend_id!r}, which is not configured here; "
+                f"{name} {ref.hash} is kept in the store {ref.backend_id!r}, which is not configured here; "
                 f"{', '.join(map(repr, self._stores))} are. Pass that store too: also=[FilesystemCAS(...)]."
             )
         return store

@@ -194,13 +194,12 @@ class CAS:
         """The value of each ref, in order: one batch a level, however many refs. No value or part of
         one is shared between two results. `names` are what errors call the refs, beside their hash."""
         wanted = list(refs)
-        for ref in wanted:
-            self._check_ref(ref)
+        called = [
+            self._check_ref(ref, name)
+            for ref, name in zip(wanted, names or [""] * len(wanted), strict=True)
+        ]
         links = [Link(ref.digest, ref.size) for ref in wanted]
-        called = (
-            [f"{name} (ref {ref.hash})" for name, ref in zip(names, wanted, strict=True)] if names else None
-        )
-        tree = self._reader.trees(links, called or [f"ref {ref.hash}" for ref in wanted])
+        tree = self._reader.trees(links, called)
         self.counters.values_loaded += len(wanted)
         return [
             b"".join(tree.raw(link))
@@ -352,14 +351,17 @@ class CAS:
                 f"Split it, or raise max_value_bytes."
             )
 
-    def _check_ref(self, ref: ContentRef) -> None:
+    def _check_ref(self, ref: ContentRef, name: str = "") -> str:
+        """What errors call a ref that may be loaded here."""
         if not isinstance(ref, ContentRef):
             raise InvalidRefError(f"A ContentRef is needed, not {type(ref).__name__}.")
         if ref.codec not in {RAW_CODEC, CODEC_ID}:
             raise InvalidRefError(
-                f"Ref {ref} needs the codec {ref.codec!r}, unknown here; update agentref."
+                f"{name or 'A value'} needs the codec {ref.codec!r}, unknown here; update agentref. {ref}"
             )
-        self._check_size(ref.size, f"Ref {ref.hash}")
+        called = f"{name} (ref {ref.hash})" if name else f"ref {ref.hash}"
+        self._check_size(ref.size, called)
+        return called
 
 
 class Encoded:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from langgraph._internal._constants import TASKS
 from langgraph.constants import START
 
 from agentref.adapters.langgraph.fields import Fields
@@ -38,4 +39,6 @@ class Gate:
     def _admitted(channel: str, value: Any, translation: Translation) -> Any:
         if channel == START:
             return translation.result(value) if isinstance(value, (dict, AgentRefState)) else value
+        if channel == TASKS:
+            return translation.route(value)
         return translation.value(channel, value)

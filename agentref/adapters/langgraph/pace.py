@@ -53,7 +53,7 @@ class Pace:
 
     def wait(self) -> None:
         """Until fewer than two saves are under way, for half a second at most; never on an event loop."""
-        if self._waiting < _BEHIND or _on_an_event_loop():
+        if self._waiting < _BEHIND or self._pid != os.getpid() or _on_an_event_loop():
             return
         with self._changed:
             self._changed.wait_for(lambda: self._waiting < _BEHIND, _LONGEST_WAIT)

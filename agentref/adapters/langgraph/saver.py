@@ -201,13 +201,13 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
     def hydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
         """Checkpoints of the inner saver with every ref replaced by its value, in one batch."""
         self._known.at(self.runtime.backend.epoch())
-        names, refs = _refs_in(saved)
+        names, refs = _refs_in(_places(saved))
         return self._restored(saved, self.runtime.load_many(refs, names=names))
 
     async def ahydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
         """`hydrated` for the event loop."""
         self._known.at(self.runtime.backend.epoch())
-        names, refs = _refs_in(saved)
+        names, refs = _refs_in(_places(saved))
         return self._restored(saved, await self.runtime.aload_many(refs, names=names))
 
     def _restored(
@@ -224,17 +224,6 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
             pending = [(task, channel, _take(value, values)) for task, channel, value in pending]
         checkpoint = cast("Checkpoint", {**item.checkpoint, "channel_values": channels})
         return item._replace(checkpoint=checkpoint, pending_writes=pending)
-
-    def _history_refs(self, history: Mapping[str, DeltaChannelHistory]) -> list[ContentRef]:
-        places = [
-            value
-            for entry in history.values()
-            for value in (
-                *(write[2] for write in entry["writes"]),
-                *([entry["seed"]] if "seed" in entry else []),
-            )
-        ]
-        return [ref for value in places if (ref := placed_ref(value)) is not None]
 
     def _restored_history(
         self, history: Mapping[str, DeltaChannelHistory], loaded: Iterable[object]
@@ -253,37 +242,49 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
     ) -> Mapping[str, DeltaChannelHistory]:
         """The inner saver's walk, with what its refs stand for: only the asked channels are fetched."""
         history = self.inner.get_delta_channel_history(config=config, channels=channels)
-        return self._restored_history(history, self.runtime.load_many(self._history_refs(history)))
+        names, refs = _refs_in(_history_places(config, history))
+        return self._restored_history(history, self.runtime.load_many(refs, names=names))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """`get_delta_channel_history` for the event loop."""
         history = await self.inner.aget_delta_channel_history(config=config, channels=channels)
-        return self._restored_history(history, await self.runtime.aload_many(self._history_refs(history)))
+        names, refs = _refs_in(_history_places(config, history))
+        return self._restored_history(history, await self.runtime.aload_many(refs, names=names))
 
 
-def _refs_in(saved: Sequence[CheckpointTuple]) -> tuple[list[str], list[ContentRef]]:
+def _refs_in(places: Iterable[tuple[RunnableConfig, str, Any]]) -> tuple[list[str], list[ContentRef]]:
     """What errors call each ref, and the refs, in the order in which they are restored."""
     names, refs = [], []
-    for item in saved:
-        thread = item.config["configurable"].get("thread_id")
-        for channel, value in _places(item):
-            name = f"channel {channel!r} of thread {thread!r}"
-            try:
-                ref = placed_ref(value)
-            except InvalidInputError as error:
-                raise type(error)(f"What stands for {name} is no ref. {error}") from error
-            if ref is not None:
-                names.append(name)
-                refs.append(ref)
+    for config, channel, value in places:
+        name = f"channel {channel!r} of thread {config['configurable'].get('thread_id')!r}"
+        try:
+            ref = placed_ref(value)
+        except InvalidInputError as error:
+            raise type(error)(f"What stands for {name} is no ref. {error}") from error
+        if ref is not None:
+            names.append(name)
+            refs.append(ref)
     return names, refs
 
 
-def _places(item: CheckpointTuple) -> Iterator[tuple[str, Any]]:
-    yield from item.checkpoint["channel_values"].items()
-    for _, channel, value in item.pending_writes or ():
-        yield channel, value
+def _places(saved: Iterable[CheckpointTuple]) -> Iterator[tuple[RunnableConfig, str, Any]]:
+    for item in saved:
+        for channel, value in item.checkpoint["channel_values"].items():
+            yield item.config, channel, value
+        for _, channel, value in item.pending_writes or ():
+            yield item.config, channel, value
+
+
+def _history_places(
+    config: RunnableConfig, history: Mapping[str, DeltaChannelHistory]
+) -> Iterator[tuple[RunnableConfig, str, Any]]:
+    for channel, entry in history.items():
+        for _, _, value in entry["writes"]:
+            yield config, channel, value
+        if "seed" in entry:
+            yield config, channel, entry["seed"]
 
 
 def _take(value: Any, values: Iterator[object]) -> Any:

@@ -15,6 +15,7 @@ from agentref.refs import REF_KEY, ContentRef
 
 __all__ = ["inner_value", "place", "placed_ref", "unplaced"]
 
+_PLACED: Final = "placed"
 _ENVELOPE: Final = "value"
 _REF: Final = "ref"
 
@@ -42,11 +43,14 @@ def place(value: Any, ref: ContentRef | None) -> Any:
 
 
 def placed_ref(value: Any) -> ContentRef | None:
-    """The ref that stands there, if one does. Raises `InvalidRefError` for one that is damaged."""
-    value = inner_value(value)
-    return (
-        ContentRef.from_dict(value) if _looks_placed(value) and isinstance(value[REF_KEY], list) else None
-    )
+    """The ref whose value belongs there, if there is one.
+
+    Raises `InvalidRefError` or `InvalidDigestError` for a ref of any kind that is damaged.
+    """
+    kind, body = _placed(inner_value(value))
+    if kind == _REF:
+        ContentRef.from_dict({REF_KEY: body})
+    return ContentRef.from_dict({REF_KEY: body}) if kind == _PLACED else None
 
 
 def unplaced(value: Any, loaded: Sequence[object]) -> Any:
@@ -55,11 +59,26 @@ def unplaced(value: Any, loaded: Sequence[object]) -> Any:
         return _DeltaSnapshot(unplaced(value.value, loaded))
     if loaded:
         return loaded[0]
-    if not _looks_placed(value):
-        return value
-    envelope = value[REF_KEY]
-    return ContentRef.from_dict({REF_KEY: envelope[_REF]}) if _REF in envelope else envelope[_ENVELOPE]
+    kind, body = _placed(value)
+    if kind == _REF:
+        return ContentRef.from_dict({REF_KEY: body})
+    return body if kind == _ENVELOPE else value
 
 
 def _looks_placed(value: object) -> bool:
     return isinstance(value, dict) and len(value) == 1 and REF_KEY in value
+
+
+def _placed(value: Any) -> tuple[str, Any]:
+    """What stands there: a ref, an envelope and what is in it, or nothing of ours. A thread from before
+    may hold anything under our key; only the three forms that are ever written are read."""
+    if not _looks_placed(value):
+        return "", None
+    body = value[REF_KEY]
+    if isinstance(body, list):
+        return _PLACED, body
+    if isinstance(body, dict) and len(body) == 1:
+        ((kind, inner),) = body.items()
+        if kind in {_ENVELOPE, _REF}:
+            return kind, inner
+    return "", None

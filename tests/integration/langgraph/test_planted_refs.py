@@ -1,4 +1,4 @@
-"""Placeholders that somebody who can write to the saver's database plants there: never data, never a path."""
+"""Placeholders that somebody who can write to the database plants there: never data, never a path."""
 
 import sqlite3
 from collections.abc import Iterator
