@@ -57,7 +57,7 @@ _PAYLOAD: Final = "INSERT INTO payload(data) VALUES (?)"
 # row that it binds or returns, and where other threads compute it waits up to 5 ms to get it back.
 _ALL_PAYLOADS: Final = """
 INSERT INTO payload(id, data)
-SELECT :first + key, substr(:data, json_extract(value, '$[0]'), json_extract(value, '$[1]'))
+SELECT :first + key, coalesce(substr(:data, json_extract(value, '$[0]'), json_extract(value, '$[1]')), x'')
 FROM json_each(:spans)
 """
 
