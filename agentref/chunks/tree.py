@@ -89,8 +89,8 @@ class TreeBuilder:
 
     def raw(self, data: bytes | str) -> Sequence[Link]:
         """Links that together are the bytes of `data` (for text: its UTF-8), cut by content."""
-        known: _Leaf | None = self.memo.get(data)
-        if known is not None and known.pending.source is data:
+        known = self.memo.get(data)
+        if isinstance(known, _Leaf) and known.pending.source is data:
             self.blobs[known.links[0][0]] = known.pending
             return known.links
         encoded = encode_text(data) if isinstance(data, str) else data

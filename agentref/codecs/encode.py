@@ -175,9 +175,11 @@ class Encoder:
             return self._pack(item if len(item) <= _SPILL else self._spill(item))
         if kind not in _CONTAINERS:
             return self._pack(screened_leaf(item))
-        if _has_long_text(item):
-            # Known to be large: packing it as it is would only copy the text.
-            return self._record(item)
+        if kind is dict:
+            known = self._sink.memo.get(item)
+            # A long text is known to be large: packing the record as it is would only copy it.
+            if type(known) is _Record or _has_long_text(item):
+                return self._record(item, known)
         mark = self._mark()
         data = self._pack(item)
         if len(data) <= _SPILL:
@@ -188,17 +190,18 @@ class Encoder:
     def _spill(self, data: str | bytes) -> _Spilled:
         return _Spilled(_TEXT_TREES[type(data)], self._sink.raw(data))
 
-    def _record(self, item: dict[Any, Any]) -> bytes:
+    def _record(self, item: dict[Any, Any], known: object) -> bytes:
         """A dictionary with a long text. If its keys and short values are the very objects of the last
         time, none of which can change, it packs to what it did then: the text itself is elsewhere."""
+        mark = self._mark()
+        if isinstance(known, _Record):
+            values = tuple(item.values())
+            if known.state == (*map(id, item), *map(id, values)) and self._spill_again(known, values):
+                return known.data
+            self._back_to(mark)
         record = dict(item)  # another thread may change the item meanwhile
         values = tuple(record.values())
         state = (*map(id, record), *map(id, values))
-        mark = self._mark()
-        known: _Record | None = self._sink.memo.get(item)
-        if known is not None and known.state == state and self._spill_again(known, values):
-            return known.data
-        self._back_to(mark)
         data = self._dict(record)
         long = [index for index, part in enumerate(values) if type(part) in _TEXTS and len(part) > _SPILL]
         each_one_blob = data[0] != _FIXEXT_1 and len(self._links) - mark[0] == len(long)

@@ -46,8 +46,8 @@ class CAS:
         store: where blobs are kept.
         backend_id: the name that refs carry as a routing hint; the store's own id if not given.
         codec: how values are encoded.
-        compression_level: zstd's, from 1 (fast) to 19. Without one, 3 for text and bytes that are blobs of
-            their own, and 1 for structured values.
+        compression_level: zstd's, from 1 (fast) to 19. Without one, 3 for long text and bytes, and 1 for
+            structured values and what is short.
         max_value_bytes: larger values are refused on the way in and on the way out (logical size).
     """
 

@@ -18,6 +18,7 @@ from agentref.storage.reports import Counters
 __all__ = ["BlobWriter"]
 
 _MAX_PRESENT: Final = 32 * 1024
+_LONG_TEXT: Final = 8 * 1024
 _TEXT_LEVEL: Final = 3
 _VALUE_LEVEL: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -35,8 +36,7 @@ class BlobWriter:
     def __init__(self, store: BlobStore, counters: Counters, level: int | None) -> None:
         self._store = store
         self._counters = counters
-        # Structured values come in small leaves, often and soon outdated; texts come once, and stay.
-        self._levels = {kind: level or (_TEXT_LEVEL if kind is Kind.RAW else _VALUE_LEVEL) for kind in Kind}
+        self._level = level
         self._lock = threading.Lock()
         self._present: dict[Digest, float] = {}
         self._distrusted: set[Digest] = set()
@@ -66,11 +66,7 @@ class BlobWriter:
             for batch, total in _batches(
                 list(blobs.items()) if replace else self._missing(blobs, expires_at)
             ):
-                frames = spread(
-                    lambda item: pack_frame(item[1].kind, item[1].canonical(), self._levels[item[1].kind]),
-                    batch,
-                    total,
-                )
+                frames = spread(self._frame, batch, total)
                 named = {digest: frame for (digest, _), frame in zip(batch, frames, strict=True)}
                 damaged = named if replace else {d: named[d] for d in named if d in self._distrusted}
                 if damaged:
@@ -86,6 +82,14 @@ class BlobWriter:
         with self._lock:
             self._present.pop(digest, None)
             self._distrusted.add(digest)
+
+    def _frame(self, item: tuple[Digest, Pending]) -> bytes:
+        pending = item[1]
+        # Structured values come in small leaves, often and soon outdated; long texts come once, and stay.
+        is_text = pending.kind is Kind.RAW and pending.size >= _LONG_TEXT
+        return pack_frame(
+            pending.kind, pending.canonical(), self._level or (_TEXT_LEVEL if is_text else _VALUE_LEVEL)
+        )
 
     def _missing(self, blobs: Mapping[Digest, Pending], expires_at: float) -> list[tuple[Digest, Pending]]:
         present = self._present
