@@ -163,6 +163,7 @@ def test_a_limit_on_the_size_of_files_is_a_typed_error(tmp_path):
 
 UNPRIVILEGED = """
 import os, sys
+import urllib.parse  # pathlib imports it late, and Python itself may be out of reach by then
 from agentref.errors import StorageError
 from agentref.refs import Digest
 from agentref.storage.filesystem import FilesystemBlobStore
