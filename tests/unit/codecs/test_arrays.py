@@ -45,7 +45,8 @@ ARRAYS = {
 
 SCALARS = [
     np.float64(0.1), np.float32("nan"), np.float16(-0.0), np.int8(-1), np.uint64(2**64 - 1), np.bool_(True),
-    np.complex64(1j), np.datetime64("NaT", "s"), np.datetime64(5, "ns"), np.timedelta64(3, "D"), np.str_("ü"),
+    np.complex64(1j), np.datetime64("NaT", "s"), np.datetime64(5, "ns"), np.timedelta64(3, "D"),
+    np.str_("ü"),
     np.str_(""), np.bytes_(b""), np.bytes_(b"a"), np.void(b"ab"), np.zeros((), STRUCTURED)[()],
 ]  # fmt: skip
 
