@@ -206,5 +206,5 @@ def test_a_store_that_is_deleted_under_a_writer_is_noticed(tmp_path, monkeypatch
     with closing(FilesystemBlobStore(tmp_path / "store")) as store:
         store.store({Digest(bytes(32)): b"data"})
         shutil.rmtree(tmp_path / "store")
-        with pytest.raises(StorageError, match="deleted or replaced"):
+        with pytest.raises(StorageError, match="deleted, moved or replaced"):
             store.store({Digest(bytes(32)): b"data"})

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langgraph._internal._fields import get_cached_annotated_keys, get_update_as_tuples
+from langgraph.channels.binop import _get_overwrite
 from langgraph.types import Command, Send
 
 from agentref.adapters.langgraph.fields import Batch, Fields
@@ -24,12 +25,14 @@ class Translation:
 
     Attributes:
         written: the fields that the node itself wrote.
+        overwritten: those of them that it wrote past the reducer.
     """
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
         self.batch = Batch(fields.runtime)
         self.written: set[str] = set()
+        self.overwritten: set[str] = set()
 
     def result(self, value: Any) -> Any:
         """What a node returned. Raises `InlineSizeExceeded`."""
@@ -90,6 +93,7 @@ class Translation:
     def _pairs(self, items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
         pairs = [(name, self.value(name, each)) for name, each in items]
         self.written.update(name for name, _ in pairs)
+        self.overwritten.update(name for name, each in pairs if _get_overwrite(each)[0])
         return pairs
 
 

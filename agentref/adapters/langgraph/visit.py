@@ -3,6 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from langgraph._internal._constants import PUSH
+from langgraph.config import get_config
+
 from agentref.adapters.langgraph.fields import Batch, Fields
 from agentref.adapters.langgraph.lazy import LazyState, LoadedStore, Loads
 from agentref.adapters.langgraph.updates import Translation, amended
@@ -35,8 +38,9 @@ class Visit:
     """One run of a node. `state` is what to call it with.
 
     What the node changes in place in an external value that it loaded is written back, also what it sets
-    on an `AgentRefState`. With a reducer that cannot be: it is an `InPlaceMutationError`. An update that
-    the node returns for such a field counts instead of the change.
+    on an `AgentRefState`. With a reducer that cannot be: it is an `InPlaceMutationError`, unless the node
+    overwrites the field. Without one, an update that the node returns counts instead of the change. What
+    came by a `Send` is the node's own and no part of the state: nothing of it is written back.
     """
 
     def __init__(self, plan: NodePlan, given: Any) -> None:
@@ -72,14 +76,14 @@ class Visit:
             result = self._assigned()
         translated = translation.result(result)
         extra = {}
-        for name, value in self._changes(translation.written).items():
+        for name, value in self._changes(self._settled(translation), translation.written).items():
             self._refuse_reduced(name)
             extra[name] = translation.value(name, value)
         return amended(translated, extra, self.plan.name), translation.batch
 
     def leave_router(self, result: Any) -> tuple[Any, Batch]:
         """The same for a function that only chooses what runs next."""
-        if changed := self._changes(frozenset()):
+        if changed := self._changes((), ()):
             raise InPlaceMutationError(
                 f"Router {self.plan.name!r} changed {', '.join(changed)}, but a router cannot write to the "
                 f"state. Copy the value first, or change it in a node."
@@ -111,15 +115,40 @@ class Visit:
             if name not in unloaded and state[name] is not before.get(name, _ABSENT)
         }
 
-    def _changes(self, written: Collection[str]) -> dict[str, Any]:
-        changed = {name: self._loads.values[name] for name in self._loads.changed(written)}
+    def _settled(self, translation: Translation) -> Collection[str]:
+        """The fields of which a change in place does not matter any more."""
+        if _came_by_send():
+            if assigned := self._assigned().keys() - translation.written:
+                raise InPlaceMutationError(
+                    f"Node {self.plan.name!r} set {', '.join(sorted(assigned))} on what it got by a Send, "
+                    f"which is no part of the state. Return what is to be written."
+                )
+            return self.plan.fields.kinds
+        reduced = {name for name in translation.written if self._is_reduced(name)}
+        return translation.written - (reduced - translation.overwritten)
+
+    def _is_reduced(self, name: str) -> bool:
+        kind = self.plan.fields.kinds.get(name)
+        return kind is not None and (kind.reducer is not None or kind.is_foreign)
+
+    def _changes(self, settled: Collection[str], written: Collection[str]) -> dict[str, Any]:
+        """What was changed in place, except for settled fields, or set, except for written ones."""
+        changed = {name: self._loads.values[name] for name in self._loads.changed(settled)}
         return changed | {name: value for name, value in self._assigned().items() if name not in written}
 
     def _refuse_reduced(self, name: str) -> None:
-        kind = self.plan.fields.kinds[name]
-        if kind.reducer is not None or kind.is_foreign:
+        if self._is_reduced(name):
             raise InPlaceMutationError(
-                f"Node {self.plan.name!r} changed {name!r} without returning it, and the field has a "
-                f"reducer, which takes what is new and not the whole. Return {{{name!r}: the new items}}, "
-                f"or {{{name!r}: Overwrite(the whole value)}}."
+                f"Node {self.plan.name!r} changed {name!r} in place, and the field has a reducer, which "
+                f"takes what is new and not the whole. Leave what was loaded as it is and return "
+                f"{{{name!r}: the new items}}, or return {{{name!r}: Overwrite(the whole value)}}."
             )
+
+
+def _came_by_send() -> bool:
+    try:
+        metadata = get_config().get("metadata") or {}
+    except RuntimeError:  # called outside of a graph
+        return False
+    path = metadata.get("langgraph_path") or ("",)
+    return bool(path[0] == PUSH)
