@@ -136,7 +136,7 @@ class LangGraphAdapter:
         return self._wrapped(router, None, Visit.leave_router)
 
     def checkpointer(
-        self, saver: BaseCheckpointSaver[Any], *, inline_threshold_bytes: int = 4096
+        self, saver: BaseCheckpointSaver[Any], *, inline_threshold_bytes: int = 2048
     ) -> ExternalizingSaver:
         """`externalize(saver, ...)` for graphs of this adapter's schema.
 
