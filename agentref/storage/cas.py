@@ -11,6 +11,7 @@ from agentref.chunks import IdentityMemo, Link, Pending, TreeBuilder, cut_stream
 from agentref.codecs import CODEC_ID, ValueCodec, too_deep
 from agentref.errors import (
     BlobNotFoundError,
+    CorruptBlobError,
     InvalidInputError,
     InvalidRefError,
     MalformedBlobError,
@@ -336,10 +337,15 @@ class CAS:
         links = []
         for digest in digests:
             if digest not in frames:
+                self._writer.distrust(digest)
                 raise BlobNotFoundError(
                     f"Content {digest.hex()} is not in the store {self._store.store_id}."
                 )
-            size = unpack_blob(*open_frame(digest, frames[digest])).size
+            try:
+                size = unpack_blob(*open_frame(digest, frames[digest])).size
+            except CorruptBlobError:
+                self._writer.distrust(digest)
+                raise
             self._check_size(size, f"Content {digest.hex()}")
             links.append(Link(digest, size))
         return links

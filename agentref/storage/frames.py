@@ -110,5 +110,5 @@ def _unpack(frame: bytes) -> tuple[Kind, bytes]:
 def _corrupt(digest: Digest, why: str) -> CorruptBlobError:
     return CorruptBlobError(
         f"The stored bytes of blob {digest.hex()} are damaged: {why}. "
-        f"Restore it from a backup, or put the same content again to replace it."
+        f"Restore it from a backup, or store the same content again through this object, which replaces it."
     )

@@ -55,7 +55,10 @@ class BlobStore(Protocol):
         ...
 
     def replace(self, blobs: Mapping[Digest, bytes], /) -> None:
-        """Like `store`, but bytes that are here already are overwritten: the repair of a damaged blob."""
+        """Like `store`, but bytes that are here already are overwritten: the repair of a damaged blob.
+
+        A blob that is here keeps its `expires_at`; one that is not lives for ever.
+        """
         ...
 
     def stat(self, digests: Collection[Digest], /) -> Mapping[Digest, BlobInfo]:

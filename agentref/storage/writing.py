@@ -93,9 +93,11 @@ class BlobWriter:
 
     def _missing(self, blobs: Mapping[Digest, Pending], expires_at: float) -> list[tuple[Digest, Pending]]:
         present = self._present
+        if len(present) > _MAX_PRESENT:
+            present.clear()
         if any(map(present.__contains__, blobs)):
             epoch = self._store.epoch()
-            if epoch != self._epoch or len(present) > _MAX_PRESENT:
+            if epoch != self._epoch:
                 present.clear()
                 self._epoch = epoch
         unknown = [digest for digest in blobs if present.get(digest, -1.0) < expires_at]

@@ -10,8 +10,9 @@ from agentref.errors import (
     BlobNotFoundError,
     CorruptBlobError,
 )
-from agentref.refs import ContentRef, Digest
+from agentref.refs import ContentRef, Digest, parse_digest
 from agentref.storage import CAS, FilesystemCAS, InMemoryCAS
+from agentref.storage.memory import MemoryBlobStore
 
 ABSENT = "0" * 64
 ITEMS = [b"", b"a", b"b" * 10_000, random.Random(1).randbytes(700_000)]
@@ -139,3 +140,24 @@ def test_a_file_that_is_damaged_lost_or_cut_short_is_found(tmp_path: Path) -> No
         assert cas.put(data) == name
         assert cas.get(name) == data
         assert cas.verify().ok
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage"], ids=["empty", "garbage"])
+def test_bytes_that_were_found_damaged_are_replaced_by_putting_them_again(damage: bytes) -> None:
+    store = MemoryBlobStore()
+    cas = CAS(store)
+    name = cas.put(b"content")
+    store.replace({parse_digest(name): damage})
+    with pytest.raises(CorruptBlobError, match="store the same content again"):
+        cas.get(name)
+    assert cas.put(b"content") == name
+    assert cas.get(name) == b"content"
+
+
+def test_what_a_writer_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentref.storage.writing._MAX_PRESENT", 50)
+    cas = InMemoryCAS()
+    for number in range(200):
+        cas.put(str(number).encode())
+    assert len(cas._writer._present) <= 51
+    assert cas.stats().blobs == 200
