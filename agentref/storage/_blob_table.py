@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -9,7 +10,24 @@ from typing import Final, NamedTuple
 from agentref.refs import DIGEST_SIZE, Digest
 from agentref.storage.protocol import FOREVER, BlobInfo
 
-__all__ = ["Row", "delete", "drop_payloads", "epoch", "insert", "page", "payloads", "rows", "touch"]
+__all__ = [
+    "Place",
+    "Row",
+    "add_payloads",
+    "delete",
+    "delete_pack",
+    "drop_bytes",
+    "epoch",
+    "fill_pack",
+    "insert",
+    "move",
+    "pack_rows",
+    "packs",
+    "page",
+    "places",
+    "rows",
+    "touch",
+]
 
 # All names of a batch travel as one value, 32 bytes each: one statement, prepared once, for any number.
 _WANTED: Final = """
@@ -18,23 +36,30 @@ WITH RECURSIVE
     wanted(digest) AS (SELECT substr(:names, i, 32) FROM at)
 """
 
-_ROW: Final = "SELECT digest, payload_id, stored_size, touched_at, expires_at FROM blob WHERE digest = ?"
+_ROW: Final = """
+SELECT digest, pack_id, place, stored_size, touched_at, expires_at FROM blob WHERE digest = ?
+"""
 
 _ROWS: Final = (
     _WANTED
     + """
-SELECT blob.digest, payload_id, stored_size, touched_at, expires_at
+SELECT blob.digest, pack_id, place, stored_size, touched_at, expires_at
 FROM wanted CROSS JOIN blob ON blob.digest = wanted.digest
 """
 )
 
-_PAYLOADS: Final = (
+_PACK_ROWS: Final = """
+SELECT digest, pack_id, place, stored_size, touched_at, expires_at
+FROM blob WHERE pack_id = ? ORDER BY place
+"""
+
+_PLACES: Final = (
     _WANTED
     + """
-SELECT blob.digest, payload_id, data
+SELECT blob.digest, pack_id, place, stored_size, data
 FROM wanted
     CROSS JOIN blob ON blob.digest = wanted.digest
-    LEFT JOIN payload ON payload.id = payload_id
+    LEFT JOIN payload ON pack_id IS NULL AND payload.id = place
 """
 )
 
@@ -62,24 +87,34 @@ FROM json_each(:spans)
 """
 
 _INSERT: Final = """
-INSERT INTO blob(digest, payload_id, stored_size, touched_at, expires_at)
-SELECT substr(:names, 32 * key + 1, 32), json_extract(value, '$[0]'), json_extract(value, '$[1]'), :now,
-    coalesce(json_extract(value, '$[2]'), 9e999)
-FROM json_each(:rows) WHERE true
-ON CONFLICT(digest) DO UPDATE SET
-    payload_id = excluded.payload_id,
-    stored_size = excluded.stored_size,
-    touched_at = max(touched_at, excluded.touched_at),
-    expires_at = max(expires_at, excluded.expires_at),
-    condemned_at = NULL
+INSERT INTO blob(digest, pack_id, place, stored_size, touched_at, expires_at)
+SELECT substr(:names, 32 * key + 1, 32), :pack_id, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+    :now, :expires_at
+FROM json_each(:rows)
+"""
+
+_INSERT_ONE: Final = """
+INSERT INTO blob(digest, pack_id, place, stored_size, touched_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+
+_MOVE: Final = """
+UPDATE blob
+SET pack_id = ?, place = ?, stored_size = ?,
+    touched_at = max(touched_at, ?), expires_at = max(expires_at, ?), condemned_at = NULL
+WHERE digest = ?
+"""
+
+_FILL_PACK: Final = """
+INSERT INTO pack(name, live) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET live = live + excluded.live
 """
 
 
 class Row(NamedTuple):
-    """A blob in the index; `payload_id` is None if its bytes are a file."""
+    """A blob in the index; its bytes are in a pack, or a row of their own if `pack_id` is None."""
 
     digest: Digest
-    payload_id: int | None
+    pack_id: int | None
+    place: int
     stored_size: int
     touched_at: float
     expires_at: float
@@ -88,6 +123,16 @@ class Row(NamedTuple):
     def info(self) -> BlobInfo:
         """The part that is the protocol's."""
         return BlobInfo(self.digest, self.stored_size, self.touched_at, self.expires_at)
+
+
+class Place(NamedTuple):
+    """Where a blob's bytes are; `data` is what the index itself holds of them."""
+
+    digest: Digest
+    pack_id: int | None
+    offset: int
+    size: int
+    data: bytes | None
 
 
 def rows(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Row]:
@@ -102,15 +147,12 @@ def rows(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Row]
     return list(map(Row._make, found))
 
 
-def payloads(
-    connection: sqlite3.Connection, digests: Iterable[Digest]
-) -> list[tuple[Digest, bytes | None]]:
-    """The bytes of those that are here, None for those that are files."""
+def places(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Place]:
+    """Where the bytes of those are that are here."""
     names = b"".join(digests)
     if not names:
         return []
-    found = connection.execute(_PAYLOADS, {"names": names})
-    return [(digest, None if payload_id is None else data) for digest, payload_id, data in found]
+    return list(map(Place._make, connection.execute(_PLACES, {"names": names})))
 
 
 def page(connection: sqlite3.Connection, after: Digest | None, limit: int) -> list[BlobInfo]:
@@ -129,43 +171,101 @@ def touch(
 
 def insert(
     connection: sqlite3.Connection,
-    blobs: Mapping[Digest, bytes],
+    spans: Mapping[Digest, tuple[int, int]],
+    pack_id: int | None,
     *,
-    as_files: Collection[Digest],
     now: float,
-    lives: Mapping[Digest, float],
+    expires_at: float,
 ) -> None:
-    """Add rows, or give those that are here new bytes; bytes they had must have been dropped before."""
-    ids = _insert_payloads(
-        connection, {digest: blobs[digest] for digest in blobs if digest not in as_files}
+    """Add rows of blobs that are not here; a span is the place and the size of a blob's bytes."""
+    if len(spans) == 1:
+        ((digest, (place, size)),) = spans.items()
+        connection.execute(_INSERT_ONE, (digest, pack_id, place, size, now, expires_at))
+    elif spans:
+        names = sorted(spans)
+        connection.execute(
+            _INSERT,
+            {
+                "names": b"".join(names),
+                "pack_id": pack_id,
+                "rows": json.dumps([spans[name] for name in names]),
+                "now": now,
+                "expires_at": expires_at,
+            },
+        )
+
+
+def move(
+    connection: sqlite3.Connection,
+    spans: Mapping[Digest, tuple[int, int]],
+    pack_id: int | None,
+    *,
+    now: float = -FOREVER,
+    expires_at: float = -FOREVER,
+) -> None:
+    """Give blobs that are here other bytes, whose old ones were dropped before; lives only lengthen."""
+    connection.executemany(
+        _MOVE,
+        [(pack_id, place, size, now, expires_at, digest) for digest, (place, size) in spans.items()],
     )
-    names = sorted(blobs)
-    found = [
-        [ids.get(name), len(blobs[name]), None if lives[name] == FOREVER else lives[name]] for name in names
-    ]
-    connection.execute(_INSERT, {"names": b"".join(names), "rows": json.dumps(found), "now": now})
 
 
-def _insert_payloads(connection: sqlite3.Connection, blobs: Mapping[Digest, bytes]) -> dict[Digest, int]:
-    """The id of each. Nobody else writes now: the ids after the first one follow it."""
+def add_payloads(
+    connection: sqlite3.Connection, blobs: Mapping[Digest, bytes]
+) -> dict[Digest, tuple[int, int]]:
+    """Keep the bytes of blobs as rows: the span of each. Nobody else writes now: the ids after the
+    first one follow it."""
     if not blobs:
         return {}
     if len(blobs) == 1:
         ((digest, data),) = blobs.items()
-        return {digest: connection.execute(_PAYLOAD, (data,)).lastrowid or 0}
+        return {digest: (connection.execute(_PAYLOAD, (data,)).lastrowid or 0, len(data))}
     first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM payload").fetchone()[0]
     sizes = list(map(len, blobs.values()))
     spans = list(zip(accumulate(sizes, initial=1), sizes, strict=False))
     connection.execute(
         _ALL_PAYLOADS, {"first": first, "data": b"".join(blobs.values()), "spans": json.dumps(spans)}
     )
-    return dict(zip(blobs, range(first, first + len(blobs)), strict=True))
+    return dict(zip(blobs, zip(range(first, first + len(blobs)), sizes, strict=True), strict=True))
 
 
-def drop_payloads(connection: sqlite3.Connection, old: Iterable[Row]) -> None:
-    """Forget the bytes of these rows."""
-    ids = [(row.payload_id,) for row in old if row.payload_id is not None]
-    connection.executemany("DELETE FROM payload WHERE id = ?", ids)
+def drop_bytes(connection: sqlite3.Connection, old: Iterable[Row]) -> set[int]:
+    """Forget where the bytes of these rows are; returns the packs that now hold less."""
+    payloads: list[tuple[int]] = []
+    lost: Counter[int] = Counter()
+    for row in old:
+        if row.pack_id is None:
+            payloads.append((row.place,))
+        else:
+            lost[row.pack_id] += row.stored_size
+    if payloads:
+        connection.executemany("DELETE FROM payload WHERE id = ?", payloads)
+    connection.executemany(
+        "UPDATE pack SET live = live - ? WHERE id = ?", [(size, pack_id) for pack_id, size in lost.items()]
+    )
+    return set(lost)
+
+
+def fill_pack(connection: sqlite3.Connection, name: str, size: int) -> int:
+    """The id of that pack, which holds `size` bytes more; an entry is made if there is none."""
+    connection.execute(_FILL_PACK, (name, size))
+    return int(connection.execute("SELECT id FROM pack WHERE name = ?", (name,)).fetchone()[0])
+
+
+def packs(connection: sqlite3.Connection) -> dict[int, tuple[str, int]]:
+    """Name, and bytes that blobs are made of, by id; the newest first."""
+    found = connection.execute("SELECT id, name, live FROM pack ORDER BY id DESC")
+    return {pack_id: (name, live) for pack_id, name, live in found}
+
+
+def pack_rows(connection: sqlite3.Connection, pack_id: int) -> list[Row]:
+    """The rows of all blobs in a pack, in the order of their bytes."""
+    return list(map(Row._make, connection.execute(_PACK_ROWS, (pack_id,))))
+
+
+def delete_pack(connection: sqlite3.Connection, pack_id: int) -> None:
+    """Forget a pack in which nothing lives."""
+    connection.execute("DELETE FROM pack WHERE id = ?", (pack_id,))
 
 
 def epoch(connection: sqlite3.Connection) -> int:
@@ -173,9 +273,10 @@ def epoch(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0])
 
 
-def delete(connection: sqlite3.Connection, old: Collection[Row]) -> None:
-    """Forget these rows and their bytes."""
-    drop_payloads(connection, old)
+def delete(connection: sqlite3.Connection, old: Collection[Row]) -> set[int]:
+    """Forget these rows and their bytes; returns the packs that now hold less."""
+    smaller = drop_bytes(connection, old)
     connection.executemany("DELETE FROM blob WHERE digest = ?", [(row.digest,) for row in old])
     if old:
         connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+    return smaller

@@ -27,15 +27,19 @@ _PAGE_SIZE: Final = 2048
 _SCHEMA: Final = """
 CREATE TABLE meta(key TEXT NOT NULL PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 
+CREATE TABLE pack(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, live INTEGER NOT NULL);
+
 CREATE TABLE blob(
     digest       BLOB NOT NULL PRIMARY KEY CHECK (typeof(digest) = 'blob' AND length(digest) = 32),
-    payload_id   INTEGER,                       -- NULL: the bytes are a file
+    pack_id      INTEGER,                       -- NULL: the bytes are a row of payload
+    place        INTEGER NOT NULL CHECK (place >= 0),  -- where the pack has them, or the id of that row
     stored_size  INTEGER NOT NULL CHECK (stored_size >= 0),
     touched_at   REAL NOT NULL,
     expires_at   REAL NOT NULL DEFAULT 9e999,
     condemned_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX blob_mortal ON blob(expires_at) WHERE expires_at < 9e999;
+CREATE INDEX blob_pack ON blob(pack_id, place) WHERE pack_id IS NOT NULL;
 
 CREATE TABLE payload(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 

@@ -13,7 +13,14 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["directory_lock", "make_directory", "require_locks", "sync_directory", "try_lock"]
+__all__ = [
+    "directory_lock",
+    "lock_descriptor",
+    "make_directory",
+    "require_locks",
+    "sync_directory",
+    "try_lock",
+]
 
 _POLL_SECONDS = 0.005
 
@@ -51,17 +58,33 @@ def try_lock(directory: Path) -> int | None:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return descriptor if lock_descriptor(descriptor, directory) else None
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether what is open is still what is at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116  (half of Path.stat)
+    except FileNotFoundError:
+        return False
+
+
+def lock_descriptor(descriptor: int, path: Path) -> bool:
+    """Whether the descriptor now holds the lock of what is at `path`, until it is closed.
+
+    If not, because another holds it or something else is there by now, it was closed.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), directory.stat()):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
+        if is_at(descriptor, path):
+            return True
+    except BlockingIOError:
         pass
     except BaseException:
         os.close(descriptor)
         raise
     os.close(descriptor)
-    return None
+    return False
 
 
 @contextmanager

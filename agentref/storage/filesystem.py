@@ -1,28 +1,29 @@
-"""The local blob store: a SQLite index with names, lives and small blobs, and files for large ones."""
+"""The local blob store: a SQLite index with names, lives and small batches, and packs for larger ones."""
 
 import os
 import sqlite3
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agentref.errors import InvalidInputError
+from agentref.errors import InvalidInputError, StorageError
 from agentref.refs import Digest
 from agentref.storage import _blob_table as table
 from agentref.storage._arguments import check_digest, check_limit, check_time, unique_digests, valid_blobs
 from agentref.storage._failures import storage_errors
-from agentref.storage._files import BlobFiles, Staging
 from agentref.storage._index import open_index, read_store_id
+from agentref.storage._packs import Appending, Packs, Span
 from agentref.storage._sqlite import Database
 from agentref.storage.protocol import FOREVER, BlobInfo
 
 __all__ = ["FilesystemBlobStore"]
 
 _MAX_BUSY_TIMEOUT: Final = 24 * 60 * 60
-_MAX_LARGE_BLOB_BYTES: Final = 256 * 1024 * 1024
+_MAX_PACK_FROM: Final = 256 * 1024 * 1024
 
 
 class FilesystemBlobStore:
@@ -36,8 +37,9 @@ class FilesystemBlobStore:
         root: a directory of the store's own. Anything else in it that is no store of ours is refused.
         create: make the directory and the store if they are not there.
         busy_timeout: seconds to wait for another writer before `StoreBusyError`.
-        large_blob_bytes: blobs of at least this many stored bytes are files of their own. May differ
-            from one opening to the next.
+        pack_from_bytes: batches of at least this many stored bytes go to a pack file, smaller ones into the
+            index: a pack costs one more sync, but its bytes are written once, not twice. May differ from
+            one opening to the next.
 
     Raises `StoreVersionError` for a directory, database or format that is not ours, and
     `StoreUnavailableError` if there is no store, or none that this user may write to.
@@ -49,27 +51,30 @@ class FilesystemBlobStore:
         *,
         create: bool = True,
         busy_timeout: float = 60.0,
-        large_blob_bytes: int = 128 * 1024,
+        pack_from_bytes: int = 32 * 1024,
     ) -> None:
         check_time("busy_timeout", busy_timeout)
         if not 0 <= busy_timeout <= _MAX_BUSY_TIMEOUT:
             raise InvalidInputError(
                 f"busy_timeout must be from 0 to {_MAX_BUSY_TIMEOUT:,} s, not {busy_timeout!r:.40}."
             )
-        if not 0 < large_blob_bytes <= _MAX_LARGE_BLOB_BYTES:
+        if not 0 < pack_from_bytes <= _MAX_PACK_FROM:
             raise InvalidInputError(
-                f"large_blob_bytes must be 1 to {_MAX_LARGE_BLOB_BYTES:,}, not {large_blob_bytes!r:.40}."
+                f"pack_from_bytes must be 1 to {_MAX_PACK_FROM:,}, not {pack_from_bytes!r:.40}."
             )
         self._root = Path(root).absolute()
-        self._large = large_blob_bytes
-        self._files = BlobFiles(self._root)
+        self._pack_from = pack_from_bytes
+        self._packs = Packs(self._root)
+        self._names: dict[int, str] = {}
         with storage_errors(self._root):
             index = open_index(self._root, create=create, patience=busy_timeout)
             self._database = Database(index, busy_timeout=busy_timeout)
-            self._finalizer = weakref.finalize(self, self._database.close, patience=0)
+            self._finalizer = weakref.finalize(self, _release, self._database, self._packs)
             with self._database.session(), self._database.read() as connection:
                 self._store_id = read_store_id(connection, self._root)
-            self._files.sweep_temporary()
+                left_over = self._unlisted(connection)
+            if left_over:
+                self.sweep()
 
     @property
     def store_id(self) -> str:
@@ -82,21 +87,24 @@ class FilesystemBlobStore:
         return self._root
 
     def fetch(self, digests: Collection[Digest], /) -> Mapping[Digest, bytes]:
-        """The bytes of each blob that is here, as they are: a damaged one is for the caller to notice."""
+        """The bytes of each blob that is here, as they are: a damaged one is for the caller to notice.
+
+        What lies together in a pack is read together.
+        """
         found: dict[Digest, bytes] = {}
         wanted = unique_digests(digests)
         with self._verb():
             lost = self._fetch_into(found, wanted)
             if lost:
-                # A `replace` may have turned the file into a row between our look at the two.
+                # They may have moved between our look at the index and our look at the pack.
                 self._fetch_into(found, lost)
         return found
 
     def store(self, blobs: Mapping[Digest, bytes], /, *, expires_at: float = FOREVER) -> None:
-        """Keep all blobs, durably, or raise and keep none of the new ones: one transaction, one sync.
+        """Keep all blobs, durably, or raise and keep none of the new ones: one transaction and one sync, or
+        two for a batch that goes to a pack.
 
-        Each large blob adds a sync of its file, each directory that such files go to one of its own.
-        A blob that is here is only touched; one whose file is lost or cut short is written anew.
+        A blob that is here is only touched; one whose pack is lost or cut short is written anew.
         """
         check_time("expires_at", expires_at)
         self._keep(valid_blobs(blobs), expires_at, overwrite=False)
@@ -108,14 +116,12 @@ class FilesystemBlobStore:
     def stat(self, digests: Collection[Digest], /) -> Mapping[Digest, BlobInfo]:
         """What is known of each blob that is here.
 
-        A blob whose file is lost or cut short counts as absent, so that a put stores it anew. One query,
-        and for each blob that is a file one look at its size.
+        A blob whose pack is lost or cut short counts as absent, so that a put stores it anew. One query,
+        and one look at the size of each pack.
         """
         wanted = unique_digests(digests)
-        with self._verb():
-            with self._database.read() as connection:
-                rows = table.rows(connection, wanted)
-            return {row.digest: row.info for row in rows if self._is_whole(row)}
+        with self._verb(), self._database.read() as connection:
+            return {row.digest: row.info for row in self._whole(connection, wanted)}
 
     def epoch(self) -> int:
         """How many removals took something away, in any process: one row."""
@@ -125,7 +131,7 @@ class FilesystemBlobStore:
     def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
         """The next `limit` blobs in digest order, as the index has them.
 
-        Files are not looked at: one that is lost is listed, so that a check of the store can miss it.
+        Packs are not looked at: a blob that is lost is listed, so that a check of the store can miss it.
         """
         check_limit(limit)
         if after is not None:
@@ -136,7 +142,8 @@ class FilesystemBlobStore:
     def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
         """Remove those that were last touched before `untouched_since`; says how many.
 
-        The space goes back to the disk.
+        The space goes back to the disk: that of a pack when less than half of it is still needed, and
+        nobody writes to it at the moment. What is needed is copied then.
         """
         check_time("untouched_since", untouched_since)
         wanted = unique_digests(digests)
@@ -145,23 +152,25 @@ class FilesystemBlobStore:
                 return 0
             with self._database.write() as connection:
                 old = [row for row in table.rows(connection, wanted) if row.touched_at < untouched_since]
-                table.delete(connection, old)
-            self._unlink_unowned([row.digest for row in old if row.payload_id is None])
+                smaller = table.delete(connection, old)
+            self._try_to_shrink(smaller)
             return len(old)
 
     def sweep(self) -> int:
-        """Unlink blob files that no row stands for, as crashed writers leave them; says how many.
+        """Give back what crashed and busy writers left: packs that no blob is in, or few; says how many.
 
-        Safe while others write. Costs a listing of every directory; temporary files need none of it,
-        they are swept whenever a store is opened.
+        Safe while others write. Costs a listing of the packs; a store is swept when it is opened and a
+        crash has left something.
         """
         with self._verb():
-            return sum(self._unlink_unowned(digests) for digests in self._files.listing())
+            with self._database.read() as connection:
+                known = table.packs(connection)
+            return self._drop_unlisted() + self._shrink(known)
 
     def close(self) -> None:
         """Wait for verbs that run, then release everything. Idempotent; safe from any thread."""
         with storage_errors(self._root):
-            self._database.close()
+            _release(self._database, self._packs, patience=None)
 
     @contextmanager
     def _verb(self) -> Iterator[None]:
@@ -169,72 +178,199 @@ class FilesystemBlobStore:
             yield
 
     def _fetch_into(self, found: dict[Digest, bytes], wanted: list[Digest]) -> list[Digest]:
-        """Add to `found` what is here; returns those whose row names a file that is not there."""
+        """Add to `found` what is here; returns those whose row names a pack that is not there."""
         with self._database.read() as connection:
-            payloads = table.payloads(connection, wanted)
+            places = table.places(connection, wanted)
+            packed: dict[int, dict[Span, list[Digest]]] = defaultdict(lambda: defaultdict(list))
+            for digest, pack_id, offset, size, data in places:
+                if pack_id is not None:
+                    packed[pack_id][Span(offset, size)].append(digest)
+                elif data is not None:
+                    found[digest] = data
+            names = self._names_of(connection, packed)
         lost: list[Digest] = []
-        for digest, inline in payloads:
-            data = self._files.read(digest) if inline is None else inline
-            if data is None:
-                lost.append(digest)
-            else:
-                found[digest] = data
+        for pack_id, spans in packed.items():
+            read = self._packs.read(names[pack_id], spans) if pack_id in names else None
+            for span, digests in spans.items():
+                if read is None:
+                    lost += digests
+                else:
+                    found.update(dict.fromkeys(digests, read[span]))
         return lost
 
-    def _is_whole(self, row: table.Row) -> bool:
-        return row.payload_id is not None or self._files.size(row.digest) == row.stored_size
+    def _whole(self, connection: sqlite3.Connection, digests: Collection[Digest]) -> list[table.Row]:
+        """The rows of those that are here with all of their bytes."""
+        rows = table.rows(connection, digests)
+        names = self._names_of(connection, {row.pack_id for row in rows if row.pack_id is not None})
+        sizes = {pack_id: self._packs.size(name) for pack_id, name in names.items()}
+        return [
+            row
+            for row in rows
+            if row.pack_id is None or row.place + row.stored_size <= sizes.get(row.pack_id, 0)
+        ]
+
+    def _names_of(self, connection: sqlite3.Connection, pack_ids: Collection[int]) -> dict[int, str]:
+        """The names of packs; one that is deleted may be among them. No two packs ever have one id."""
+        if not all(map(self._names.__contains__, pack_ids)):
+            self._names = {pack_id: name for pack_id, (name, _) in table.packs(connection).items()}
+        return {pack_id: self._names[pack_id] for pack_id in pack_ids if pack_id in self._names}
 
     def _keep(self, blobs: dict[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
         with self._verb():
             if not blobs:
                 return
-            large = [digest for digest, data in blobs.items() if len(data) >= self._large]
-            if large and not overwrite:
+            fresh = blobs
+            if not overwrite and sum(map(len, blobs.values())) >= self._pack_from:
                 with self._database.read() as connection:
-                    here = {row.digest for row in table.rows(connection, large) if self._is_whole(row)}
-                large = [digest for digest in large if digest not in here]
-            with self._files.stage() as staging:
-                # The slow part, writing and syncing, is done before anyone has to wait for us.
-                staging.add({digest: blobs[digest] for digest in large})
-                try:
-                    outdated = self._commit(blobs, staging, expires_at, overwrite=overwrite)
-                except BaseException:
-                    with suppress(OSError, sqlite3.Error):
-                        self._unlink_unowned(staging.published)
-                    raise
-            self._unlink_unowned(outdated)
+                    here = {row.digest for row in self._whole(connection, blobs)}
+                fresh = {digest: data for digest, data in blobs.items() if digest not in here}
+            if sum(map(len, fresh.values())) < self._pack_from:
+                self._commit(blobs, None, {}, expires_at, overwrite=overwrite)
+                return
+            # The slow part, writing and syncing, is done before anyone has to wait for us.
+            with self._packs.append(list(fresh.values()), self._pack_names) as appending:
+                spans = {
+                    digest: (offset, len(data))
+                    for (digest, data), offset in zip(fresh.items(), appending.offsets, strict=True)
+                }
+                self._commit(blobs, appending, spans, expires_at, overwrite=overwrite)
 
     def _commit(
-        self, blobs: dict[Digest, bytes], staging: Staging, expires_at: float, *, overwrite: bool
-    ) -> list[Digest]:
-        """Touch what is here, write what is not; returns the digests whose file is no longer needed."""
+        self,
+        blobs: dict[Digest, bytes],
+        appending: Appending | None,
+        appended: dict[Digest, tuple[int, int]],
+        expires_at: float,
+        *,
+        overwrite: bool,
+    ) -> None:
+        """Touch what is here, and write rows of what is not."""
         now = time.time()
         with self._database.write() as connection:
             known = {row.digest: row for row in table.rows(connection, blobs)}
-            kept = set() if overwrite else {digest for digest, row in known.items() if self._is_whole(row)}
-            table.touch(connection, kept, now=now, expires_at=expires_at)
-
+            kept: set[Digest] = set()
+            if known and not overwrite:
+                kept = {row.digest for row in self._whole(connection, known)}
+                table.touch(connection, kept, now=now, expires_at=expires_at)
             fresh = {digest: data for digest, data in blobs.items() if digest not in kept}
             renewed = [row for digest, row in known.items() if digest in fresh]
+            smaller = table.drop_bytes(connection, renewed) if renewed else set()
+            pack_id, spans = self._placed(connection, fresh, appending, appended)
+            new = spans if not renewed else {d: span for d, span in spans.items() if d not in known}
+            table.insert(connection, new, pack_id, now=now, expires_at=expires_at)
             if renewed:
-                table.drop_payloads(connection, renewed)
-            lives = dict.fromkeys(fresh, expires_at)
-            if overwrite:
-                lives.update((row.digest, row.expires_at) for row in renewed)
+                moved = {row.digest: spans[row.digest] for row in renewed}
+                later = -FOREVER if overwrite else expires_at
+                table.move(connection, moved, pack_id, now=now, expires_at=later)
+        self._try_to_shrink(smaller)
 
-            large = {digest for digest, data in fresh.items() if len(data) >= self._large}
-            staging.add({digest: fresh[digest] for digest in staging.missing(large)})
-            staging.publish(large)
-            table.insert(connection, fresh, as_files=large, now=now, lives=lives)
-            return [row.digest for row in renewed if row.payload_id is None and row.digest not in large]
+    @staticmethod
+    def _placed(
+        connection: sqlite3.Connection,
+        fresh: dict[Digest, bytes],
+        appending: Appending | None,
+        appended: dict[Digest, tuple[int, int]],
+    ) -> tuple[int | None, dict[Digest, tuple[int, int]]]:
+        """The pack, if it is one, and the span in it of each blob."""
+        if appending is None:
+            return None, table.add_payloads(connection, fresh)
+        if not fresh:
+            appending.undo()  # somebody else was faster
+            return None, {}
+        # What was here when we looked and has gone since could not be appended before.
+        gone = [digest for digest in fresh if digest not in appended]
+        late = appending.more([fresh[digest] for digest in gone]) if gone else ()
+        spans = {digest: appended[digest] for digest in fresh if digest in appended}
+        spans.update((digest, (at, len(fresh[digest]))) for digest, at in zip(gone, late, strict=True))
+        size = sum(size for _, size in spans.values())
+        return table.fill_pack(connection, appending.name, size), spans
 
-    def _unlink_unowned(self, digests: Collection[Digest]) -> int:
-        """Unlink files that no row stands for, under the lock that everyone who moves a file in holds.
+    # Packs that are no longer needed, or hardly
 
-        After their rows are gone, never before: a crash leaves a file too many, not one too few.
-        """
-        if not digests:
+    def _pack_names(self) -> list[str]:
+        with self._database.read() as connection:
+            return [name for name, _ in table.packs(connection).values()]
+
+    def _unlisted(self, connection: sqlite3.Connection) -> list[str]:
+        found = self._packs.names()
+        listed = {name for name, _ in table.packs(connection).values()} if found else set()
+        return [name for name in found if name not in listed]
+
+    def _drop_unlisted(self) -> int:
+        """Delete packs that the index does not have: their writer died before it could say so."""
+        with self._database.read() as connection:
+            unlisted = self._unlisted(connection)
+        dropped = 0
+        for name in unlisted:
+            pack = self._packs.take(name)
+            if pack is None:
+                continue  # its writer lives
+            with self._database.read() as connection:
+                listed = name not in self._unlisted(connection)
+            if listed:
+                self._packs.give_back(pack)
+            else:
+                self._packs.delete(pack)
+                dropped += 1
+        return dropped
+
+    def _try_to_shrink(self, pack_ids: Collection[int]) -> None:
+        """What was asked for is done. If there is no room to copy, or no time, a sweep will do it."""
+        with suppress(OSError, sqlite3.Error, StorageError):
+            self._shrink(pack_ids)
+
+    def _shrink(self, pack_ids: Collection[int]) -> int:
+        """Delete those of the packs of which less than half is needed; says how many."""
+        if not pack_ids:
             return 0
+        with self._database.read() as connection:
+            packs = table.packs(connection)
+        return sum(
+            self._move_out(pack_id, name)
+            for pack_id, (name, live) in packs.items()
+            if pack_id in pack_ids and 2 * live < self._packs.size(name)
+        )
+
+    def _move_out(self, pack_id: int, name: str) -> bool:
+        """Move what is needed out of a pack, and delete it, unless another is writing to it."""
+        pack = self._packs.take(name)
+        if pack is None:
+            return False
+        try:
+            with self._database.read() as connection:
+                rows = table.pack_rows(connection, pack_id)
+            read = self._packs.read(name, [Span(row.place, row.stored_size) for row in rows]) or {}
+            needed = {row.digest: read.get(Span(row.place, row.stored_size), b"") for row in rows}
+            if sum(map(len, needed.values())) < self._pack_from:
+                self._resettle(pack_id, needed, None, {})
+            else:
+                with self._packs.append(list(needed.values()), self._pack_names) as appending:
+                    offsets = dict(zip(needed, appending.offsets, strict=True))
+                    self._resettle(pack_id, needed, appending.name, offsets)
+        except BaseException:
+            self._packs.give_back(pack)
+            raise
+        self._packs.delete(pack)
+        return True
+
+    def _resettle(
+        self, pack_id: int, needed: dict[Digest, bytes], name: str | None, offsets: dict[Digest, int]
+    ) -> None:
+        """Let rows of a pack say where their bytes are now, and forget the pack. Nothing came to it."""
         with self._database.write() as connection:
-            owned = {row.digest for row in table.rows(connection, digests) if row.payload_id is None}
-            return self._files.unlink(digest for digest in digests if digest not in owned)
+            rows = table.pack_rows(connection, pack_id)
+            here = {
+                row.digest: needed[row.digest] for row in rows if len(needed[row.digest]) == row.stored_size
+            }
+            if name is None:
+                target, spans = None, table.add_payloads(connection, here)
+            else:
+                spans = {digest: (offsets[digest], len(data)) for digest, data in here.items()}
+                target = table.fill_pack(connection, name, sum(map(len, here.values())))
+            table.move(connection, spans, target)
+            table.delete_pack(connection, pack_id)
+
+
+def _release(database: Database, packs: Packs, *, patience: float | None = 0) -> None:
+    database.close(patience=patience)
+    packs.close()

@@ -26,7 +26,7 @@ class TestFilesystemBlobStoreWithFiles(PersistentBlobStoreContract):
     """Nearly every blob is a file."""
 
     def make_store(self, path):
-        return FilesystemBlobStore(path, large_blob_bytes=64)
+        return FilesystemBlobStore(path, pack_from_bytes=64)
 
 
 def clauses(contract):

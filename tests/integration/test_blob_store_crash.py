@@ -28,7 +28,7 @@ from agentref.storage.filesystem import FilesystemBlobStore
 
 root, seed = sys.argv[1], int(sys.argv[2])
 chance = random.Random(seed)
-store = FilesystemBlobStore(root, large_blob_bytes=4096)
+store = FilesystemBlobStore(root, pack_from_bytes=4096)
 print("open", flush=True)
 kept = []
 for _ in range(10_000):
@@ -77,18 +77,23 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path):
             writer.send_signal(signal.SIGKILL)
             lines = writer.stdout.readlines()
         kept |= acknowledged(lines)
-        with closing(FilesystemBlobStore(tmp_path, large_blob_bytes=LARGE)) as store:
+        with closing(FilesystemBlobStore(tmp_path, pack_from_bytes=LARGE)) as store:
             found = store.fetch(list(kept))
             assert found.keys() == kept
             assert store.stat(list(kept)).keys() == kept
             assert all(hashlib.sha256(data).digest() == digest for digest, data in found.items())
-            assert list((tmp_path / "tmp").glob("*")) == []
     assert len(kept) > KILLS
-    with closing(FilesystemBlobStore(tmp_path, large_blob_bytes=LARGE)) as store:
+    with closing(FilesystemBlobStore(tmp_path, pack_from_bytes=LARGE)) as store:
         store.sweep()
-        assert all(store.stat(digests).keys() == set(digests) for digests in store._files.listing())
     with closing(sqlite3.connect(tmp_path / "index.sqlite3")) as index:
         assert index.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        live = dict(index.execute("SELECT name, live FROM pack"))
+        needed = "SELECT name, sum(stored_size) FROM blob JOIN pack ON pack.id = pack_id GROUP BY name"
+        assert dict(index.execute(needed)) == live
+    # Every file is a pack that the index knows, and at least half of it is needed.
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "packs").iterdir()}
+    assert sizes.keys() == live.keys()
+    assert all(2 * live[name] >= size for name, size in sizes.items())
 
 
 @pytest.fixture
@@ -124,9 +129,10 @@ def test_a_full_disk_is_a_typed_error_and_what_was_stored_stays(small_disk, size
                 stored |= batch
         assert store.fetch(list(stored)) == stored
         assert len(store.scan()) == len(stored)
-        assert list((small_disk / "store" / "tmp").glob("*")) == []
         assert store.sweep() == 0
         assert store.fetch(list(batch)) == {}
+        packed = sum(path.stat().st_size for path in (small_disk / "store" / "packs").glob("*"))
+        assert packed <= sum(map(len, stored.values()))
     with closing(FilesystemBlobStore(small_disk / "store")) as store:
         assert store.fetch(list(stored)) == stored
         ballast.unlink()  # to forget is to write: even a removal needs a little room
@@ -141,7 +147,7 @@ from agentref.errors import StorageError
 from agentref.refs import Digest
 from agentref.storage.filesystem import FilesystemBlobStore
 
-store = FilesystemBlobStore(sys.argv[1], large_blob_bytes=100_000)
+store = FilesystemBlobStore(sys.argv[1], pack_from_bytes=100_000)
 store.store({Digest(bytes(32)): b"before"})
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 for data in (b"f" * 400_000, b"x" * 99_999):

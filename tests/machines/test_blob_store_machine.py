@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import warnings
+from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -32,7 +35,7 @@ class BlobStores(RuleBasedStateMachine):
         self.store = self.open()
 
     def open(self):
-        return FilesystemBlobStore(self.root, large_blob_bytes=LARGE)
+        return FilesystemBlobStore(self.root, pack_from_bytes=LARGE)
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -95,14 +98,25 @@ class BlobStores(RuleBasedStateMachine):
         assert os.waitpid(child, 0)[1] == 0
         self.model.store(blobs)
 
-    @rule(name=names)
-    def lose_a_file(self, name):
-        path = self.store._files.path(name)
-        if path.exists():
-            path.unlink()
-            lost = self.model.fetch([name])
-            self.model.store(lost, expires_at=0.0)
-            self.store.store(lost, expires_at=0.0)
+    @rule(number=st.integers(0, 9))
+    def lose_a_pack(self, number):
+        self.store.close()  # whoever has it open goes on with it
+        with closing(sqlite3.connect(Path(self.root, "index.sqlite3"))) as index:
+            packs = [name for (name,) in index.execute("SELECT name FROM pack ORDER BY id")]
+        if packs:
+            Path(self.root, "packs", packs[number % len(packs)]).unlink(missing_ok=True)
+        self.store = self.open()
+        lost = {
+            name: data
+            for name, data in self.model.fetch(NAMES).items()
+            if name not in self.store.stat([name])
+        }
+        self.model.store(lost, expires_at=0.0)
+        self.store.store(lost, expires_at=0.0)
+
+    @rule()
+    def sweep(self):
+        self.store.sweep()
 
     @invariant()
     def the_same_is_in_both(self):
@@ -121,10 +135,19 @@ class BlobStores(RuleBasedStateMachine):
                 assert theirs[older].touched_at <= theirs[younger].touched_at
 
     @invariant()
-    def every_file_belongs_to_a_row(self):
+    def every_pack_is_listed_and_what_lives_in_it_is_counted(self):
         if hasattr(self, "store"):
-            found = sorted(digest for digests in self.store._files.listing() for digest in digests)
-            assert all(len(self.model.fetch([digest])[digest]) >= LARGE for digest in found)
+            with closing(sqlite3.connect(Path(self.root, "index.sqlite3"))) as index:
+                live = dict(index.execute("SELECT name, live FROM pack"))
+                needed = (
+                    "SELECT name, sum(stored_size) FROM blob JOIN pack ON pack.id = pack_id GROUP BY name"
+                )
+                counted = dict(index.execute(needed))
+            sizes = {path.name: path.stat().st_size for path in Path(self.root, "packs").glob("*")}
+            assert live == {name: counted.get(name, 0) for name in live}
+            assert all(sizes[name] >= size for name, size in counted.items())
+            # A pack that was begun for a batch which came too late has no entry until the next one.
+            assert all(not sizes[name] for name in sizes.keys() - live.keys())
 
 
 TestBlobStores = BlobStores.TestCase

@@ -36,35 +36,47 @@ def opened(database: Path, store: Path) -> Iterator[tuple[Any, CAS]]:
 
 
 class Blobs:
-    """The stored bytes of a store's blobs, behind its back: rows of its index, and files."""
+    """The stored bytes of a store's blobs, behind its back: rows of its index, and packs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.payloads = dict(self._run("SELECT hex(digest), payload_id FROM blob ORDER BY digest"))
+        self.places = {
+            name: place
+            for name, *place in self._run(
+                "SELECT hex(digest), pack.name, place, stored_size FROM blob"
+                " LEFT JOIN pack ON pack.id = pack_id ORDER BY digest"
+            )
+        }
 
     def _run(self, statement: str, *parameters: Any) -> list[Any]:
         with closing(sqlite3.connect(self.root / "index.sqlite3")) as index, index:
             return index.execute(statement, parameters).fetchall()
 
-    def file(self, name: str) -> Path:
-        return self.root / "blobs" / name[:2].lower() / name[2:].lower()
-
     def read(self, name: str) -> bytes:
-        if self.payloads[name] is None:
-            return self.file(name).read_bytes()
-        return bytes(self._run("SELECT data FROM payload WHERE id = ?", self.payloads[name])[0][0])
+        pack, place, size = self.places[name]
+        if pack is not None:
+            return (self.root / "packs" / pack).read_bytes()[place : place + size]
+        return bytes(self._run("SELECT data FROM payload WHERE id = ?", place)[0][0])
 
     def write(self, name: str, data: bytes) -> None:
-        if self.payloads[name] is None:
-            self.file(name).write_bytes(data)
-        else:
-            self._run("UPDATE payload SET data = ? WHERE id = ?", data, self.payloads[name])
+        pack, place, size = self.places[name]
+        if pack is None:
+            self._run("UPDATE payload SET data = ? WHERE id = ?", data, place)
+            return
+        with (self.root / "packs" / pack).open("r+b") as file:
+            if len(data) != size:  # there is room for it at the end only
+                place = file.seek(0, 2)
+                self._run(
+                    "UPDATE blob SET place = ?, stored_size = ? WHERE hex(digest) = ?",
+                    place,
+                    len(data),
+                    name,
+                )
+            file.seek(place)
+            file.write(data)
 
     def delete(self, name: str) -> None:
-        if self.payloads[name] is None:
-            self.file(name).unlink()
-        else:
-            self._run("DELETE FROM blob WHERE hex(digest) = ?", name)
+        self._run("DELETE FROM blob WHERE hex(digest) = ?", name)
 
 
 def flip(blobs: Blobs, name: str, other: str) -> None:
@@ -160,8 +172,9 @@ def test_damage_is_a_typed_error_that_names_the_ref_and_never_wrong_data(
     whole.mkdir()
     with opened(whole / "db.sqlite", whole / "store") as (saver, _):
         keeping(saver).invoke(KEPT, AT)
-    names = list(Blobs(whole / "store").payloads)
-    assert len(names) > 6 and None in Blobs(whole / "store").payloads.values()
+    names = list(Blobs(whole / "store").places)
+    assert len(names) > 6
+    assert {bool(pack) for pack, *_ in Blobs(whole / "store").places.values()} == {True, False}
     for index, name in enumerate(names):
         place = tmp_path / str(index)
         shutil.copytree(whole, place)
@@ -196,7 +209,7 @@ def test_damage_under_typed_state_is_an_error_that_names_field_and_ref(tmp_path:
             graph = typed(cas, connection)
             ref = graph.invoke({"page": KEPT["note"]}, AT)["page"]
             cas.dump("another" * 100)
-        name, other = ref.hash.upper(), next(n for n in Blobs(store).payloads if n != ref.hash.upper())
+        name, other = ref.hash.upper(), next(n for n in Blobs(store).places if n != ref.hash.upper())
         damage(Blobs(store), name, other)
         with FilesystemCAS(store) as cas:
             graph = typed(cas, connection)

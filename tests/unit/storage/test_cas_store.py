@@ -122,11 +122,11 @@ def test_repair_stores_what_is_not_here_at_all(cas: CAS) -> None:
     assert cas.load(ref) == ["x" * 20_000]
 
 
-def test_a_file_that_is_damaged_lost_or_cut_short_is_found(tmp_path: Path) -> None:
+def test_a_pack_that_is_damaged_lost_or_cut_short_is_found(tmp_path: Path) -> None:
     with FilesystemCAS(tmp_path / "store") as cas:
         data = random.Random(4).randbytes(200_000)
         name = cas.put(data)
-        (file,) = [path for path in (tmp_path / "store" / "blobs").rglob("*") if path.is_file()]
+        (file,) = (tmp_path / "store" / "packs").iterdir()
         good = file.read_bytes()
         for bad in (good[:-1], good[:100_000] + b"!" + good[100_001:], b""):
             file.write_bytes(bad)

@@ -17,8 +17,8 @@ from agentref.errors import (
 )
 from agentref.refs import Digest
 from agentref.storage import _blob_table as table
-from agentref.storage._files import Staging
 from agentref.storage._index import open_index
+from agentref.storage._packs import Packs
 from agentref.storage.filesystem import FilesystemBlobStore
 
 A, B, C = (Digest(bytes([n]) * 32) for n in (1, 2, 3))
@@ -36,7 +36,7 @@ def opened(root):
     stores = []
 
     def open_store(**options):
-        stores.append(FilesystemBlobStore(root, **{"large_blob_bytes": 1000, **options}))
+        stores.append(FilesystemBlobStore(root, **{"pack_from_bytes": 1000, **options}))
         return stores[-1]
 
     yield open_store
@@ -49,12 +49,12 @@ def store(opened):
     return opened()
 
 
-def blob_files(root):
-    return [path for path in (root / "blobs").rglob("*") if path.is_file()]
+def packs(root):
+    return sorted((root / "packs").glob("*"))
 
 
-def temporary_files(root):
-    return list((root / "tmp").rglob("*"))
+def packed_bytes(root):
+    return sum(path.stat().st_size for path in packs(root))
 
 
 def tree(directory):
@@ -88,7 +88,7 @@ class TestOpening:
     def test_a_relative_root_outlives_a_change_of_directory(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "other").mkdir()
-        with closing(FilesystemBlobStore("store", large_blob_bytes=1)) as store:
+        with closing(FilesystemBlobStore("store", pack_from_bytes=1)) as store:
             monkeypatch.chdir(tmp_path / "other")
             store.store({A: b"data"})
             assert store.fetch([A]) == {A: b"data"}
@@ -180,8 +180,8 @@ class TestOpening:
     @pytest.mark.parametrize(
         "options",
         [
-            {"large_blob_bytes": 0},
-            {"large_blob_bytes": 2**40},
+            {"pack_from_bytes": 0},
+            {"pack_from_bytes": 2**40},
             {"busy_timeout": -1},
             {"busy_timeout": math.nan},
             {"busy_timeout": math.inf},
@@ -193,91 +193,182 @@ class TestOpening:
         assert not root.exists()
 
 
-class TestFiles:
-    def test_only_large_blobs_are_files(self, store, root):
-        store.store({A: b"x" * 999, B: b"x" * 1000})
-        assert [path.parent.name + path.name for path in blob_files(root)] == [B.hex()]
-        assert temporary_files(root) == []
+class TestPacks:
+    def test_only_large_batches_go_to_a_pack(self, store, root):
+        store.store({A: b"x" * 999})
+        assert packs(root) == []
+        store.store({B: b"x" * 600, C: b"y" * 400})
+        [pack] = packs(root)
+        assert pack.stat().st_size == 1000
+        assert store.fetch([A, B, C]) == {A: b"x" * 999, B: b"x" * 600, C: b"y" * 400}
 
-    @pytest.mark.parametrize("damage", [0, 10, len(LARGE) + 1, None])
-    def test_a_damaged_file_counts_as_absent_until_it_is_stored_again(self, store, root, damage):
+    def test_one_writer_fills_one_pack(self, store, root):
+        for number in range(20):
+            store.store({Digest(bytes([number]) * 32): os.urandom(1000)})
+        assert [path.stat().st_size for path in packs(root)] == [20_000]
+
+    def test_the_next_process_goes_on_with_the_pack(self, opened, root):
+        for digest in (A, B, C):
+            store = opened()
+            store.store({digest: LARGE})
+            store.close()
+        assert [path.stat().st_size for path in packs(root)] == [3 * len(LARGE)]
+
+    def test_writers_at_the_same_time_have_packs_of_their_own(self, store, opened, root, monkeypatch):
+        other = opened()
+        commit = store._commit
+
+        def other_first(*args, **options):  # our bytes are in our pack, their rows are not yet there
+            other.store({B: LARGE})
+            commit(*args, **options)
+
+        monkeypatch.setattr(store, "_commit", other_first)
         store.store({A: LARGE})
-        [path] = blob_files(root)
+        assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
+        assert len(packs(root)) == 2
+
+    def test_a_full_pack_is_followed_by_another(self, store, root, monkeypatch):
+        monkeypatch.setattr("agentref.storage._packs._FULL", 2500)
+        for number in range(5):
+            store.store({Digest(bytes([number]) * 32): bytes([number]) * 1000})
+        assert sorted(path.stat().st_size for path in packs(root)) == [2000, 3000]
+        assert store.fetch([Digest(bytes([4]) * 32)]) == {Digest(bytes([4]) * 32): bytes([4]) * 1000}
+
+    @pytest.mark.parametrize("damage", [0, 10, None])
+    def test_a_blob_whose_pack_is_lost_or_cut_short_counts_as_absent_until_it_is_stored_again(
+        self, opened, root, damage
+    ):
+        opened().store({A: LARGE})
+        [path] = packs(root)
         if damage is None:
             path.unlink()
         else:
             os.truncate(path, damage)
+        store = opened()
         assert store.stat([A]) == {}
         assert store.fetch([A]).get(A) != LARGE
         store.store({A: LARGE})
         assert store.fetch([A]) == {A: LARGE}
         assert store.stat([A])[A].stored_size == len(LARGE)
 
-    def test_a_scan_lists_a_blob_whose_file_is_lost(self, store, root):
+    def test_a_scan_lists_a_blob_whose_pack_is_lost(self, store, root):
         store.store({A: LARGE})
-        blob_files(root)[0].unlink()
+        packs(root)[0].unlink()
         assert [info.digest for info in store.scan()] == [A]
 
-    def test_a_file_that_a_crash_left_without_a_row_is_taken_over(self, store, root):
-        path = root / "blobs" / A.hex()[:2] / A.hex()[2:]
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"half")
-        assert store.stat([A]) == store.fetch([A]) == {}
-        store.store({A: LARGE})
-        assert store.fetch([A]) == {A: LARGE}
-
-    def test_a_sweep_takes_only_what_no_row_stands_for(self, store, root):
-        store.store({A: LARGE})
-        for digest in (B, C):
-            path = root / "blobs" / digest.hex()[:2] / digest.hex()[2:]
-            path.parent.mkdir(parents=True)
-            path.write_bytes(b"orphan")
-        (root / "blobs" / "README").write_text("not a digest")
-        assert store.sweep() == 2
-        assert store.fetch([A]) == {A: LARGE}
-        assert (root / "blobs" / "README").exists()
-
     def test_what_a_dead_writer_left_is_gone_when_the_store_is_opened_again(self, opened, root):
-        opened()
-        left = root / "tmp" / "left"
-        left.mkdir(parents=True)
-        (left / A.hex()).write_bytes(b"half")
-        opened()
-        assert temporary_files(root) == []
+        opened().store({A: LARGE})
+        (root / "packs" / "00000000000000aa").write_bytes(b"bytes that no row tells of")
+        (root / "packs" / "README").write_text("no pack")
+        store = opened()
+        assert len(packs(root)) == 2
+        assert (root / "packs" / "README").exists()
+        assert store.fetch([A]) == {A: LARGE}
+
+    def test_what_a_dead_writer_appended_is_never_read_and_goes_with_its_pack(self, opened, root):
+        store = opened()
+        store.store({A: LARGE})
+        store.close()
+        with packs(root)[0].open("ab") as pack:
+            pack.write(b"torn")
+        store = opened()
+        store.store({B: LARGE})
+        assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
+        store.remove([A, B])
+        assert packs(root) == []
 
     def test_what_a_live_writer_is_writing_is_left_alone(self, store, opened, root, monkeypatch):
-        add = Staging.add
+        commit = store._commit
 
-        def add_and_open_again(self, blobs):
-            add(self, blobs)
+        def open_again_first(*args, **options):
             opened()
+            assert len(packs(root)) == 1
+            commit(*args, **options)
 
-        monkeypatch.setattr(Staging, "add", add_and_open_again)
+        monkeypatch.setattr(store, "_commit", open_again_first)
         store.store({A: LARGE})
-        assert (store.fetch([A]), temporary_files(root)) == ({A: LARGE}, [])
+        assert store.fetch([A]) == {A: LARGE}
 
-    def test_bytes_that_move_from_file_to_row_and_back_leave_nothing_behind(self, store, root):
+    def test_bytes_that_move_from_pack_to_row_and_back_leave_nothing_behind(self, store, root):
         store.store({A: LARGE})
         store.replace({A: b"small"})
-        assert (store.fetch([A]), blob_files(root)) == ({A: b"small"}, [])
+        assert (store.fetch([A]), packs(root)) == ({A: b"small"}, [])
         store.replace({A: LARGE})
         assert store.fetch([A]) == {A: LARGE}
         assert store.remove([A]) == 1
-        assert blob_files(root) == []
+        assert packs(root) == []
 
     def test_another_threshold_reads_what_is_there(self, opened):
         opened().store({A: LARGE, B: b"small"})
-        other = opened(large_blob_bytes=1)
+        other = opened(pack_from_bytes=1)
         other.store({A: LARGE, B: b"small", C: b"c"})
         assert other.fetch([A, B, C]) == {A: LARGE, B: b"small", C: b"c"}
 
     def test_space_goes_back_to_the_disk(self, opened, root):
-        store = opened()
+        store = opened(pack_from_bytes=10**8)
         blobs = {Digest(n.to_bytes(32, "big")): os.urandom(900) for n in range(2000)}
         store.store(blobs)
         store.remove(list(blobs))
         store.close()
         assert (root / "index.sqlite3").stat().st_size < 100_000
+
+    @pytest.mark.parametrize("kept", [3, 40])  # few enough for rows; enough for another pack
+    def test_a_pack_of_which_little_is_needed_is_given_up(self, opened, root, kept):
+        store = opened()
+        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
+        store.store(blobs)
+        before = packs(root)
+        needed = dict(list(blobs.items())[:kept])
+        infos = store.stat(list(needed))
+        store.remove([digest for digest in blobs if digest not in needed])
+        assert not set(before) & set(packs(root))
+        assert packed_bytes(root) == (300 * kept if kept == 40 else 0)
+        assert store.fetch(list(blobs)) == needed
+        assert store.stat(list(blobs)) == infos
+
+    def test_a_pack_of_which_most_is_needed_stays(self, store, root):
+        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
+        store.store(blobs)
+        store.remove(list(blobs)[:90])
+        assert packed_bytes(root) == 200 * 300
+        assert len(store.fetch(list(blobs))) == 110
+
+    def test_a_pack_that_another_writes_to_is_given_up_by_a_sweep_once_it_is_not(self, opened, root):
+        writer, other = opened(), opened()
+        writer.store({A: LARGE})
+        other.remove([A])
+        assert len(packs(root)) == 1
+        assert other.sweep() == 0
+        writer.close()
+        assert other.sweep() == 1
+        assert packs(root) == []
+
+    def test_a_removal_that_finds_no_room_to_copy_has_removed_all_the_same(self, store, monkeypatch):
+        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
+        store.store(blobs)
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Packs, "append", full)
+        assert store.remove(list(blobs)[:160]) == 160
+        monkeypatch.undo()
+        assert len(store.fetch(list(blobs))) == 40
+        assert store.sweep() == 1
+        assert len(store.fetch(list(blobs))) == 40
+
+    def test_a_name_in_the_index_that_is_no_packs_name_is_no_path(self, opened, root, tmp_path):
+        (tmp_path / "secret").write_bytes(LARGE)
+        store = opened()
+        store.store({A: LARGE})
+        store.close()
+        with closing(sqlite3.connect(root / "index.sqlite3")) as index:
+            index.execute("UPDATE pack SET name = '../../secret'")
+            index.commit()
+        store = opened()
+        assert store.fetch([A]) == store.stat([A]) == {}
+        assert store.remove([A]) == 1
+        assert (tmp_path / "secret").exists()
 
 
 class TestInterleaving:
@@ -286,60 +377,78 @@ class TestInterleaving:
     def test_a_blob_removed_while_it_is_stored_again_is_written_after_all(self, store, opened, monkeypatch):
         other = opened()
         store.store({A: LARGE})
-        stage = store._files.stage
+        append = store._packs.append
 
-        def remove_then_stage():  # `store` has just seen that the file is whole
+        def remove_then_append(datas, known):  # `store` has just seen that A is whole
             assert other.remove([A]) == 1
-            return stage()
+            return append(datas, known)
 
-        monkeypatch.setattr(store._files, "stage", remove_then_stage)
-        store.store({A: LARGE, B: b"b"})
-        assert store.fetch([A, B]) == {A: LARGE, B: b"b"}
+        monkeypatch.setattr(store._packs, "append", remove_then_append)
+        store.store({A: LARGE, B: LARGE})
+        assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
         assert A in other.stat([A])
 
-    def test_a_blob_stored_while_it_is_removed_keeps_its_file(self, store, opened, monkeypatch):
+    def test_a_blob_stored_while_its_pack_is_given_up_is_kept(self, store, opened, monkeypatch):
         other = opened()
         store.store({A: LARGE, B: LARGE})
-        unlink = store._unlink_unowned
+        shrink = store._shrink
 
-        def store_then_unlink(digests):  # the rows are gone, the files are not yet
+        def store_then_shrink(pack_ids):  # the rows are gone, the pack is not yet
             monkeypatch.undo()
-            assert sorted(digests) == [A, B]
             other.store({A: LARGE})
-            return unlink(digests)
+            return shrink(pack_ids)
 
-        monkeypatch.setattr(store, "_unlink_unowned", store_then_unlink)
+        monkeypatch.setattr(store, "_shrink", store_then_shrink)
         assert store.remove([A, B]) == 2
         assert other.fetch([A, B]) == {A: LARGE}
-        assert store.sweep() == 0
+        assert store.fetch([A, B]) == {A: LARGE}
 
-    def test_a_reader_finds_bytes_that_leave_their_file_under_it(self, store, opened, monkeypatch):
+    def test_a_blob_removed_while_its_pack_is_given_up_stays_removed(self, store, opened, monkeypatch):
+        other = opened()
+        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
+        first, *rest = blobs
+        store.store(blobs)
+        resettle = store._resettle
+
+        def remove_then_resettle(*args):  # what is needed was copied
+            assert other.remove([first]) == 1
+            return resettle(*args)
+
+        monkeypatch.setattr(store, "_resettle", remove_then_resettle)
+        store.remove(rest[:150])
+        assert store.fetch([first]) == {}
+        assert len(store.fetch(list(blobs))) == 49
+
+    def test_a_reader_finds_bytes_that_leave_their_pack_under_it(self, store, opened, monkeypatch):
         other = opened()
         store.store({A: LARGE})
-        read = store._files.read
+        read = store._packs.read
 
-        def replace_then_read(digest):
+        def replace_then_read(name, spans):
             other.replace({A: b"small"})
-            return read(digest)
+            monkeypatch.undo()
+            store.sweep()
+            return read(name, spans)
 
-        monkeypatch.setattr(store._files, "read", replace_then_read)
+        monkeypatch.setattr(store._packs, "read", replace_then_read)
         assert store.fetch([A]) == {A: b"small"}
 
-    def test_two_writers_of_one_file_blob_agree_on_one_of_the_two(self, store, opened, monkeypatch):
+    def test_two_writers_of_one_blob_agree_on_one_of_the_two(self, store, opened, root, monkeypatch):
         other = opened()
-        add = Staging.add
+        commit = store._commit
 
-        def other_first(self, blobs):  # ours is staged, not yet published
-            add(self, blobs)
+        def other_first(*args, **options):  # ours is in the pack, its row is not yet there
             monkeypatch.undo()
             other.store({A: LARGE + b"compressed otherwise"})
+            commit(*args, **options)
 
-        monkeypatch.setattr(Staging, "add", other_first)
+        monkeypatch.setattr(store, "_commit", other_first)
         store.store({A: LARGE})
         assert store.fetch([A]) == {A: LARGE + b"compressed otherwise"}
         assert A in store.stat([A])
+        assert packed_bytes(root) == len(LARGE + b"compressed otherwise")
 
-    def test_a_batch_that_fails_at_the_end_leaves_no_row_no_file_and_no_lock(
+    def test_a_batch_that_fails_at_the_end_leaves_no_row_no_bytes_and_no_lock(
         self, store, root, monkeypatch
     ):
         store.store({B: b"before"})
@@ -351,7 +460,7 @@ class TestInterleaving:
         with pytest.raises(StorageError):
             store.store({A: LARGE, C: b"c"})
         monkeypatch.undo()
-        assert blob_files(root) == temporary_files(root) == []
+        assert packed_bytes(root) == 0
         assert store.fetch([A, B, C]) == {B: b"before"}
         store.store({A: LARGE})
         assert store.fetch([A]) == {A: LARGE}
@@ -367,7 +476,7 @@ class TestWaiting:
                 store.store({B: b"b", C: LARGE})
             assert store.fetch([A, B, C]) == {A: b"a"}
             other.execute("ROLLBACK")
-        assert temporary_files(root) == []
+        assert packed_bytes(root) == 0
         store.store({B: b"b"})
         assert store.fetch([A, B]) == {A: b"a", B: b"b"}
 
@@ -379,14 +488,14 @@ class TestWaiting:
 
     def test_close_waits_for_a_verb_that_runs(self, store, monkeypatch):
         begun, go_on = threading.Event(), threading.Event()
-        add = Staging.add
+        append = Packs.append
 
-        def slowly(self, blobs):
+        def slowly(self, datas, known):
             begun.set()
             go_on.wait(10)
-            add(self, blobs)
+            return append(self, datas, known)
 
-        monkeypatch.setattr(Staging, "add", slowly)
+        monkeypatch.setattr(Packs, "append", slowly)
         writer = threading.Thread(target=store.store, args=({A: LARGE},))
         writer.start()
         begun.wait(10)

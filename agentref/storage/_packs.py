@@ -1,0 +1,266 @@
+"""Pack files: `packs/<16 hex>`, the bytes of many blobs one behind the other, only ever appended to.
+
+Which bytes of a pack are blobs only the index knows: what a crash leaves behind the last of them is
+garbage that nothing reads. A pack has one writer at a time, who holds its lock (`flock`); whoever moves
+blobs out of a pack and deletes it holds that lock too, so that nothing is appended to a deleted file.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from agentref.storage._fork import watch_forks
+from agentref.storage._posix import is_at, lock_descriptor, make_directory, sync_directory
+
+__all__ = ["Appending", "Packs", "Span"]
+
+_NAME: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_FULL: Final = 32 * 1024 * 1024
+_VECTORS: Final = 512  # buffers a call of writev; POSIX allows 16 at least, Linux and macOS 1024
+_GAP: Final = 16 * 1024
+_RUN: Final = 4 * 1024 * 1024
+
+
+_sync: Final = getattr(os, "fdatasync", os.fsync)  # a file's size counts as its data
+
+
+class Span(NamedTuple):
+    """Where in a pack a blob lies."""
+
+    offset: int
+    size: int
+
+
+class _Pack:
+    """An open pack that this process may append to."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self.name = name
+        self.descriptor = descriptor
+        self.end = os.fstat(descriptor).st_size
+
+    def append(self, datas: Sequence[bytes]) -> list[int]:
+        """Where each of them begins; durable on return. Nothing is kept when it raises."""
+        offsets = []
+        end = self.end
+        for data in datas:
+            offsets.append(end)
+            end += len(data)
+        try:
+            _write_all(self.descriptor, datas, self.end)
+            _sync(self.descriptor)
+        except BaseException:
+            self.cut(self.end)
+            raise
+        self.end = end
+        return offsets
+
+    def cut(self, end: int) -> None:
+        """Forget what was appended behind `end`, as far as the disk lets us."""
+        self.end = end
+        with suppress(OSError):
+            os.ftruncate(self.descriptor, end)
+
+
+class Packs:
+    """The packs below one root. Safe for threads and across forks; only names of ours become paths."""
+
+    def __init__(self, root: Path) -> None:
+        self._directory = root / "packs"
+        self._lock = threading.Lock()
+        self._idle: list[_Pack] = []
+        watch_forks(self)
+
+    def path(self, name: str) -> Path:
+        """The file of that pack."""
+        if _NAME.fullmatch(name) is None:
+            raise FileNotFoundError(f"{name!r:.60} is no pack's name")
+        return self._directory / name
+
+    def size(self, name: str) -> int:
+        """Bytes in the file; 0 if there is none."""
+        try:
+            return os.stat(self.path(name)).st_size  # noqa: PTH116  (half of what Path.stat takes)
+        except FileNotFoundError:
+            return 0
+
+    def read(self, name: str, spans: Collection[Span]) -> dict[Span, bytes] | None:
+        """The bytes of each span, fewer where the file ends early; None if there is no such file.
+
+        Spans that lie together are read together.
+        """
+        try:
+            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            found: dict[Span, bytes] = {}
+            for run in _runs(sorted(spans)):
+                first = run[0].offset
+                data = _read_all(descriptor, first, run[-1].offset + run[-1].size - first)
+                for span in run:
+                    found[span] = data[span.offset - first : span.offset - first + span.size]
+            return found
+        finally:
+            os.close(descriptor)
+
+    def names(self) -> list[str]:
+        """Of all files here that could be packs."""
+        try:
+            return sorted(name for name in os.listdir(self._directory) if _NAME.fullmatch(name))  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def append(self, datas: Sequence[bytes], known: Callable[[], Iterable[str]]) -> "Appending":
+        """Append to a pack of our own, durably; `known` names the packs that the index has.
+
+        The pack stays ours until the block ends. When it raises, what was appended is cut off.
+        """
+        return Appending(self, self._claim(known), datas)
+
+    def take(self, name: str) -> "_Pack | None":
+        """That pack for this process alone, until it is given back or deleted; None if another has it."""
+        with self._lock:
+            for pack in self._idle:
+                if pack.name == name:
+                    self._idle.remove(pack)
+                    return pack
+        return self._open(name, os.O_RDWR)
+
+    def give_back(self, pack: _Pack) -> None:
+        """Let the next writer have it."""
+        with self._lock:
+            if pack.end < _FULL:
+                self._idle.append(pack)
+                return
+        os.close(pack.descriptor)
+
+    def delete(self, pack: _Pack) -> None:
+        """Delete the file of a pack that was taken."""
+        try:
+            self.path(pack.name).unlink(missing_ok=True)
+        finally:
+            os.close(pack.descriptor)
+
+    def close(self) -> None:
+        """Let go of all packs."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for pack in idle:
+            os.close(pack.descriptor)
+
+    def _claim(self, known: Callable[[], Iterable[str]]) -> _Pack:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    break
+                idle = self._idle.pop()
+            if is_at(idle.descriptor, self.path(idle.name)):
+                return idle
+            os.close(idle.descriptor)  # somebody deleted the file
+        make_directory(self._directory)
+        for name in known():
+            if self.size(name) >= _FULL or (pack := self._open(name, os.O_RDWR)) is None:
+                continue
+            if name in known():  # else it was deleted before it became ours
+                return pack
+            os.close(pack.descriptor)
+        while True:
+            created = self._open(os.urandom(8).hex(), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            if created is not None:  # else a sweep was faster than we
+                sync_directory(self._directory)
+                return created
+
+    def _open(self, name: str, flags: int) -> _Pack | None:
+        path = self.path(name)
+        try:
+            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:
+            return None
+        return _Pack(name, descriptor) if lock_descriptor(descriptor, path) else None
+
+    def before_fork(self) -> None:
+        """Nothing: verbs that run are waited for by the database."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """The packs are the parent's."""
+        self._lock = threading.Lock()
+        self.close()
+
+
+class Appending:
+    """Blobs on their way into a pack; leaving the block with an error cuts them off again."""
+
+    def __init__(self, packs: Packs, pack: _Pack, datas: Sequence[bytes]) -> None:
+        self._packs = packs
+        self._pack = pack
+        self._begin = pack.end
+        try:
+            self.offsets = pack.append(datas)
+        except BaseException:
+            packs.give_back(pack)
+            raise
+
+    @property
+    def name(self) -> str:
+        """Of the pack."""
+        return self._pack.name
+
+    def more(self, datas: Sequence[bytes]) -> list[int]:
+        """Append to the same pack, durably: where each begins."""
+        return self._pack.append(datas)
+
+    def undo(self) -> None:
+        """Cut off all that was appended: none of it is needed."""
+        self._pack.cut(self._begin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.undo()
+        self._packs.give_back(self._pack)
+
+
+def _runs(spans: Sequence[Span]) -> Iterable[list[Span]]:
+    """Neighbours that are cheaper to read at once than one by one."""
+    run: list[Span] = []
+    for span in spans:
+        if run:
+            gap = span.offset - run[-1].offset - run[-1].size
+            if gap > _GAP or span.offset + span.size - run[0].offset > _RUN:
+                yield run
+                run = []
+        run.append(span)
+    if run:
+        yield run
+
+
+def _read_all(descriptor: int, offset: int, size: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def _write_all(descriptor: int, datas: Sequence[bytes], offset: int) -> None:
+    os.lseek(descriptor, offset, os.SEEK_SET)  # the descriptor is ours alone; macOS has no pwritev
+    for at in range(0, len(datas), _VECTORS):
+        rest: list[bytes | memoryview] = list(datas[at : at + _VECTORS])
+        while rest:
+            written = os.writev(descriptor, rest)
+            while rest and written >= len(rest[0]):
+                written -= len(rest.pop(0))
+            if written:
+                rest[0] = memoryview(rest[0])[written:]
