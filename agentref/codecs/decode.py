@@ -1,7 +1,7 @@
 """Canonical MessagePack back to values. The bytes were verified, but who wrote them is not trusted."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -31,12 +31,12 @@ _BAD_STATE: Final = (
 class Source(Protocol):
     """Gives what links lead to."""
 
-    def raw(self, link: Any, /) -> Iterator[bytes | memoryview]:
-        """The bytes below a link, in order."""
+    def raw(self, links: Iterable[Any], /) -> Iterator[bytes | memoryview]:
+        """The bytes below the links, in order."""
         ...
 
-    def values(self, link: Any, /) -> Iterator[tuple[bytes | memoryview, tuple[Any, ...]]]:
-        """The packed values below a link, in order, each with its own links."""
+    def values(self, links: Iterable[Any], /) -> Iterator[tuple[bytes | memoryview, tuple[Any, ...]]]:
+        """The packed values below the links, in order, each with its own links."""
         ...
 
 
@@ -63,7 +63,7 @@ class Decoder:
     def decode(self, link: Any) -> object:
         """The value below a link. Raises `MalformedBlobError` or `UntrustedTypeError`, and
         `RecursionError` where the caller's stack leaves too little room."""
-        values = list(self._source.values(link))
+        values = list(self._source.values([link]))
         if len(values) != 1:
             raise MalformedBlobError("A ref to a value leads to several of them.")
         return self._blob(*values[0])
@@ -133,17 +133,15 @@ class Decoder:
             return [item for leaf in self._leaves(links, list) for item in leaf]
         if code == Ext.DICT_TREE:
             return {key: item for leaf in self._leaves(links, dict) for key, item in leaf.items()}
-        parts = [part for link in links for part in self._source.raw(link)]
-        joined = b"".join(parts)
+        joined = b"".join(self._source.raw(links))
         return joined.decode("utf-8", "surrogatepass") if code == Ext.TEXT_TREE else joined
 
     def _leaves(self, links: list[Any], kind: type) -> Iterator[Any]:
-        for link in links:
-            for payload, own in self._source.values(link):
-                leaf = self._blob(payload, own)
-                if type(leaf) is not kind:
-                    raise MalformedBlobError(f"A leaf of a stored {kind.__name__} is none.")
-                yield leaf
+        for payload, own in self._source.values(links):
+            leaf = self._blob(payload, own)
+            if type(leaf) is not kind:
+                raise MalformedBlobError(f"A leaf of a stored {kind.__name__} is none.")
+            yield leaf
 
     def _extension(self, tag: object) -> Any:
         found = self._extensions.by_tag.get(tag) if isinstance(tag, str) else None

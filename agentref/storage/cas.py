@@ -18,9 +18,9 @@ from agentref.errors import (
     ValueTooLargeError,
 )
 from agentref.refs import ContentRef, Digest, parse_digest
+from agentref.storage._room import with_room
 from agentref.storage.audit import pages, store_stats, verify_store
 from agentref.storage.frames import open_frame
-from agentref.storage.parallel import with_room
 from agentref.storage.protocol import BlobStore
 from agentref.storage.reading import BlobReader, ByteStream
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
@@ -121,7 +121,7 @@ class CAS:
                 raise InvalidInputError(
                     f"Content {link.digest.hex()} is a part of a value, not bytes: load() it."
                 )
-        return [b"".join(tree.raw(link)) for link in links]
+        return [b"".join(tree.raw([link])) for link in links]
 
     def exists(self, hash: str) -> bool:  # noqa: A002
         """Whether a blob of that name is here; of a large content, its root. Reads no payload."""
@@ -203,7 +203,7 @@ class CAS:
         tree = self._reader.trees(links, called)
         self.counters.values_loaded += len(wanted)
         return [
-            b"".join(tree.raw(link))
+            b"".join(tree.raw([link]))
             if ref.codec == RAW_CODEC
             else with_room(partial(self.codec.decode, link, tree), _nested_too_deeply)
             for ref, link in zip(wanted, links, strict=True)

@@ -3,7 +3,10 @@
 Compression is no part of a blob's name: a frame may be rewritten at any level, and no ref changes.
 """
 
-from typing import Final
+import os
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import zstandard
 
@@ -11,7 +14,7 @@ from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, read_varint, vari
 from agentref.errors import CorruptBlobError, MalformedBlobError
 from agentref.refs import Digest
 
-__all__ = ["has_links", "open_frame", "pack_frame"]
+__all__ = ["Packed", "Unpacked", "has_links", "open_frame", "open_leaves", "pack_frame", "pack_frames"]
 
 _VERSION: Final = 0x10
 _ZSTD: Final = 0x08
@@ -20,6 +23,27 @@ _KIND_MASK: Final = 0x03
 
 _MIN_COMPRESSED: Final = 64
 _MIN_GAIN: Final = 0.95
+
+# Many blobs at once: zstandard then lets go of the interpreter lock once, not once a blob, and may use
+# threads of its own, which cost more than they save where there is little to do.
+_BATCH_BYTES: Final = 64 * 1024
+_THREADED_BYTES: Final = 192 * 1024
+_THREADS: Final = min(os.cpu_count() or 1, 8)
+
+
+class Packed(NamedTuple):
+    """A blob on its way into a frame."""
+
+    kind: Kind
+    data: bytes | memoryview
+    level: int
+
+
+class Unpacked(NamedTuple):
+    """A blob that is out of its frame and hashes to its name."""
+
+    kind: Kind
+    data: bytes
 
 
 class _Contexts:
@@ -41,15 +65,47 @@ class _Contexts:
         idle.append(context)
         return packed
 
-    def decompress(self, data: bytes) -> bytes:
+    def compress_all(self, datas: Sequence[bytes | memoryview], level: int) -> Sequence[Any]:
+        """What each of them is compressed: bytes, or segments of a buffer."""
+        total = sum(map(len, datas))
+        if total < _BATCH_BYTES or len(datas) < 2:
+            return [self.compress(data, level) for data in datas]
+        idle = self._compressors.setdefault(level, [])
         try:
-            context = self._decompressors.pop()
+            context = idle.pop()
         except IndexError:
-            context = zstandard.ZstdDecompressor()
+            context = zstandard.ZstdCompressor(level=level)
+        packed: Sequence[Any] = context.multi_compress_to_buffer(
+            list(datas), threads=_THREADS if total >= _THREADED_BYTES else 0
+        )
+        idle.append(context)
+        return packed
+
+    def decompress(self, data: bytes | memoryview) -> bytes:
+        context = self._decompressor()
         # One that failed is not lent again.
         unpacked = context.decompress(data)
         self._decompressors.append(context)
         return unpacked
+
+    def decompress_all(self, datas: Sequence[bytes | memoryview], sizes: Sequence[int]) -> list[bytes]:
+        total = sum(sizes)
+        if total < _BATCH_BYTES or len(datas) < 2:
+            return [self.decompress(data) for data in datas]
+        context = self._decompressor()
+        unpacked: Any = context.multi_decompress_to_buffer(
+            list(datas),
+            decompressed_sizes=struct.pack(f"={len(sizes)}Q", *sizes),
+            threads=_THREADS if total >= _THREADED_BYTES else 0,
+        )
+        self._decompressors.append(context)
+        return [segment.tobytes() for segment in unpacked]
+
+    def _decompressor(self) -> zstandard.ZstdDecompressor:
+        try:
+            return self._decompressors.pop()
+        except IndexError:
+            return zstandard.ZstdDecompressor()
 
 
 _contexts = _Contexts()
@@ -57,13 +113,30 @@ _contexts = _Contexts()
 
 def pack_frame(kind: Kind, data: bytes | memoryview, level: int) -> bytes:
     """The frame of a blob's canonical bytes."""
-    head = _VERSION | kind | (_LINKS if kind is not Kind.RAW and data[0] else 0)
-    length = varint(len(data))
-    if len(data) >= _MIN_COMPRESSED:
-        packed = _contexts.compress(data, level)
-        if len(packed) <= len(data) * _MIN_GAIN:
-            return b"".join((bytes([head | _ZSTD]), length, packed))
-    return b"".join((bytes([head]), length, data))
+    return pack_frames([Packed(kind, data, level)])[0]
+
+
+def pack_frames(blobs: Sequence[Packed]) -> list[bytes]:
+    """The frame of each, in order: on several cores where it is worth it."""
+    levels: dict[int, list[int]] = {}
+    for index, blob in enumerate(blobs):
+        if len(blob.data) >= _MIN_COMPRESSED:
+            levels.setdefault(blob.level, []).append(index)
+    frames = [b""] * len(blobs)
+    for level, indexes in levels.items():
+        packed = _contexts.compress_all([blobs[index].data for index in indexes], level)
+        for index, body in zip(indexes, packed, strict=True):
+            kind, data, _ = blobs[index]
+            if len(body) <= len(data) * _MIN_GAIN:
+                frames[index] = b"".join((_head(kind, data, _ZSTD), varint(len(data)), body))
+    return [
+        frame or b"".join((_head(kind, data, 0), varint(len(data)), data))
+        for frame, (kind, data, _) in zip(frames, blobs, strict=True)
+    ]
+
+
+def _head(kind: Kind, data: bytes | memoryview, flags: int) -> bytes:
+    return bytes((_VERSION | kind | flags | (_LINKS if kind is not Kind.RAW and data[0] else 0),))
 
 
 def has_links(frame: bytes) -> bool:
@@ -71,22 +144,66 @@ def has_links(frame: bytes) -> bool:
     return bool(frame) and bool(frame[0] & _LINKS)
 
 
-def open_frame(digest: Digest, frame: bytes) -> tuple[Kind, bytes]:
+def open_frame(digest: Digest, frame: bytes) -> Unpacked:
     """The kind and the canonical bytes, which hash to `digest`.
 
     Raises `CorruptBlobError` if they do not, or if the frame cannot be opened at all. No more than
     `MAX_BLOB_BYTES` are ever unpacked.
     """
     try:
-        kind, data = _unpack(frame)
+        kind, length, body, is_packed = _parse(frame)
+        data = _contexts.decompress(body) if is_packed else bytes(body)
+        _check(kind, length, data, frame)
     except (MalformedBlobError, zstandard.ZstdError, ValueError, IndexError, MemoryError) as error:
         raise _corrupt(digest, str(error)) from error
     if blob_digest(kind, data) != digest:
         raise _corrupt(digest, "they hash to something else")
-    return kind, data
+    return Unpacked(kind, data)
 
 
-def _unpack(frame: bytes) -> tuple[Kind, bytes]:
+def open_leaves(
+    digests: Sequence[Digest], frames: Sequence[bytes], sizes: Sequence[int]
+) -> list[Unpacked] | None:
+    """`open_frame` of many blobs without links, of known sizes; on several cores where it is worth it.
+
+    None if any of them is something else: to be opened one by one, to see which and why.
+    """
+    parsed = []
+    try:
+        for frame, size in zip(frames, sizes, strict=True):
+            kind, length, body, is_packed = _parse(frame)
+            # What has no links is its payload, and one byte that says so unless it is raw. A frame that
+            # claims otherwise could have us make room for much more than was asked for.
+            if frame[0] & _LINKS or length != size + (kind is not Kind.RAW):
+                return None
+            parsed.append((kind, length, body, is_packed))
+        unpacked = iter(
+            _contexts.decompress_all(
+                [body for _, _, body, is_packed in parsed if is_packed],
+                [length for _, length, _, is_packed in parsed if is_packed],
+            )
+        )
+        opened = []
+        for digest, frame, (kind, length, body, is_packed) in zip(digests, frames, parsed, strict=True):
+            data = next(unpacked) if is_packed else bytes(body)
+            _check(kind, length, data, frame)
+            if blob_digest(kind, data) != digest:
+                return None
+            opened.append(Unpacked(kind, data))
+    except (MalformedBlobError, zstandard.ZstdError, ValueError, IndexError, MemoryError):
+        return None
+    return opened
+
+
+def _check(kind: Kind, length: int, data: bytes, frame: bytes) -> None:
+    if len(data) != length:
+        raise MalformedBlobError("they are cut off")
+    if kind is not Kind.RAW and (not data or bool(data[0]) != bool(frame[0] & _LINKS)):
+        raise MalformedBlobError("they hide their links")
+
+
+def _parse(frame: bytes) -> tuple[Kind, int, bytes | memoryview, bool]:
+    """Kind, length of the canonical bytes, the body, and whether that is compressed."""
     head = frame[0]
     if head & 0xF0 != _VERSION:
         raise MalformedBlobError(f"frame version {head >> 4} is unknown")
@@ -94,17 +211,13 @@ def _unpack(frame: bytes) -> tuple[Kind, bytes]:
     length, at = read_varint(frame, 1)
     if length > MAX_BLOB_BYTES:
         raise MalformedBlobError(f"they claim to unpack to {length:,} bytes")
-    body = frame[at:]
-    if head & _ZSTD:
-        # The decompressor believes the size in its own header: it has to agree with ours first.
-        if zstandard.frame_content_size(body) != length:
-            raise MalformedBlobError("their two lengths do not agree")
-        body = _contexts.decompress(body)
-    if len(body) != length:
-        raise MalformedBlobError("they are cut off")
-    if kind is not Kind.RAW and (length == 0 or bool(body[0]) != bool(head & _LINKS)):
-        raise MalformedBlobError("they hide their links")
-    return kind, body
+    if not head & _ZSTD:
+        return kind, length, frame[at:], False
+    body = memoryview(frame)[at:]
+    # The decompressor believes the size in its own header: it has to agree with ours first.
+    if zstandard.frame_content_size(body) != length:
+        raise MalformedBlobError("their two lengths do not agree")
+    return kind, length, body, True
 
 
 def _corrupt(digest: Digest, why: str) -> CorruptBlobError:

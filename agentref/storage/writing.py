@@ -3,15 +3,14 @@
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from agentref.chunks import Kind, Pending
 from agentref.errors import InvalidInputError
 from agentref.refs import Digest
 from agentref.storage._fork import watch_forks
-from agentref.storage.frames import pack_frame
-from agentref.storage.parallel import spread
+from agentref.storage.frames import Packed, pack_frames
 from agentref.storage.protocol import FOREVER, BlobStore
 from agentref.storage.reports import Counters
 
@@ -22,6 +21,7 @@ _LONG_TEXT: Final = 8 * 1024
 _TEXT_LEVEL: Final = 3
 _VALUE_LEVEL: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
+_PACK_BYTES: Final = 1024 * 1024
 _MIN_TTL: Final = 0.001
 _MAX_TTL: Final = 100 * 365 * 24 * 3600
 
@@ -63,11 +63,10 @@ class BlobWriter:
         with self._lock:
             self._counters.blobs_offered += len(blobs)
             self._counters.bytes_offered += sum([pending.size for pending in blobs.values()])
-            for batch, total in _batches(
-                list(blobs.items()) if replace else self._missing(blobs, expires_at)
+            for batch in _batches(
+                list(blobs.items()) if replace else self._missing(blobs, expires_at), _BATCH_BYTES
             ):
-                frames = spread(self._frame, batch, total)
-                named = {digest: frame for (digest, _), frame in zip(batch, frames, strict=True)}
+                named = self._frames(batch)
                 damaged = named if replace else {d: named[d] for d in named if d in self._distrusted}
                 if damaged:
                     self._store.replace(damaged)
@@ -75,7 +74,7 @@ class BlobWriter:
                 self._store.store(named, expires_at=expires_at)
                 self._present.update(dict.fromkeys(named, expires_at))
                 self._counters.blobs_stored += len(named)
-                self._counters.bytes_stored += sum(map(len, frames))
+                self._counters.bytes_stored += sum(map(len, named.values()))
 
     def distrust(self, digest: Digest) -> None:
         """A blob turned out to be damaged or lost: the next write of it replaces it."""
@@ -83,13 +82,19 @@ class BlobWriter:
             self._present.pop(digest, None)
             self._distrusted.add(digest)
 
-    def _frame(self, item: tuple[Digest, Pending]) -> bytes:
-        pending = item[1]
+    def _frames(self, batch: Iterable[tuple[Digest, Pending]]) -> dict[Digest, bytes]:
+        """The frame of each, a few at a time: not all of their bytes at once are needed."""
+        frames: dict[Digest, bytes] = {}
+        for few in _batches(batch, _PACK_BYTES):
+            packed = pack_frames([self._packed(pending) for _, pending in few])
+            frames.update(zip([digest for digest, _ in few], packed, strict=True))
+        return frames
+
+    def _packed(self, pending: Pending) -> Packed:
         # Structured values come in small leaves, often and soon outdated; long texts come once, and stay.
         is_text = pending.kind is Kind.RAW and pending.size >= _LONG_TEXT
-        return pack_frame(
-            pending.kind, pending.canonical(), self._level or (_TEXT_LEVEL if is_text else _VALUE_LEVEL)
-        )
+        level = self._level or (_TEXT_LEVEL if is_text else _VALUE_LEVEL)
+        return Packed(pending.kind, pending.canonical(), level)
 
     def _missing(self, blobs: Mapping[Digest, Pending], expires_at: float) -> list[tuple[Digest, Pending]]:
         present = self._present
@@ -109,19 +114,17 @@ class BlobWriter:
         return [(digest, blobs[digest]) for digest in unknown if present.get(digest, -1.0) < expires_at]
 
 
-def _batches(
-    items: list[tuple[Digest, Pending]],
-) -> Iterator[tuple[list[tuple[Digest, Pending]], int]]:
+def _batches(items: Iterable[tuple[Digest, Pending]], size: int) -> Iterator[list[tuple[Digest, Pending]]]:
     batch: list[tuple[Digest, Pending]] = []
     total = 0
     for item in items:
         batch.append(item)
         total += item[1].size
-        if total >= _BATCH_BYTES:
-            yield batch, total
+        if total >= size:
+            yield batch
             batch, total = [], 0
     if batch:
-        yield batch, total
+        yield batch
 
 
 def _expiry(ttl: float | None) -> float:
