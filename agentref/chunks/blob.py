@@ -79,8 +79,14 @@ def varint(number: int) -> bytes:
 def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The number at offset `at` and the offset behind it. Only the shortest form is accepted."""
     number = shift = 0
-    if at < len(data) and data[at] < 0x80:
-        return data[at], at + 1
+    if at + 2 < len(data):  # most numbers have one to three bytes
+        first, second, third = data[at], data[at + 1], data[at + 2]
+        if first < 0x80:
+            return first, at + 1
+        if 0 < second < 0x80:
+            return first & 0x7F | second << 7, at + 2
+        if second and 0 < third < 0x80:
+            return first & 0x7F | (second & 0x7F) << 7 | third << 14, at + 3
     for index in range(at, min(at + 9, len(data))):
         byte = data[index]
         number |= (byte & 0x7F) << shift

@@ -1,7 +1,7 @@
 """Canonical MessagePack back to values. The bytes were verified, but who wrote them is not trusted."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -58,7 +58,9 @@ class Decoder:
         self._extensions = extensions
         self._foreign = foreign
         self._depth = 0
-        self._links: Iterator[Any] = iter(())
+        self._links: Sequence[Any] = ()
+        self._used = 0
+        self._unicode_errors = "strict"
 
     def decode(self, link: Any) -> object:
         """The value below a link. Raises `MalformedBlobError` or `UntrustedTypeError`, and
@@ -68,24 +70,33 @@ class Decoder:
             raise MalformedBlobError("A ref to a value leads to several of them.")
         return self._blob(*values[0])
 
-    def _blob(self, payload: bytes | memoryview, links: tuple[Any, ...]) -> object:
-        outer, self._links = self._links, iter(links)
-        try:
-            value = self._unpack(payload)
-            if next(self._links, None) is not None:
-                raise MalformedBlobError("A stored value has more links than it uses.")
-            return value
-        finally:
-            self._links = outer
+    def _blob(self, payload: bytes | memoryview, links: Sequence[Any]) -> object:
+        outer = self._links, self._used
+        self._links, self._used = links, 0
+        value = self._unpack(payload)
+        if self._used != len(links):
+            raise MalformedBlobError("A stored value has more links than it uses.")
+        self._links, self._used = outer
+        return value
 
     def _unpack(self, payload: bytes | memoryview) -> Any:
         if self._depth > 2 * MAX_NESTING:  # richer types, and trees within one another
             raise MalformedBlobError("A stored value is nested too deeply.")
         self._depth += 1
+        used = self._used
         try:
-            return msgpack.unpackb(
-                payload, ext_hook=self._ext, strict_map_key=False, unicode_errors="surrogatepass"
-            )
+            try:
+                return msgpack.unpackb(
+                    payload, ext_hook=self._ext, strict_map_key=False, unicode_errors=self._unicode_errors
+                )
+            except UnicodeDecodeError:
+                # Lone surrogates. Allowing for them takes a third longer, so it is done from here on only:
+                # were it tried at every level anew, a few nested levels would take for ever.
+                self._unicode_errors = "surrogatepass"
+                self._used = used
+                return msgpack.unpackb(
+                    payload, ext_hook=self._ext, strict_map_key=False, unicode_errors="surrogatepass"
+                )
         except (AgentRefError, RecursionError):
             raise
         except (*_BAD_STATE, msgpack.UnpackException) as error:
@@ -126,17 +137,25 @@ class Decoder:
             return family.plain(state)
 
     def _tree(self, code: int, data: bytes) -> object:
-        links = [next(self._links, None) for _ in range(data[0] if len(data) == 1 else 0)]
-        if not links or links[-1] is None:
+        count = data[0] if len(data) == 1 else 0
+        links = self._links[self._used : self._used + count]
+        if not count or len(links) != count:
             raise MalformedBlobError("A stored value uses more links than it has.")
+        self._used += count
         if code == Ext.LIST_TREE:
-            return [item for leaf in self._leaves(links, list) for item in leaf]
+            items: list[Any] = []
+            for leaf in self._leaves(links, list):
+                items.extend(leaf)
+            return items
         if code == Ext.DICT_TREE:
-            return {key: item for leaf in self._leaves(links, dict) for key, item in leaf.items()}
+            mapping: dict[Any, Any] = {}
+            for leaf in self._leaves(links, dict):
+                mapping.update(leaf)
+            return mapping
         joined = b"".join(self._source.raw(links))
         return joined.decode("utf-8", "surrogatepass") if code == Ext.TEXT_TREE else joined
 
-    def _leaves(self, links: list[Any], kind: type) -> Iterator[Any]:
+    def _leaves(self, links: Sequence[Any], kind: type) -> Iterator[Any]:
         for payload, own in self._source.values(links):
             leaf = self._blob(payload, own)
             if type(leaf) is not kind:

@@ -21,6 +21,8 @@ _ZSTD: Final = 0x08
 _LINKS: Final = 0x04
 _KIND_MASK: Final = 0x03
 
+_KINDS: Final = tuple(Kind)  # by number; one that is missing is an IndexError
+
 _MIN_COMPRESSED: Final = 64
 _MIN_GAIN: Final = 0.95
 
@@ -75,11 +77,11 @@ class _Contexts:
             context = idle.pop()
         except IndexError:
             context = zstandard.ZstdCompressor(level=level)
-        packed: Sequence[Any] = context.multi_compress_to_buffer(
+        packed: Any = context.multi_compress_to_buffer(
             list(datas), threads=_THREADS if total >= _THREADED_BYTES else 0
         )
         idle.append(context)
-        return packed
+        return packed  # type: ignore[no-any-return]
 
     def decompress(self, data: bytes | memoryview) -> bytes:
         context = self._decompressor()
@@ -207,7 +209,7 @@ def _parse(frame: bytes) -> tuple[Kind, int, bytes | memoryview, bool]:
     head = frame[0]
     if head & 0xF0 != _VERSION:
         raise MalformedBlobError(f"frame version {head >> 4} is unknown")
-    kind = Kind(head & _KIND_MASK)
+    kind = _KINDS[head & _KIND_MASK]
     length, at = read_varint(frame, 1)
     if length > MAX_BLOB_BYTES:
         raise MalformedBlobError(f"they claim to unpack to {length:,} bytes")

@@ -37,8 +37,9 @@ class BlobReader:
 
         Raises `BlobNotFoundError`, naming the blob and what it is part of.
         """
-        frames = self._store.fetch([link.digest for link in links])
-        for link, name in zip(links, names, strict=True):
+        digests = [link.digest for link in links]
+        frames = self._store.fetch(digests)
+        for link, name in zip(links, names, strict=True) if len(frames) < len(set(digests)) else ():
             if link.digest not in frames:
                 self._distrust(link.digest)
                 raise BlobNotFoundError(
@@ -92,8 +93,10 @@ def _refuse_tangles(found: Mapping[Digest, Blob | bytes], roots: Sequence[Link])
     def count(digest: Digest) -> int:
         if digest not in pieces:
             blob = found[digest]
-            pieces[digest] = (
-                1 if isinstance(blob, bytes) else 1 + sum([count(link.digest) for link in blob.links])
+            links = () if isinstance(blob, bytes) else blob.links
+            # A leaf is one piece; asking for each by a call of its own would take most of the time.
+            pieces[digest] = 1 + sum(
+                [1 if isinstance(found[link.digest], bytes) else count(link.digest) for link in links]
             )
         return pieces[digest]
 
