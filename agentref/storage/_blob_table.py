@@ -11,6 +11,7 @@ from agentref.refs import DIGEST_SIZE, Digest
 from agentref.storage.protocol import FOREVER, BlobInfo
 
 __all__ = [
+    "PackRow",
     "Place",
     "Row",
     "add_payloads",
@@ -21,7 +22,6 @@ __all__ = [
     "fill_pack",
     "insert",
     "move",
-    "pack_rows",
     "packs",
     "page",
     "places",
@@ -47,11 +47,6 @@ SELECT blob.digest, pack_id, place, stored_size, touched_at, expires_at
 FROM wanted CROSS JOIN blob ON blob.digest = wanted.digest
 """
 )
-
-_PACK_ROWS: Final = """
-SELECT digest, pack_id, place, stored_size, touched_at, expires_at
-FROM blob WHERE pack_id = ? ORDER BY place
-"""
 
 _PLACES: Final = (
     _WANTED
@@ -105,7 +100,8 @@ WHERE digest = ?
 """
 
 _FILL_PACK: Final = """
-INSERT INTO pack(name, live) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET live = live + excluded.live
+INSERT INTO pack(name, size, live) VALUES (?, ?, ?)
+ON CONFLICT(name) DO UPDATE SET size = excluded.size, live = live + excluded.live
 """
 
 
@@ -133,6 +129,15 @@ class Place(NamedTuple):
     offset: int
     size: int
     data: bytes | None
+
+
+class PackRow(NamedTuple):
+    """A pack in the index: how far it reaches, and how many bytes of blobs are still here."""
+
+    id: int
+    name: str
+    size: int
+    live: int
 
 
 def rows(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Row]:
@@ -246,21 +251,16 @@ def drop_bytes(connection: sqlite3.Connection, old: Iterable[Row]) -> set[int]:
     return set(lost)
 
 
-def fill_pack(connection: sqlite3.Connection, name: str, size: int) -> int:
-    """The id of that pack, which holds `size` bytes more; an entry is made if there is none."""
-    connection.execute(_FILL_PACK, (name, size))
+def fill_pack(connection: sqlite3.Connection, name: str, *, end: int, live: int) -> int:
+    """The id of that pack, which now reaches to `end` and has `live` bytes of blobs more."""
+    connection.execute(_FILL_PACK, (name, end, live))
     return int(connection.execute("SELECT id FROM pack WHERE name = ?", (name,)).fetchone()[0])
 
 
-def packs(connection: sqlite3.Connection) -> dict[int, tuple[str, int]]:
-    """Name, and bytes that blobs are made of, by id; the newest first."""
-    found = connection.execute("SELECT id, name, live FROM pack ORDER BY id DESC")
-    return {pack_id: (name, live) for pack_id, name, live in found}
-
-
-def pack_rows(connection: sqlite3.Connection, pack_id: int) -> list[Row]:
-    """The rows of all blobs in a pack, in the order of their bytes."""
-    return list(map(Row._make, connection.execute(_PACK_ROWS, (pack_id,))))
+def packs(connection: sqlite3.Connection) -> list[PackRow]:
+    """All packs; the newest first."""
+    found = connection.execute("SELECT id, name, size, live FROM pack ORDER BY id DESC")
+    return list(map(PackRow._make, found))
 
 
 def delete_pack(connection: sqlite3.Connection, pack_id: int) -> None:

@@ -1,70 +1,95 @@
-"""Pack files: `packs/<16 hex>`, the bytes of many blobs one behind the other, only ever appended to.
+"""Pack files: `packs/<16 hex>`, records of many blobs one behind the other, only ever appended to.
 
-Which bytes of a pack are blobs only the index knows: what a crash leaves behind the last of them is
-garbage that nothing reads. A pack has one writer at a time, who holds its lock (`flock`); whoever moves
-blobs out of a pack and deletes it holds that lock too, so that nothing is appended to a deleted file.
+A record is the blob's digest, the size of its bytes (4 bytes, big endian), and its bytes. How far a pack
+reaches only the index knows: what lies behind is what a crash has left, and is cut off by whoever appends
+next. A pack has one writer at a time, who holds its lock (`flock`); whoever moves blobs out of a pack and
+deletes it holds that lock too, so that nothing is appended to a deleted file.
 """
 
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
+from agentref.refs import DIGEST_SIZE, Digest
 from agentref.storage._fork import watch_forks
 from agentref.storage._posix import is_at, lock_descriptor, make_directory, sync_directory
 
-__all__ = ["Appending", "Packs", "Span"]
+__all__ = ["Appending", "Pack", "Packs", "Span"]
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _FULL: Final = 32 * 1024 * 1024
 _VECTORS: Final = 512  # buffers a call of writev; POSIX allows 16 at least, Linux and macOS 1024
 _GAP: Final = 16 * 1024
 _RUN: Final = 4 * 1024 * 1024
-
+_HEAD: Final = DIGEST_SIZE + 4
 
 _sync: Final = getattr(os, "fdatasync", os.fsync)  # a file's size counts as its data
 
 
 class Span(NamedTuple):
-    """Where in a pack a blob lies."""
+    """Where in a pack the bytes of a blob lie."""
 
     offset: int
     size: int
 
 
-class _Pack:
-    """An open pack that this process may append to."""
+class Pack:
+    """An open pack that is this process's alone; `end` is how far it reaches."""
 
-    def __init__(self, name: str, descriptor: int) -> None:
+    def __init__(self, name: str, descriptor: int, end: int) -> None:
         self.name = name
         self.descriptor = descriptor
-        self.end = os.fstat(descriptor).st_size
+        self.end = end
 
-    def append(self, datas: Sequence[bytes]) -> list[int]:
-        """Where each of them begins; durable on return. Nothing is kept when it raises."""
-        offsets = []
+    def append(self, blobs: Mapping[Digest, bytes]) -> dict[Digest, Span]:
+        """Where the bytes of each begin; durable on return. Nothing is kept when it raises."""
+        spans: dict[Digest, Span] = {}
+        parts: list[bytes] = []
         end = self.end
-        for data in datas:
-            offsets.append(end)
-            end += len(data)
+        for digest, data in blobs.items():
+            size = len(data)
+            spans[digest] = Span(end + _HEAD, size)
+            parts += (digest + size.to_bytes(4, "big"), data)
+            end += _HEAD + size
         try:
-            _write_all(self.descriptor, datas, self.end)
+            _write_all(self.descriptor, parts, self.end)
             _sync(self.descriptor)
         except BaseException:
             self.cut(self.end)
             raise
         self.end = end
-        return offsets
+        return spans
 
     def cut(self, end: int) -> None:
         """Forget what was appended behind `end`, as far as the disk lets us."""
         self.end = end
         with suppress(OSError):
             os.ftruncate(self.descriptor, end)
+
+    def records(self) -> Iterator[tuple[Digest, Span]]:
+        """What was ever appended, in order; less where the file is damaged."""
+        at = 0
+        while at + _HEAD <= self.end:
+            window = _read_all(self.descriptor, at, min(_RUN, self.end - at))
+            used = 0
+            while used + _HEAD <= len(window):
+                digest, size = (
+                    Digest(window[used : used + DIGEST_SIZE]),
+                    window[used + DIGEST_SIZE : used + _HEAD],
+                )
+                span = Span(at + used + _HEAD, int.from_bytes(size, "big"))
+                if span.offset + span.size > self.end:
+                    return
+                yield digest, span
+                used += _HEAD + span.size
+            if not used:
+                return
+            at += used
 
 
 class Packs:
@@ -73,7 +98,7 @@ class Packs:
     def __init__(self, root: Path) -> None:
         self._directory = root / "packs"
         self._lock = threading.Lock()
-        self._idle: list[_Pack] = []
+        self._idle: list[Pack] = []
         watch_forks(self)
 
     def path(self, name: str) -> Path:
@@ -116,23 +141,26 @@ class Packs:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def append(self, datas: Sequence[bytes], known: Callable[[], Iterable[str]]) -> "Appending":
-        """Append to a pack of our own, durably; `known` names the packs that the index has.
+    def append(self, blobs: Mapping[Digest, bytes], known: Callable[[], Mapping[str, int]]) -> "Appending":
+        """Append to a pack of our own, durably; `known` tells how far each pack reaches that the index has.
 
         The pack stays ours until the block ends. When it raises, what was appended is cut off.
         """
-        return Appending(self, self._claim(known), datas)
+        return Appending(self, self._claim(known), blobs)
 
-    def take(self, name: str) -> "_Pack | None":
-        """That pack for this process alone, until it is given back or deleted; None if another has it."""
+    def take(self, name: str, end: int) -> Pack | None:
+        """That pack, which reaches to `end`, for this process alone, until it is put away or deleted.
+
+        None if another has it, or if there is no such file.
+        """
         with self._lock:
             for pack in self._idle:
                 if pack.name == name:
                     self._idle.remove(pack)
                     return pack
-        return self._open(name, os.O_RDWR)
+        return self._open(name, end)
 
-    def give_back(self, pack: _Pack) -> None:
+    def give_back(self, pack: Pack) -> None:
         """Let the next writer have it."""
         with self._lock:
             if pack.end < _FULL:
@@ -140,7 +168,11 @@ class Packs:
                 return
         os.close(pack.descriptor)
 
-    def delete(self, pack: _Pack) -> None:
+    def put_away(self, pack: Pack) -> None:
+        """Let anyone have a pack that was taken. It may reach further than we know: we claim it anew."""
+        os.close(pack.descriptor)
+
+    def delete(self, pack: Pack) -> None:
         """Delete the file of a pack that was taken."""
         try:
             self.path(pack.name).unlink(missing_ok=True)
@@ -154,7 +186,7 @@ class Packs:
         for pack in idle:
             os.close(pack.descriptor)
 
-    def _claim(self, known: Callable[[], Iterable[str]]) -> _Pack:
+    def _claim(self, known: Callable[[], Mapping[str, int]]) -> Pack:
         while True:
             with self._lock:
                 if not self._idle:
@@ -164,25 +196,28 @@ class Packs:
                 return idle
             os.close(idle.descriptor)  # somebody deleted the file
         make_directory(self._directory)
-        for name in known():
-            if self.size(name) >= _FULL or (pack := self._open(name, os.O_RDWR)) is None:
+        for name, end in known().items():
+            if end >= _FULL or (pack := self._open(name, end)) is None:
                 continue
-            if name in known():  # else it was deleted before it became ours
+            # Until it became ours, others could append to it, or delete it.
+            pack.end = known().get(name, -1)
+            if 0 <= pack.end <= os.fstat(pack.descriptor).st_size:
+                pack.cut(pack.end)
                 return pack
             os.close(pack.descriptor)
         while True:
-            created = self._open(os.urandom(8).hex(), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            created = self._open(os.urandom(8).hex(), 0, os.O_CREAT | os.O_EXCL)
             if created is not None:  # else a sweep was faster than we
                 sync_directory(self._directory)
                 return created
 
-    def _open(self, name: str, flags: int) -> _Pack | None:
-        path = self.path(name)
+    def _open(self, name: str, end: int, flags: int = 0) -> Pack | None:
         try:
-            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            path = self.path(name)
+            descriptor = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
             return None
-        return _Pack(name, descriptor) if lock_descriptor(descriptor, path) else None
+        return Pack(name, descriptor, end) if lock_descriptor(descriptor, path) else None
 
     def before_fork(self) -> None:
         """Nothing: verbs that run are waited for by the database."""
@@ -199,12 +234,12 @@ class Packs:
 class Appending:
     """Blobs on their way into a pack; leaving the block with an error cuts them off again."""
 
-    def __init__(self, packs: Packs, pack: _Pack, datas: Sequence[bytes]) -> None:
+    def __init__(self, packs: Packs, pack: Pack, blobs: Mapping[Digest, bytes]) -> None:
         self._packs = packs
         self._pack = pack
         self._begin = pack.end
         try:
-            self.offsets = pack.append(datas)
+            self.spans = pack.append(blobs)
         except BaseException:
             packs.give_back(pack)
             raise
@@ -214,9 +249,10 @@ class Appending:
         """Of the pack."""
         return self._pack.name
 
-    def more(self, datas: Sequence[bytes]) -> list[int]:
-        """Append to the same pack, durably: where each begins."""
-        return self._pack.append(datas)
+    @property
+    def end(self) -> int:
+        """How far the pack reaches now."""
+        return self._pack.end
 
     def undo(self) -> None:
         """Cut off all that was appended: none of it is needed."""

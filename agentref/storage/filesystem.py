@@ -16,7 +16,7 @@ from agentref.storage import _blob_table as table
 from agentref.storage._arguments import check_digest, check_limit, check_time, unique_digests, valid_blobs
 from agentref.storage._failures import storage_errors
 from agentref.storage._index import open_index, read_store_id
-from agentref.storage._packs import Appending, Packs, Span
+from agentref.storage._packs import Appending, Pack, Packs, Span
 from agentref.storage._sqlite import Database
 from agentref.storage.protocol import FOREVER, BlobInfo
 
@@ -164,7 +164,7 @@ class FilesystemBlobStore:
         """
         with self._verb():
             with self._database.read() as connection:
-                known = table.packs(connection)
+                known = {pack.id for pack in table.packs(connection)}
             return self._drop_unlisted() + self._shrink(known)
 
     def close(self) -> None:
@@ -212,37 +212,22 @@ class FilesystemBlobStore:
     def _names_of(self, connection: sqlite3.Connection, pack_ids: Collection[int]) -> dict[int, str]:
         """The names of packs; one that is deleted may be among them. No two packs ever have one id."""
         if not all(map(self._names.__contains__, pack_ids)):
-            self._names = {pack_id: name for pack_id, (name, _) in table.packs(connection).items()}
+            self._names = {pack.id: pack.name for pack in table.packs(connection)}
         return {pack_id: self._names[pack_id] for pack_id in pack_ids if pack_id in self._names}
 
     def _keep(self, blobs: dict[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
         with self._verb():
             if not blobs:
                 return
-            fresh = blobs
-            if not overwrite and sum(map(len, blobs.values())) >= self._pack_from:
-                with self._database.read() as connection:
-                    here = {row.digest for row in self._whole(connection, blobs)}
-                fresh = {digest: data for digest, data in blobs.items() if digest not in here}
-            if sum(map(len, fresh.values())) < self._pack_from:
-                self._commit(blobs, None, {}, expires_at, overwrite=overwrite)
+            if sum(map(len, blobs.values())) < self._pack_from:
+                self._commit(blobs, None, expires_at, overwrite=overwrite)
                 return
             # The slow part, writing and syncing, is done before anyone has to wait for us.
-            with self._packs.append(list(fresh.values()), self._pack_names) as appending:
-                spans = {
-                    digest: (offset, len(data))
-                    for (digest, data), offset in zip(fresh.items(), appending.offsets, strict=True)
-                }
-                self._commit(blobs, appending, spans, expires_at, overwrite=overwrite)
+            with self._packs.append(blobs, self._reach) as appending:
+                self._commit(blobs, appending, expires_at, overwrite=overwrite)
 
     def _commit(
-        self,
-        blobs: dict[Digest, bytes],
-        appending: Appending | None,
-        appended: dict[Digest, tuple[int, int]],
-        expires_at: float,
-        *,
-        overwrite: bool,
+        self, blobs: dict[Digest, bytes], appending: Appending | None, expires_at: float, *, overwrite: bool
     ) -> None:
         """Touch what is here, and write rows of what is not."""
         now = time.time()
@@ -255,8 +240,8 @@ class FilesystemBlobStore:
             fresh = {digest: data for digest, data in blobs.items() if digest not in kept}
             renewed = [row for digest, row in known.items() if digest in fresh]
             smaller = table.drop_bytes(connection, renewed) if renewed else set()
-            pack_id, spans = self._placed(connection, fresh, appending, appended)
-            new = spans if not renewed else {d: span for d, span in spans.items() if d not in known}
+            pack_id, spans = self._placed(connection, fresh, appending)
+            new = {d: span for d, span in spans.items() if d not in known} if renewed else spans
             table.insert(connection, new, pack_id, now=now, expires_at=expires_at)
             if renewed:
                 moved = {row.digest: spans[row.digest] for row in renewed}
@@ -266,34 +251,27 @@ class FilesystemBlobStore:
 
     @staticmethod
     def _placed(
-        connection: sqlite3.Connection,
-        fresh: dict[Digest, bytes],
-        appending: Appending | None,
-        appended: dict[Digest, tuple[int, int]],
+        connection: sqlite3.Connection, fresh: dict[Digest, bytes], appending: Appending | None
     ) -> tuple[int | None, dict[Digest, tuple[int, int]]]:
-        """The pack, if it is one, and the span in it of each blob."""
+        """The pack, if it is one, and where in it each blob is."""
         if appending is None:
             return None, table.add_payloads(connection, fresh)
         if not fresh:
-            appending.undo()  # somebody else was faster
+            appending.undo()  # all of it was here already
             return None, {}
-        # What was here when we looked and has gone since could not be appended before.
-        gone = [digest for digest in fresh if digest not in appended]
-        late = appending.more([fresh[digest] for digest in gone]) if gone else ()
-        spans = {digest: appended[digest] for digest in fresh if digest in appended}
-        spans.update((digest, (at, len(fresh[digest]))) for digest, at in zip(gone, late, strict=True))
-        size = sum(size for _, size in spans.values())
-        return table.fill_pack(connection, appending.name, size), spans
+        live = sum(map(len, fresh.values()))
+        pack_id = table.fill_pack(connection, appending.name, end=appending.end, live=live)
+        return pack_id, {digest: appending.spans[digest] for digest in fresh}
 
     # Packs that are no longer needed, or hardly
 
-    def _pack_names(self) -> list[str]:
+    def _reach(self) -> dict[str, int]:
         with self._database.read() as connection:
-            return [name for name, _ in table.packs(connection).values()]
+            return {pack.name: pack.size for pack in table.packs(connection)}
 
     def _unlisted(self, connection: sqlite3.Connection) -> list[str]:
         found = self._packs.names()
-        listed = {name for name, _ in table.packs(connection).values()} if found else set()
+        listed = {pack.name for pack in table.packs(connection)} if found else set()
         return [name for name in found if name not in listed]
 
     def _drop_unlisted(self) -> int:
@@ -302,13 +280,13 @@ class FilesystemBlobStore:
             unlisted = self._unlisted(connection)
         dropped = 0
         for name in unlisted:
-            pack = self._packs.take(name)
+            pack = self._packs.take(name, 0)
             if pack is None:
                 continue  # its writer lives
             with self._database.read() as connection:
                 listed = name not in self._unlisted(connection)
             if listed:
-                self._packs.give_back(pack)
+                self._packs.put_away(pack)
             else:
                 self._packs.delete(pack)
                 dropped += 1
@@ -326,49 +304,58 @@ class FilesystemBlobStore:
         with self._database.read() as connection:
             packs = table.packs(connection)
         return sum(
-            self._move_out(pack_id, name)
-            for pack_id, (name, live) in packs.items()
-            if pack_id in pack_ids and 2 * live < self._packs.size(name)
+            self._move_out(pack) for pack in packs if pack.id in pack_ids and 2 * pack.live < pack.size
         )
 
-    def _move_out(self, pack_id: int, name: str) -> bool:
+    def _move_out(self, old: table.PackRow) -> bool:
         """Move what is needed out of a pack, and delete it, unless another is writing to it."""
-        pack = self._packs.take(name)
+        pack = self._packs.take(old.name, old.size)
         if pack is None:
             return False
+        moved = False
         try:
-            with self._database.read() as connection:
-                rows = table.pack_rows(connection, pack_id)
-            read = self._packs.read(name, [Span(row.place, row.stored_size) for row in rows]) or {}
-            needed = {row.digest: read.get(Span(row.place, row.stored_size), b"") for row in rows}
+            needed = self._needed(old, pack)
             if sum(map(len, needed.values())) < self._pack_from:
-                self._resettle(pack_id, needed, None, {})
+                moved = self._resettle(old, needed, None)
             else:
-                with self._packs.append(list(needed.values()), self._pack_names) as appending:
-                    offsets = dict(zip(needed, appending.offsets, strict=True))
-                    self._resettle(pack_id, needed, appending.name, offsets)
-        except BaseException:
-            self._packs.give_back(pack)
-            raise
-        self._packs.delete(pack)
-        return True
+                with self._packs.append(needed, self._reach) as appending:
+                    moved = self._resettle(old, needed, appending)
+        finally:
+            if moved:
+                self._packs.delete(pack)
+            else:
+                self._packs.put_away(pack)
+        return moved
+
+    def _needed(self, old: table.PackRow, pack: Pack) -> dict[Digest, bytes]:
+        spans = dict(pack.records()) if old.live else {}
+        with self._database.read() as connection:
+            rows = table.rows(connection, spans)
+        places = {row.digest: Span(row.place, row.stored_size) for row in rows if row.pack_id == old.id}
+        read = self._packs.read(old.name, places.values()) or {}
+        return {
+            digest: read[span] for digest, span in places.items() if len(read.get(span, b"")) == span.size
+        }
 
     def _resettle(
-        self, pack_id: int, needed: dict[Digest, bytes], name: str | None, offsets: dict[Digest, int]
-    ) -> None:
-        """Let rows of a pack say where their bytes are now, and forget the pack. Nothing came to it."""
+        self, old: table.PackRow, needed: dict[Digest, bytes], appending: Appending | None
+    ) -> bool:
+        """Let the rows of a pack say where their bytes are now, and forget the pack: nothing came to it.
+
+        Not if anything is in it that was not found: then it is damaged, and stays as it is.
+        """
         with self._database.write() as connection:
-            rows = table.pack_rows(connection, pack_id)
-            here = {
-                row.digest: needed[row.digest] for row in rows if len(needed[row.digest]) == row.stored_size
-            }
-            if name is None:
-                target, spans = None, table.add_payloads(connection, here)
-            else:
-                spans = {digest: (offsets[digest], len(data)) for digest, data in here.items()}
-                target = table.fill_pack(connection, name, sum(map(len, here.values())))
-            table.move(connection, spans, target)
-            table.delete_pack(connection, pack_id)
+            rows = [row for row in table.rows(connection, needed) if row.pack_id == old.id]
+            live = next((pack.live for pack in table.packs(connection) if pack.id == old.id), 0)
+            here = {row.digest: needed[row.digest] for row in rows}
+            found = live == sum(map(len, here.values()))
+            if found:
+                pack_id, spans = self._placed(connection, here, appending)
+                table.move(connection, spans, pack_id)
+                table.delete_pack(connection, old.id)
+        if not found and appending is not None:
+            appending.undo()
+        return found
 
 
 def _release(database: Database, packs: Packs, *, patience: float | None = 0) -> None:

@@ -23,6 +23,7 @@ from agentref.storage.filesystem import FilesystemBlobStore
 
 A, B, C = (Digest(bytes([n]) * 32) for n in (1, 2, 3))
 LARGE = b"large" * 1000
+HEAD = 36  # of a record in a pack
 
 
 @pytest.fixture
@@ -199,20 +200,20 @@ class TestPacks:
         assert packs(root) == []
         store.store({B: b"x" * 600, C: b"y" * 400})
         [pack] = packs(root)
-        assert pack.stat().st_size == 1000
+        assert pack.stat().st_size == 1000 + 2 * HEAD
         assert store.fetch([A, B, C]) == {A: b"x" * 999, B: b"x" * 600, C: b"y" * 400}
 
     def test_one_writer_fills_one_pack(self, store, root):
         for number in range(20):
             store.store({Digest(bytes([number]) * 32): os.urandom(1000)})
-        assert [path.stat().st_size for path in packs(root)] == [20_000]
+        assert [path.stat().st_size for path in packs(root)] == [20 * (1000 + HEAD)]
 
     def test_the_next_process_goes_on_with_the_pack(self, opened, root):
         for digest in (A, B, C):
             store = opened()
             store.store({digest: LARGE})
             store.close()
-        assert [path.stat().st_size for path in packs(root)] == [3 * len(LARGE)]
+        assert [path.stat().st_size for path in packs(root)] == [3 * (len(LARGE) + HEAD)]
 
     def test_writers_at_the_same_time_have_packs_of_their_own(self, store, opened, root, monkeypatch):
         other = opened()
@@ -231,7 +232,7 @@ class TestPacks:
         monkeypatch.setattr("agentref.storage._packs._FULL", 2500)
         for number in range(5):
             store.store({Digest(bytes([number]) * 32): bytes([number]) * 1000})
-        assert sorted(path.stat().st_size for path in packs(root)) == [2000, 3000]
+        assert sorted(path.stat().st_size for path in packs(root)) == [2 * (1000 + HEAD), 3 * (1000 + HEAD)]
         assert store.fetch([Digest(bytes([4]) * 32)]) == {Digest(bytes([4]) * 32): bytes([4]) * 1000}
 
     @pytest.mark.parametrize("damage", [0, 10, None])
@@ -265,17 +266,44 @@ class TestPacks:
         assert (root / "packs" / "README").exists()
         assert store.fetch([A]) == {A: LARGE}
 
-    def test_what_a_dead_writer_appended_is_never_read_and_goes_with_its_pack(self, opened, root):
+    def test_what_a_dead_writer_appended_is_cut_off_by_the_next_one(self, opened, root):
         store = opened()
         store.store({A: LARGE})
         store.close()
         with packs(root)[0].open("ab") as pack:
-            pack.write(b"torn")
+            pack.write(b"torn" * 10_000)
         store = opened()
         store.store({B: LARGE})
+        assert packed_bytes(root) == 2 * (len(LARGE) + HEAD)
         assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
         store.remove([A, B])
         assert packs(root) == []
+
+    def test_a_pack_that_was_cut_short_is_not_written_to_and_keeps_what_is_left(self, opened, root):
+        store = opened()
+        store.store({A: LARGE, B: LARGE})
+        store.close()
+        os.truncate(packs(root)[0], len(LARGE) + HEAD + 50)
+        store = opened()
+        store.store({C: LARGE})
+        assert len(packs(root)) == 2
+        assert store.fetch([A, C]) == {A: LARGE, C: LARGE}
+        store.remove([B])
+        store.sweep()
+        assert store.fetch([A, C]) == {A: LARGE, C: LARGE}
+
+    def test_a_pack_whose_records_cannot_be_told_apart_is_not_given_up(self, opened, root):
+        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
+        store = opened()
+        store.store(blobs)
+        store.close()
+        with packs(root)[0].open("r+b") as pack:
+            pack.seek(32)
+            pack.write(b"\xff\xff\xff\xff")
+        store = opened()
+        store.remove(list(blobs)[:150])
+        assert store.sweep() == 0
+        assert store.fetch(list(blobs)) == dict(list(blobs.items())[150:])
 
     def test_what_a_live_writer_is_writing_is_left_alone(self, store, opened, root, monkeypatch):
         commit = store._commit
@@ -322,16 +350,16 @@ class TestPacks:
         infos = store.stat(list(needed))
         store.remove([digest for digest in blobs if digest not in needed])
         assert not set(before) & set(packs(root))
-        assert packed_bytes(root) == (300 * kept if kept == 40 else 0)
+        assert packed_bytes(root) == ((300 + HEAD) * kept if kept == 40 else 0)
         assert store.fetch(list(blobs)) == needed
         assert store.stat(list(blobs)) == infos
 
     def test_a_pack_of_which_most_is_needed_stays(self, store, root):
         blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
         store.store(blobs)
-        store.remove(list(blobs)[:90])
-        assert packed_bytes(root) == 200 * 300
-        assert len(store.fetch(list(blobs))) == 110
+        store.remove(list(blobs)[:80])
+        assert packed_bytes(root) == 200 * (300 + HEAD)
+        assert len(store.fetch(list(blobs))) == 120
 
     def test_a_pack_that_another_writes_to_is_given_up_by_a_sweep_once_it_is_not(self, opened, root):
         writer, other = opened(), opened()
@@ -379,9 +407,9 @@ class TestInterleaving:
         store.store({A: LARGE})
         append = store._packs.append
 
-        def remove_then_append(datas, known):  # `store` has just seen that A is whole
+        def remove_then_append(blobs, known):
             assert other.remove([A]) == 1
-            return append(datas, known)
+            return append(blobs, known)
 
         monkeypatch.setattr(store._packs, "append", remove_then_append)
         store.store({A: LARGE, B: LARGE})
@@ -446,7 +474,7 @@ class TestInterleaving:
         store.store({A: LARGE})
         assert store.fetch([A]) == {A: LARGE + b"compressed otherwise"}
         assert A in store.stat([A])
-        assert packed_bytes(root) == len(LARGE + b"compressed otherwise")
+        assert packed_bytes(root) == HEAD + len(LARGE + b"compressed otherwise")
 
     def test_a_batch_that_fails_at_the_end_leaves_no_row_no_bytes_and_no_lock(
         self, store, root, monkeypatch
@@ -490,10 +518,10 @@ class TestWaiting:
         begun, go_on = threading.Event(), threading.Event()
         append = Packs.append
 
-        def slowly(self, datas, known):
+        def slowly(self, blobs, known):
             begun.set()
             go_on.wait(10)
-            return append(self, datas, known)
+            return append(self, blobs, known)
 
         monkeypatch.setattr(Packs, "append", slowly)
         writer = threading.Thread(target=store.store, args=({A: LARGE},))
