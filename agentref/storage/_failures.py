@@ -3,9 +3,8 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from agentref.errors import (
     AgentRefError,
@@ -29,17 +28,24 @@ _HINTS = {
 }
 
 
-@contextmanager
-def storage_errors(root: Path) -> Iterator[None]:
+class storage_errors:  # noqa: N801  (used like a function; a generator would take three times as long)
     """Raise what goes wrong within as a `StorageError` that names `root` and a remedy."""
-    try:
-        yield
-    except AgentRefError:
-        raise
-    except sqlite3.Error as error:
-        raise _from_sqlite(error, root) from error
-    except OSError as error:
-        raise _from_os(error, root) from error
+
+    __slots__ = ("_root",)
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise _from_sqlite(error, self._root) from error
+        if isinstance(error, OSError) and not isinstance(error, AgentRefError):
+            raise _from_os(error, self._root) from error
 
 
 def _from_os(error: OSError, root: Path) -> StorageError:

@@ -4,9 +4,9 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from agentref.errors import StoreBusyError, StoreUnavailableError
@@ -67,19 +67,12 @@ class Database:
         self._next_look = 0.0
         self._idle: list[sqlite3.Connection] = []
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self) -> "_Session":
         """Keep the database open, and the process from forking, until the block ends."""
-        self._enter()
-        try:
-            yield
-        finally:
-            with self._gate:
-                self._sessions -= 1
-                if not self._sessions:
-                    self._gate.notify_all()
+        return _Session(self)
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
+        """Begin a session. Raises `StoreUnavailableError` if the database is closed, or was forked."""
         if self._pid != os.getpid() or self._refuse:
             raise StoreUnavailableError(
                 f"{self._path} was in use by another thread while this process was forked. "
@@ -92,39 +85,56 @@ class Database:
                 raise StoreUnavailableError(f"The blob store {self._path.parent} is closed.")
             self._sessions += 1
 
-    @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
-        """A connection on which each statement sees one consistent state."""
-        connection = self._borrow()
-        try:
-            yield connection
-        except BaseException:
-            connection.close()
-            raise
-        self._give_back(connection)
+    def leave(self) -> None:
+        """End a session."""
+        with self._gate:
+            self._sessions -= 1
+            if not self._sessions:
+                self._gate.notify_all()
 
-    @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def read(self) -> "_Read":
+        """A connection on which each statement sees one consistent state."""
+        return _Read(self)
+
+    def write(self) -> "_Write":
         """A transaction that excludes every other writer from its start; durable when the block is left.
 
         Rolled back, and nothing kept, when the block raises.
         """
+        return _Write(self)
+
+    def begin(self) -> sqlite3.Connection:
+        """A connection in a transaction that `end` ends."""
         if not self._writing.acquire(timeout=self._busy_timeout):
             raise StoreBusyError(f"Another thread wrote to {self._path} for longer than busy_timeout.")
         try:
-            connection = self._borrow()
+            connection = self.borrow()
             try:
                 self._look_around(connection)
                 connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
             except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            self._writing.release()
+            raise
+        return connection
+
+    def end(self, connection: sqlite3.Connection, *, commit: bool) -> None:
+        """Commit, or roll back; the connection is given back, unless something went wrong."""
+        try:
+            if commit:
+                connection.execute("COMMIT")
+        except BaseException:
+            commit = False
+            raise
+        finally:
+            if commit:
+                self.give_back(connection)
+            else:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 connection.close()
-                raise
-            self._give_back(connection)
-        finally:
             self._writing.release()
 
     def _look_around(self, connection: sqlite3.Connection) -> None:
@@ -144,7 +154,8 @@ class Database:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._next_look = now + _SECONDS_BETWEEN_LOOKS
 
-    def _borrow(self) -> sqlite3.Connection:
+    def borrow(self) -> sqlite3.Connection:
+        """A connection for the caller alone."""
         with self._gate:
             if self._idle:
                 return self._idle.pop()
@@ -160,7 +171,8 @@ class Database:
             raise
         return connection
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        """Let others have a connection on which no statement runs."""
         with self._gate:
             if len(self._idle) < _IDLE_CONNECTIONS:
                 self._idle.append(connection)
@@ -208,6 +220,59 @@ class Database:
         self._refuse = self._refuse or self._refuse_child
         _inherited.append(self._idle)
         self._start()
+
+
+# Blocks of a database. As generators, four of them would take a tenth of the time of a small put.
+
+
+class _Session:
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database.enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.leave()
+
+
+class _Read:
+    __slots__ = ("_connection", "_database")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._connection = self._database.borrow()
+        return self._connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._database.give_back(self._connection)
+        else:
+            self._connection.close()
+
+
+class _Write:
+    __slots__ = ("_connection", "_database")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._connection = self._database.begin()
+        return self._connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.end(self._connection, commit=error is None)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

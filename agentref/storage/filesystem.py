@@ -5,9 +5,10 @@ import sqlite3
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from agentref.errors import InvalidInputError, StorageError
@@ -172,10 +173,8 @@ class FilesystemBlobStore:
         with storage_errors(self._root):
             _release(self._database, self._packs, patience=None)
 
-    @contextmanager
-    def _verb(self) -> Iterator[None]:
-        with storage_errors(self._root), self._database.session():
-            yield
+    def _verb(self) -> "_Verb":
+        return _Verb(self._root, self._database)
 
     def _fetch_into(self, found: dict[Digest, bytes], wanted: list[Digest]) -> list[Digest]:
         """Add to `found` what is here; returns those whose row names a pack that is not there."""
@@ -356,6 +355,25 @@ class FilesystemBlobStore:
         if not found and appending is not None:
             appending.undo()
         return found
+
+
+class _Verb(storage_errors):
+    """A session of the database, whose errors become ours."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, root: Path, database: Database) -> None:
+        super().__init__(root)
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database.enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.leave()
+        super().__exit__(kind, error, trace)
 
 
 def _release(database: Database, packs: Packs, *, patience: float | None = 0) -> None:

@@ -34,7 +34,7 @@ class InMemoryCAS(CAS):
 
 
 class FilesystemCAS(CAS):
-    """A content-addressed store in a directory: one SQLite database, and files for large blobs.
+    """A content-addressed store in a directory: one SQLite database, and pack files.
 
     Takes the options of `CAS`. Safe for many threads and processes of one machine, and across a
     fork; survives `kill -9` at any point. Not for network file systems, whose locks SQLite cannot

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentref.chunks import MAX_BLOB_BYTES, Kind, Link, blob_digest, link_table, varint
 from agentref.errors import CorruptBlobError
 from agentref.refs import Digest
-from agentref.storage.frames import has_links, open_frame, pack_frame
+from agentref.storage.frames import Packed, has_links, open_frame, open_leaves, pack_frame, pack_frames
 
 ZSTD = 0x08
 TEXT = b"the same words again and again, " * 20
@@ -128,3 +128,44 @@ def test_a_frame_that_hides_or_invents_links_is_refused(data: bytes) -> None:
     frame = pack_frame(Kind.VALUE, data, 1)
     with pytest.raises(CorruptBlobError):
         open_frame(blob_digest(Kind.VALUE, data), bytes([frame[0] ^ 0x04]) + frame[1:])
+
+
+def many() -> list[bytes]:
+    chance = random.Random(3)
+    texts = [(b"%d " % n + TEXT) * chance.randrange(1, 80) for n in range(40)]
+    return [b"", b"short", chance.randbytes(70_000), *texts]
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_frames_are_the_same_whether_packed_one_by_one_or_together(few: bool) -> None:
+    datas = many()[:4] if few else many()
+    blobs = [Packed(Kind.RAW, data, 1 + 2 * (n % 2)) for n, data in enumerate(datas)]
+    frames = pack_frames(blobs)
+    digests = [blob_digest(Kind.RAW, data) for data in datas]
+    assert [open_frame(digest, frame) for digest, frame in zip(digests, frames, strict=True)] == [
+        (Kind.RAW, data) for data in datas
+    ]
+    assert frames == [pack_frame(*blob) for blob in blobs]
+
+
+def test_leaves_open_together_to_what_each_opens_to_alone() -> None:
+    kinds = [Kind.RAW if n % 3 else Kind.VALUE for n in range(43)]
+    datas = [data if kind is Kind.RAW else b"\0" + data for kind, data in zip(kinds, many(), strict=True)]
+    digests = [blob_digest(kind, data) for kind, data in zip(kinds, datas, strict=True)]
+    frames = pack_frames([Packed(kind, data, 1) for kind, data in zip(kinds, datas, strict=True)])
+    sizes = [len(data) - (kind is Kind.VALUE) for kind, data in zip(kinds, datas, strict=True)]
+    assert open_leaves(digests, frames, sizes) == list(zip(kinds, datas, strict=True))
+    assert open_leaves([], [], []) == []
+    for index in (0, 2, 20, 42):
+        for bad in (frames[index][:-1], frames[index][:-1] + b"!", frames[index - 1], b""):
+            spoilt = [*frames[:index], bad, *frames[index + 1 :]]
+            assert open_leaves(digests, spoilt, sizes) is None
+
+
+def test_no_room_is_made_for_what_a_leaf_claims_beyond_its_size() -> None:
+    bomb = pack_frame(Kind.RAW, bytes(MAX_BLOB_BYTES), 1)
+    digest = blob_digest(Kind.RAW, bytes(MAX_BLOB_BYTES))
+    count = 3000  # 48 GB, if it were believed
+    assert open_leaves([digest] * count, [bomb] * count, [5] * count) is None
+    linked = pack_frame(Kind.NODE, canonical(Kind.NODE), 1)
+    assert open_leaves([blob_digest(Kind.NODE, canonical(Kind.NODE))], [linked], [5]) is None

@@ -164,3 +164,36 @@ def test_a_link_that_lies_about_a_chunk_read_before_is_refused() -> None:
     for read in (lambda: CAS(store).open(root).read(), lambda: CAS(store).load(root)):
         with pytest.raises(IntegrityError):
             read()
+
+
+def _texts(count: int) -> list[dict[str, object]]:
+    return [{"id": n, "text": f"{n} " * 6_000, "short": f"{n}" * 700} for n in range(count)]
+
+
+def test_values_that_share_leaves_are_read_whole_in_whatever_order_and_share_nothing() -> None:
+    docs = _texts(120)
+    values = [docs, docs[::-1], docs[30:60], [docs[7]] * 20, docs, {"a": docs[5], "b": [docs[5]] * 3}]
+    cas = InMemoryCAS()
+    refs = cas.dump_many(values)
+    order = [5, 0, 3, 2, 1, 4, 0]
+    loaded = cas.load_many([refs[index] for index in order])
+    assert loaded == [values[index] for index in order]
+    assert len({id(item) for value in loaded if isinstance(value, list) for item in value}) == 530
+
+
+@pytest.mark.parametrize("position", [0, 0.5, 0.999])
+def test_a_damaged_leaf_among_many_is_named_and_the_others_are_not_suspected(position: float) -> None:
+    store = MemoryBlobStore()
+    cas = CAS(store)
+    docs = _texts(200)
+    ref = cas.dump(docs)
+    leaves = [name for name in cas.iter_hashes() if name != ref.hash]
+    name = leaves[int(len(leaves) * position)]
+    digest = Digest(bytes.fromhex(name))
+    frame = store.fetch([digest])[digest]
+    store.replace({digest: frame[:-9] + bytes([frame[-9] ^ 1]) + frame[-8:]})
+    with pytest.raises(CorruptBlobError, match=name):
+        cas.load(ref)
+    assert cas._writer._distrusted == {digest}
+    assert cas.dump(docs) == ref
+    assert cas.load(ref) == docs
