@@ -3,7 +3,6 @@
 Compression is no part of a blob's name: a frame may be rewritten at any level, and no ref changes.
 """
 
-import os
 import struct
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -13,6 +12,7 @@ import zstandard
 from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, read_varint, varint
 from agentref.errors import CorruptBlobError, MalformedBlobError
 from agentref.refs import Digest
+from agentref.storage.parallel import shared_out
 
 __all__ = ["Packed", "Unpacked", "has_links", "open_frame", "open_leaves", "pack_frame", "pack_frames"]
 
@@ -26,11 +26,13 @@ _KINDS: Final = tuple(Kind)  # by number; one that is missing is an IndexError
 _MIN_COMPRESSED: Final = 64
 _MIN_GAIN: Final = 0.95
 
-# Many blobs at once: zstandard then lets go of the interpreter lock once, not once a blob, and may use
-# threads of its own, which cost more than they save where there is little to do.
+# From so much on, zstandard is given many blobs in one call: it lets go of the interpreter lock once then,
+# not once a blob, and where another thread computes each time takes up to 5 ms to get it back.
 _BATCH_BYTES: Final = 64 * 1024
-_THREADED_BYTES: Final = 192 * 1024
-_THREADS: Final = min(os.cpu_count() or 1, 8)
+
+
+# What opening a frame may raise that no `pack_frame` made.
+_BROKEN: Final = (MalformedBlobError, zstandard.ZstdError, ValueError, IndexError, MemoryError)
 
 
 class Packed(NamedTuple):
@@ -57,57 +59,37 @@ class _Contexts:
         self._compressors: dict[int, list[zstandard.ZstdCompressor]] = {}
         self._decompressors: list[zstandard.ZstdDecompressor] = []
 
-    def compress(self, data: bytes | memoryview, level: int) -> bytes:
-        idle = self._compressors.setdefault(level, [])
-        try:
-            context = idle.pop()
-        except IndexError:
-            context = zstandard.ZstdCompressor(level=level)
-        packed = context.compress(data)
-        idle.append(context)
-        return packed
-
-    def compress_all(self, datas: Sequence[bytes | memoryview], level: int) -> Sequence[Any]:
+    def compress(self, datas: Sequence[bytes | memoryview], level: int) -> Sequence[Any]:
         """What each of them is compressed: bytes, or segments of a buffer."""
-        total = sum(map(len, datas))
-        if total < _BATCH_BYTES or len(datas) < 2:
-            return [self.compress(data, level) for data in datas]
         idle = self._compressors.setdefault(level, [])
         try:
             context = idle.pop()
         except IndexError:
             context = zstandard.ZstdCompressor(level=level)
-        packed: Any = context.multi_compress_to_buffer(
-            list(datas), threads=_THREADS if total >= _THREADED_BYTES else 0
-        )
+        packed: Any
+        if len(datas) > 1 and sum(map(len, datas)) >= _BATCH_BYTES:
+            packed = context.multi_compress_to_buffer(list(datas))
+        else:
+            packed = list(map(context.compress, datas))
         idle.append(context)
         return packed  # type: ignore[no-any-return]
 
-    def decompress(self, data: bytes | memoryview) -> bytes:
-        context = self._decompressor()
+    def decompress(self, datas: Sequence[bytes | memoryview], sizes: Sequence[int]) -> list[bytes]:
+        """The bytes of each, whose sizes are known."""
+        try:
+            context = self._decompressors.pop()
+        except IndexError:
+            context = zstandard.ZstdDecompressor()
         # One that failed is not lent again.
-        unpacked = context.decompress(data)
+        if len(datas) > 1 and sum(sizes) >= _BATCH_BYTES:
+            segments: Any = context.multi_decompress_to_buffer(
+                list(datas), decompressed_sizes=struct.pack(f"={len(sizes)}Q", *sizes)
+            )
+            unpacked = [segment.tobytes() for segment in segments]
+        else:
+            unpacked = list(map(context.decompress, datas))
         self._decompressors.append(context)
         return unpacked
-
-    def decompress_all(self, datas: Sequence[bytes | memoryview], sizes: Sequence[int]) -> list[bytes]:
-        total = sum(sizes)
-        if total < _BATCH_BYTES or len(datas) < 2:
-            return [self.decompress(data) for data in datas]
-        context = self._decompressor()
-        unpacked: Any = context.multi_decompress_to_buffer(
-            list(datas),
-            decompressed_sizes=struct.pack(f"={len(sizes)}Q", *sizes),
-            threads=_THREADS if total >= _THREADED_BYTES else 0,
-        )
-        self._decompressors.append(context)
-        return [segment.tobytes() for segment in unpacked]
-
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        try:
-            return self._decompressors.pop()
-        except IndexError:
-            return zstandard.ZstdDecompressor()
 
 
 _contexts = _Contexts()
@@ -120,13 +102,17 @@ def pack_frame(kind: Kind, data: bytes | memoryview, level: int) -> bytes:
 
 def pack_frames(blobs: Sequence[Packed]) -> list[bytes]:
     """The frame of each, in order: on several cores where it is worth it."""
+    return shared_out(_pack, blobs, [len(blob.data) for blob in blobs])
+
+
+def _pack(blobs: Sequence[Packed]) -> list[bytes]:
     levels: dict[int, list[int]] = {}
     for index, blob in enumerate(blobs):
         if len(blob.data) >= _MIN_COMPRESSED:
             levels.setdefault(blob.level, []).append(index)
     frames = [b""] * len(blobs)
     for level, indexes in levels.items():
-        packed = _contexts.compress_all([blobs[index].data for index in indexes], level)
+        packed = _contexts.compress([blobs[index].data for index in indexes], level)
         for index, body in zip(indexes, packed, strict=True):
             kind, data, _ = blobs[index]
             if len(body) <= len(data) * _MIN_GAIN:
@@ -154,9 +140,9 @@ def open_frame(digest: Digest, frame: bytes) -> Unpacked:
     """
     try:
         kind, length, body, is_packed = _parse(frame)
-        data = _contexts.decompress(body) if is_packed else bytes(body)
+        data = _contexts.decompress([body], [length])[0] if is_packed else bytes(body)
         _check(kind, length, data, frame)
-    except (MalformedBlobError, zstandard.ZstdError, ValueError, IndexError, MemoryError) as error:
+    except _BROKEN as error:
         raise _corrupt(digest, str(error)) from error
     if blob_digest(kind, data) != digest:
         raise _corrupt(digest, "they hash to something else")
@@ -170,30 +156,35 @@ def open_leaves(
 
     None if any of them is something else: to be opened one by one, to see which and why.
     """
-    parsed = []
+    wanted = list(zip(digests, frames, sizes, strict=True))
     try:
-        for frame, size in zip(frames, sizes, strict=True):
-            kind, length, body, is_packed = _parse(frame)
-            # What has no links is its payload, and one byte that says so unless it is raw. A frame that
-            # claims otherwise could have us make room for much more than was asked for.
-            if frame[0] & _LINKS or length != size + (kind is not Kind.RAW):
-                return None
-            parsed.append((kind, length, body, is_packed))
-        unpacked = iter(
-            _contexts.decompress_all(
-                [body for _, _, body, is_packed in parsed if is_packed],
-                [length for _, length, _, is_packed in parsed if is_packed],
-            )
-        )
-        opened = []
-        for digest, frame, (kind, length, body, is_packed) in zip(digests, frames, parsed, strict=True):
-            data = next(unpacked) if is_packed else bytes(body)
-            _check(kind, length, data, frame)
-            if blob_digest(kind, data) != digest:
-                return None
-            opened.append(Unpacked(kind, data))
-    except (MalformedBlobError, zstandard.ZstdError, ValueError, IndexError, MemoryError):
+        return shared_out(_open, wanted, sizes)
+    except (*_BROKEN, CorruptBlobError):
         return None
+
+
+def _open(wanted: Sequence[tuple[Digest, bytes, int]]) -> list[Unpacked]:
+    parsed = []
+    for digest, frame, size in wanted:
+        kind, length, body, is_packed = _parse(frame)
+        # What has no links is its payload, and one byte that says so unless it is raw. A frame that
+        # claims otherwise could have us make room for much more than was asked for.
+        if frame[0] & _LINKS or length != size + (kind is not Kind.RAW):
+            raise _corrupt(digest, "they are of another size")
+        parsed.append((kind, length, body, is_packed))
+    unpacked = iter(
+        _contexts.decompress(
+            [body for _, _, body, is_packed in parsed if is_packed],
+            [length for _, length, _, is_packed in parsed if is_packed],
+        )
+    )
+    opened = []
+    for (digest, frame, _), (kind, length, body, is_packed) in zip(wanted, parsed, strict=True):
+        data = next(unpacked) if is_packed else bytes(body)
+        _check(kind, length, data, frame)
+        if blob_digest(kind, data) != digest:
+            raise _corrupt(digest, "they hash to something else")
+        opened.append(Unpacked(kind, data))
     return opened
 
 

@@ -1,0 +1,55 @@
+"""CPU work on many blobs, shared among the cores. BLAKE3 and zstd let go of the interpreter lock."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import Final, TypeVar
+
+__all__ = ["shared_out"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_WORKERS: Final = min(os.cpu_count() or 1, 8)
+# Below this much, handing work over costs more than it saves.
+_WORTHWHILE_BYTES: Final = 128 * 1024
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    global _pool  # noqa: PLW0603  (one pool a process; a forked child has none of its threads)
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def shared_out(
+    work: Callable[[Sequence[_Item]], list[_Result]], items: Sequence[_Item], sizes: Sequence[int]
+) -> list[_Result]:
+    """`work(items)`, a list with a result for each item; in shares of equal size, if they make it worth it.
+
+    The threads stay: zstandard's own, started anew for each call, made nothing faster (median of 30 runs:
+    40 leaves of 24 KiB unpacked in 49 us each by one thread, 36 by two of its own, 25 by two that stay).
+    """
+    global _pool  # noqa: PLW0603  (made on first use)
+    total = sum(sizes)
+    if _WORKERS == 1 or len(items) < 2 or total < _WORTHWHILE_BYTES:
+        return work(items)
+    if _pool is None:
+        _pool = ThreadPoolExecutor(_WORKERS - 1, thread_name_prefix="agentref")
+    shares: list[list[_Item]] = [[] for _ in range(_WORKERS)]
+    begins = accumulate(sizes, initial=0)
+    for item, begin in zip(items, begins, strict=False):
+        shares[min(begin * _WORKERS // total, _WORKERS - 1)].append(item)
+    try:
+        futures = [_pool.submit(work, share) for share in shares[1:] if share]
+    except RuntimeError:  # the interpreter is shutting down and starts no more threads
+        return work(items)
+    results = work(shares[0])
+    for future in futures:
+        results += future.result()
+    return results
