@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from agentref.codecs import ValueCodec
+from agentref.codecs import ValueCodec, name_error
 from agentref.errors import InvalidInputError, UnknownBackendError, UnsupportedTypeError
 from agentref.refs import ContentRef
 from agentref.storage import CAS, Encoded
@@ -61,15 +61,16 @@ class Runtime:
             inline_threshold_bytes=self.inline_threshold_bytes,
         )
 
-    def encode(self, values: Sequence[object]) -> Outgoing:
-        """Encode values and tell those over the threshold from the others. CPU only.
+    def encode(self, values: Sequence[object], *, names: Sequence[str] = ()) -> Outgoing:
+        """Encode values and tell those over the threshold from the others. CPU only. `names` are what
+        errors call the values.
 
         A value of a type that the codec does not know counts as under the threshold.
         """
         refs: list[ContentRef | None] = []
         kept: list[Encoded] = []
-        for value in values:
-            encoded = None if self._is_small(value) else self._encode(value)
+        for index, value in enumerate(values):
+            encoded = None if self._is_small(value) else self._encode(value, names[index : index + 1])
             if encoded is None or encoded.refs[0].size <= self.inline_threshold_bytes:
                 refs.append(None)
             else:
@@ -129,8 +130,11 @@ class Runtime:
         # A character takes at most four bytes, and the head of a text five.
         return kind in _SMALL or (kind is str and len(value) * 4 + 5 <= self.inline_threshold_bytes)  # type: ignore[arg-type]
 
-    def _encode(self, value: object) -> Encoded | None:
+    def _encode(self, value: object, names: Sequence[str]) -> Encoded | None:
         try:
             return self.backend.encode([value])
         except UnsupportedTypeError:
             return None
+        except InvalidInputError as error:
+            name_error(error, names)
+            raise

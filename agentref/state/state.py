@@ -104,14 +104,14 @@ class AgentRefState:
         once encoded, before anything is stored.
         """
         plan = self._agentref_cells.plan(store.size_of, inline_threshold_bytes)
-        return plan.finish(self.schema(), plan.dump(store))
+        return plan.finish(plan.dump(store))
 
     async def ato_checkpoint_dict(
         self, store: AsyncValueStore, *, inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES
     ) -> dict[str, Any]:
         """As `to_checkpoint_dict`, without blocking the event loop for I/O."""
         plan = self._agentref_cells.plan(store.size_of, inline_threshold_bytes)
-        return plan.finish(self.schema(), await plan.adump(store))
+        return plan.finish(await plan.adump(store))
 
     # --- lazy values
 

@@ -213,10 +213,14 @@ class CAS:
         """The first half of `dump_many`: CPU only. What it returns no longer depends on the values,
         so that they may be mutated before `store` runs."""
         builder = TreeBuilder(self._memo)
-        refs = []
-        for value in values:
-            link = with_room(partial(self._encode_one, value, builder), too_deep)
-            self._check_size(link.size, "The value")
+        refs, values = [], list(values)
+        for index, value in enumerate(values):
+            try:
+                link = with_room(partial(self._encode_one, value, builder), too_deep)
+                self._check_size(link.size, "The value")
+            except InvalidInputError as error:
+                self.codec.place(error, values, index)
+                raise
             refs.append(ContentRef(link.digest, self.codec.id, link.size, self.backend_id))
         return Encoded(refs, builder.blobs)
 
@@ -227,7 +231,11 @@ class CAS:
 
     def size_of(self, value: object) -> int:
         """The logical size in bytes that `dump` would give the value's ref. Stores nothing."""
-        return with_room(partial(self._encode_one, value, TreeBuilder()), too_deep).size
+        try:
+            return with_room(partial(self._encode_one, value, TreeBuilder()), too_deep).size
+        except InvalidInputError as error:
+            self.codec.place(error, [value], 0)
+            raise
 
     def _encode_one(self, value: object, builder: TreeBuilder) -> Link:
         for _ in range(_ATTEMPTS):
