@@ -37,12 +37,18 @@ class Runtime:
     """
 
     def __init__(self, backend: CAS, *, also: Iterable[CAS] = (), inline_threshold_bytes: int) -> None:
-        stores = (*also, backend)
-        for store in stores:
+        if isinstance(also, CAS) or not isinstance(also, Iterable):
+            raise InvalidInputError(
+                f"also must be a list of stores, also=[FilesystemCAS(...)], not {type(also).__name__}."
+            )
+        self.also = tuple(also)
+        stores = (*self.also, backend)
+        names = (*(f"also[{index}]" for index in range(len(self.also))), "backend")
+        for name, store in zip(names, stores, strict=True):
             if not isinstance(store, CAS):
                 raise InvalidInputError(
-                    f"backend must be a content-addressed store such as FilesystemCAS('./state_blobs'), "
-                    f"and also several of them; not {type(store).__name__}."
+                    f"{name} must be a content-addressed store such as FilesystemCAS('./state_blobs'), "
+                    f"not {type(store).__name__}."
                 )
         if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 0:
             raise InvalidInputError(

@@ -110,6 +110,8 @@ class Cells:
             raise ConfigurationError(
                 f"{self._schema.name}: {', '.join(wanted)} cannot be loaded here, because the store has "
                 f"only async methods. Call `await state.aload()` first."
+                if isinstance(self._store, AsyncValueStore)
+                else self._without_store(wanted)
             )
         with _naming(wanted, self._schema):
             self._settle(wanted, self._store.load_many(list(wanted.values())))
@@ -122,9 +124,17 @@ class Cells:
             raise ConfigurationError(
                 f"{self._schema.name}: {', '.join(wanted)} cannot be awaited, because the store has no "
                 f"async methods. Call state.load() instead."
+                if isinstance(self._store, ValueStore)
+                else self._without_store(wanted)
             )
         with _naming(wanted, self._schema):
             self._settle(wanted, await self._store.aload_many(list(wanted.values())))
+
+    def _without_store(self, wanted: Iterable[str]) -> str:
+        return (
+            f"{self._schema.name}: {', '.join(wanted)} cannot be loaded from {self._store!r:.80}, which is "
+            f"no store. Give from_checkpoint_dict() the one that the values were written to."
+        )
 
     def _unloaded(self, names: Iterable[str]) -> dict[str, ContentRef]:
         refs = dict(self._refs)

@@ -76,7 +76,17 @@ def wrap(
     saver: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit = _as_they_are
 ) -> "ExternalizingSaver":
     """`externalize`, with a say in what gets in."""
+    if not isinstance(saver, BaseCheckpointSaver):
+        raise InvalidInputError(_not_a_saver(saver))
     return _class_for(type(saver))(saver, runtime, admit)
+
+
+def _not_a_saver(given: object) -> str:
+    kind = f"the class {given.__qualname__}" if isinstance(given, type) else type(given).__qualname__
+    remedy = "Write externalize(InMemorySaver(), backend=FilesystemCAS('./state_blobs'))."
+    if hasattr(type(given), "__enter__") or hasattr(type(given), "__aenter__"):
+        remedy = "If from_conn_string() returned it: `with ... as saver:`, and give that saver."
+    return f"saver must be a LangGraph checkpointer, not {kind}. {remedy}"
 
 
 def _class_for(inner: type[BaseCheckpointSaver[Any]]) -> type["ExternalizingSaver"]:
