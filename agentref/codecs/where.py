@@ -20,7 +20,7 @@ TOO_DEEP: Final = object()
 """What is to blame where a value ends nowhere, or too far down."""
 
 _STEPS: Final = 1_000_000
-"""How many parts of a value are looked at: about a second's worth."""
+"""How many parts of a value are looked at: a second's worth, or two."""
 
 _DEPTH: Final = 600
 _SHOWN: Final = 24
@@ -44,10 +44,8 @@ class _Place(NamedTuple):
     text: str
 
 
-class _Part(NamedTuple):
-    path: list[str]
-    item: object
-    is_within_itself: bool
+_Step = tuple[str, object]
+"""One step down: how it is written, and the index, key or name that goes in."""
 
 
 def blame(error: InvalidInputError, item: object) -> None:
@@ -99,23 +97,19 @@ def _found(search: Callable[[], str]) -> str:
 
 
 def _path_to(offender: object, value: object, types: Collection[type]) -> str:
-    deepest = ""
-    depth = 0
-    for part in _walk(value, types):
-        if offender is TOO_DEEP:
-            if part.is_within_itself:
-                return _shown(part.path)
-            if len(part.path) > depth:
-                depth, deepest = len(part.path), _shown(part.path)
-        elif part.item is offender:
-            return _shown(part.path)
-    return deepest
+    deepest: list[_Step] = []
+    for path, item, is_within_itself in _walk(value, types, leaves=False):
+        if item is offender or (offender is TOO_DEEP and is_within_itself):
+            return _shown(path)
+        if offender is TOO_DEEP and len(path) > len(deepest):
+            deepest = list(path)
+    return _shown(deepest)
 
 
 def _largest(value: object, types: Collection[type]) -> str:
     total = size = 0
     found = ""
-    for path, item, _ in _walk(value, types):
+    for path, item, _ in _walk(value, types, leaves=True):
         kind: Any = type(item)
         if kind in _TEXTS:
             length, unit = len(item), _TEXTS[kind]  # type: ignore[arg-type]
@@ -130,67 +124,80 @@ def _largest(value: object, types: Collection[type]) -> str:
     return found if size * 2 > total else ""
 
 
-def _walk(value: object, types: Collection[type]) -> Iterator[_Part]:
-    """Every part of a value, depth first, each container once. The paths change when the walk goes on."""
-    path: list[str] = []
-    yield _Part(path, value, False)
+def _walk(
+    value: object, types: Collection[type], *, leaves: bool
+) -> Iterator[tuple[list[_Step], object, bool]]:
+    """Every part of a value, depth first, each container once: its path, which changes when the walk goes
+    on, the part, and whether it lies within itself. Parts that no error is about only with `leaves`."""
+    path: list[_Step] = []
+    yield path, value, False
     entered = {id(value)}
-    stack = [(id(value), _parts(value, types))]
+    stack = [(id(value), _parts(value, types, leaves=leaves))]
     for _ in range(_STEPS):
-        step = next(stack[-1][1], None)
-        if step is None:
+        found = next(stack[-1][1], None)
+        if found is None:
             stack.pop()
             if not stack:
                 return
             path.pop()
             continue
-        label, part = step
-        path.append(label)
-        if type(part) in _LEAVES:
-            yield _Part(path, part, False)
-            path.pop()
-            continue
+        how, key, part = found
+        path.append((how, key))
         known = id(part) in entered
-        yield _Part(path, part, known and any(id(part) == inside for inside, _ in stack))
-        if known or len(stack) >= _DEPTH:
+        yield path, part, known and any(id(part) == inside for inside, _ in stack)
+        if type(part) in _LEAVES or known or len(stack) >= _DEPTH or not (leaves or _is_deep(part)):
             path.pop()
         else:
             entered.add(id(part))
-            stack.append((id(part), _parts(part, types)))
+            stack.append((id(part), _parts(part, types, leaves=leaves)))
 
 
-def _parts(item: Any, types: Collection[type]) -> Iterator[tuple[str, object]]:
+def _is_deep(part: Any) -> bool:
+    """Whether anything but leaves is in there. In C, for most of what a large value consists of."""
+    kind = type(part)
+    if kind is dict:
+        return not (_LEAVES.issuperset(map(type, part.values())) and _LEAVES.issuperset(map(type, part)))
+    return kind not in _SEQUENCES or not _LEAVES.issuperset(map(type, part))
+
+
+def _parts(item: Any, types: Collection[type], *, leaves: bool) -> Iterator[tuple[str, object, object]]:
     kind = type(item)
+    if kind in _LEAVES:
+        return
     if kind in _MAPPINGS:
-        for index, (key, part) in enumerate(list(item.items())):
-            if type(key) not in _LEAVES:
-                yield f"<key {index}>", key
-                yield f"[<key {index}>]", part
-            else:
-                yield f"[{key!r:.60}]", part
+        yield from _entries(item, leaves=leaves)
     elif kind in _SEQUENCES:
         for index, part in enumerate(list(item)):
-            yield f"[{index}]", part
+            if leaves or type(part) not in _LEAVES:
+                yield "[{}]", index, part
     elif kind in _SETS:
         for part in list(item):
-            yield "<element>", part
-    elif kind not in _LEAVES:
-        yield from _fields(item, kind, types)
+            yield "<element>", None, part
+    else:
+        for name, part in _fields(item, kind, types):
+            yield ".{}", name, part
+
+
+def _entries(items: dict[Any, Any], *, leaves: bool) -> Iterator[tuple[str, object, object]]:
+    for index, (key, part) in enumerate(list(items.items())):
+        is_plain = type(key) in _LEAVES
+        if not is_plain:
+            yield "<key {}>", index, key
+        if leaves or type(part) not in _LEAVES:
+            yield ("[{!r:.60}]", key, part) if is_plain else ("[<key {}>]", index, part)
 
 
 def _fields(item: Any, kind: type, types: Collection[type]) -> Iterator[tuple[str, object]]:
     code = getattr(family_of(kind), "code", None)
     if code is Ext.NAMEDTUPLE:
         names: Any = getattr(kind, "_fields", ())
-        for name, part in zip(names, tuple.__iter__(item), strict=False):
-            yield f".{name}", part
+        yield from zip(names, tuple.__iter__(item), strict=False)
     elif code in (Ext.DATACLASS, Ext.PYDANTIC) or kind in types:
         for name, part in _attributes(item, kind):
             if not name.startswith("__"):
-                yield f".{name}", part
+                yield name, part
             elif type(part) is dict:  # pydantic's own, where it keeps more attributes
-                for inner, each in list(part.items()):
-                    yield f".{inner}", each
+                yield from list(part.items())
 
 
 def _attributes(item: Any, kind: type) -> Iterator[tuple[str, object]]:
@@ -209,7 +216,8 @@ def _attributes(item: Any, kind: type) -> Iterator[tuple[str, object]]:
         yield from list(own.items())
 
 
-def _shown(path: list[str]) -> str:
-    if len(path) <= _SHOWN:
-        return "".join(path)
-    return "".join([*path[: _SHOWN // 2], "...", *path[-_SHOWN // 2 :]])
+def _shown(path: list[_Step]) -> str:
+    steps = path
+    if len(path) > _SHOWN:
+        steps = [*path[: _SHOWN // 2], ("...", None), *path[-_SHOWN // 2 :]]
+    return "".join(how.format(key) for how, key in steps)
