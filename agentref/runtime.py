@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from agentref.codecs import ValueCodec
+from agentref.codecs import ValueCodec, name_error
 from agentref.errors import InvalidInputError, UnknownBackendError, UnsupportedTypeError
 from agentref.refs import ContentRef
 from agentref.storage import CAS, Encoded
@@ -37,12 +37,18 @@ class Runtime:
     """
 
     def __init__(self, backend: CAS, *, also: Iterable[CAS] = (), inline_threshold_bytes: int) -> None:
-        stores = (*also, backend)
-        for store in stores:
+        if isinstance(also, CAS) or not isinstance(also, Iterable):
+            raise InvalidInputError(
+                f"also must be a list of stores, also=[FilesystemCAS(...)], not {type(also).__name__}."
+            )
+        self.also = tuple(also)
+        stores = (*self.also, backend)
+        names = (*(f"also[{index}]" for index in range(len(self.also))), "backend")
+        for name, store in zip(names, stores, strict=True):
             if not isinstance(store, CAS):
                 raise InvalidInputError(
-                    f"backend must be a content-addressed store such as FilesystemCAS('./state_blobs'), "
-                    f"and also several of them; not {type(store).__name__}."
+                    f"{name} must be a content-addressed store such as FilesystemCAS('./state_blobs'), "
+                    f"not {type(store).__name__}."
                 )
         if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 0:
             raise InvalidInputError(
@@ -61,15 +67,16 @@ class Runtime:
             inline_threshold_bytes=self.inline_threshold_bytes,
         )
 
-    def encode(self, values: Sequence[object]) -> Outgoing:
-        """Encode values and tell those over the threshold from the others. CPU only.
+    def encode(self, values: Sequence[object], *, names: Sequence[str] = ()) -> Outgoing:
+        """Encode values and tell those over the threshold from the others. CPU only. `names` are what
+        errors call the values.
 
         A value of a type that the codec does not know counts as under the threshold.
         """
         refs: list[ContentRef | None] = []
         kept: list[Encoded] = []
-        for value in values:
-            encoded = None if self._is_small(value) else self._encode(value)
+        for index, value in enumerate(values):
+            encoded = None if self._is_small(value) else self._encode(value, names[index : index + 1])
             if encoded is None or encoded.refs[0].size <= self.inline_threshold_bytes:
                 refs.append(None)
             else:
@@ -129,8 +136,11 @@ class Runtime:
         # A character takes at most four bytes, and the head of a text five.
         return kind in _SMALL or (kind is str and len(value) * 4 + 5 <= self.inline_threshold_bytes)  # type: ignore[arg-type]
 
-    def _encode(self, value: object) -> Encoded | None:
+    def _encode(self, value: object, names: Sequence[str]) -> Encoded | None:
         try:
             return self.backend.encode([value])
         except UnsupportedTypeError:
             return None
+        except InvalidInputError as error:
+            name_error(error, names)
+            raise

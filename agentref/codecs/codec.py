@@ -1,6 +1,6 @@
 """The value codec: encoder and decoder under one set of rules."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from agentref.codecs.decode import Decoder, Source
@@ -9,7 +9,9 @@ from agentref.codecs.extension import Extension, Extensions, Foreign
 from agentref.codecs.sink import Sink
 from agentref.codecs.take import Taker
 from agentref.codecs.trust import TypeTrust
+from agentref.codecs.where import place_error
 from agentref.codecs.wire import CODEC_ID
+from agentref.errors import InvalidInputError
 
 __all__ = ["ValueCodec"]
 
@@ -54,6 +56,11 @@ class ValueCodec:
         """A link to `value`, after all of it went into `sink`. CPU only; no I/O. Raises
         `UnsupportedTypeError`, `ValueTooLargeError`, or `RecursionError` deep in a stack."""
         return Encoder(sink, Taker(self._trust, self._extensions, self._foreign)).encode(value)
+
+    def place(self, error: InvalidInputError, values: Sequence[object], index: int) -> None:
+        """Say in an error about `values[index]` where in it the trouble sits. It need not be one of
+        `encode`. Takes a second or two at most; raises nothing."""
+        place_error(error, values, index, self._extensions.by_type)
 
     def decode(self, link: Any, source: Source) -> object:
         """The value behind a link, new in every part at each call. Raises `IntegrityError`."""

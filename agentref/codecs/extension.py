@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
+from agentref.errors import InvalidInputError
+
 __all__ = ["Extension", "Extensions", "Foreign"]
 
 
@@ -26,7 +28,11 @@ class Extensions:
     """A set of extensions, found by type or tag."""
 
     def __init__(self, extensions: Iterable[Extension] = ()) -> None:
-        known = tuple(extensions)
+        given: Any = extensions  # whatever the type checker was told
+        known = tuple(given) if isinstance(given, Iterable) else (given,)
+        for extension in known:
+            if not isinstance(extension, Extension):
+                raise InvalidInputError(f"extensions must be a list of Extension, not {extension!r:.80}.")
         self.by_type = {extension.cls: extension for extension in known}
         self.by_tag = {extension.tag: extension for extension in known}
 

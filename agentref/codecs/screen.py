@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgpack
 
+from agentref.codecs.where import TOO_DEEP, blame
 from agentref.codecs.wire import MAX_NESTING
 from agentref.errors import UnsupportedTypeError, ValueTooLargeError
 
@@ -64,15 +65,19 @@ def _boxed(value: Any) -> Any:
 
 def unsupported(item: object) -> UnsupportedTypeError:
     """The error for a type that nothing knows."""
-    return UnsupportedTypeError(
+    error = UnsupportedTypeError(
         f"A value of type {type(item).__module__}.{type(item).__qualname__} cannot be stored faithfully. "
         f"Convert it to plain data (dict, list, str, bytes, numbers), a dataclass or a pydantic model."
     )
+    blame(error, item)
+    return error
 
 
 def too_deep() -> ValueTooLargeError:
     """The error for a value that ends nowhere, or too far down."""
-    return ValueTooLargeError(
+    error = ValueTooLargeError(
         "The value is nested too deeply, or contains itself. Flatten it: the limits are about 500 levels "
         f"of lists and dictionaries and {MAX_NESTING} of richer types."
     )
+    blame(error, TOO_DEEP)
+    return error

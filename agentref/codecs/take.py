@@ -6,6 +6,7 @@ from agentref.codecs import builtin_types, class_types
 from agentref.codecs.extension import Extensions, Foreign
 from agentref.codecs.screen import Boxed, unsupported
 from agentref.codecs.trust import TypeTrust
+from agentref.codecs.where import blame
 from agentref.codecs.wire import Ext
 from agentref.errors import AgentRefError, UnsupportedTypeError
 
@@ -27,15 +28,19 @@ class Taker:
         """
         try:
             return self._state_of(item)
-        except (AgentRefError, RecursionError, MemoryError):
+        except (AgentRefError, RecursionError, MemoryError) as error:
+            if isinstance(error, UnsupportedTypeError):
+                blame(error, item)
             raise
         except Exception as error:
             if isinstance(error, RuntimeError) and "during iteration" in str(error):
                 raise  # another thread is changing it: for the caller to try again
-            raise UnsupportedTypeError(
+            refusal = UnsupportedTypeError(
                 f"A value of type {type(item).__module__}.{type(item).__qualname__} cannot be taken apart: "
                 f"{error!r:.200}"
-            ) from error
+            )
+            blame(refusal, item)
+            raise refusal from error
 
     def _state_of(self, item: Any) -> tuple[Ext, object]:
         cls = type(item)

@@ -7,10 +7,10 @@ or in one of a few packages whose import is known to be harmless.
 
 import importlib
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-from agentref.errors import UnsupportedTypeError, UntrustedTypeError
+from agentref.errors import InvalidInputError, UnsupportedTypeError, UntrustedTypeError
 
 __all__ = ["TypeTrust"]
 
@@ -25,7 +25,7 @@ class TypeTrust:
     """
 
     def __init__(self, allow: Collection[type | str] | None = None) -> None:
-        self._allow = None if allow is None else frozenset(map(_plain_name, allow))
+        self._allow = None if allow is None else _names(allow)
         self._names: dict[type, str] = {}
 
     def name_of(self, cls: type) -> str:
@@ -64,6 +64,20 @@ class TypeTrust:
         if not belongs(found):
             raise UntrustedTypeError(f"Stored data names {name:.80} as a {family}, which it is not.")
         return found
+
+
+def _names(allow: object) -> frozenset[str]:
+    # A text would be taken apart into characters, and nothing would be allowed in silence.
+    if isinstance(allow, (str, bytes)) or not isinstance(allow, Iterable):
+        raise InvalidInputError(
+            f"allow must be a list of classes or 'module:qualname' names, not {allow!r:.80}."
+        )
+    names = []
+    for entry in allow:
+        if not isinstance(entry, type) and not (isinstance(entry, str) and entry.count(":") == 1):
+            raise InvalidInputError(f"allow takes classes and 'module:qualname' names, not {entry!r:.80}.")
+        names.append(_plain_name(entry))
+    return frozenset(names)
 
 
 def _plain_name(cls: type | str) -> str:

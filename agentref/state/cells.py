@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from agentref.codecs import name_error
 from agentref.errors import (
     AgentRefError,
     ConfigurationError,
@@ -23,22 +24,23 @@ __all__ = ["Cells", "Plan"]
 class Plan(NamedTuple):
     """A checkpoint in the making: what it carries as it is, and what must be stored first."""
 
+    schema: Schema
     ready: dict[str, Any]
     pending: dict[str, object]
 
     def dump(self, store: ValueStore) -> Sequence[ContentRef]:
-        with _naming(self.pending):
+        with _naming(self.pending, self.schema):
             return store.dump_many(list(self.pending.values())) if self.pending else ()
 
     async def adump(self, store: AsyncValueStore) -> Sequence[ContentRef]:
-        with _naming(self.pending):
+        with _naming(self.pending, self.schema):
             return await store.adump_many(list(self.pending.values())) if self.pending else ()
 
-    def finish(self, schema: Schema, refs: Iterable[ContentRef]) -> dict[str, Any]:
+    def finish(self, refs: Iterable[ContentRef]) -> dict[str, Any]:
         """The checkpoint, in order of declaration, given a ref for each pending value."""
         stored = {name: ref.to_dict() for name, ref in zip(self.pending, refs, strict=True)}
         done = self.ready | stored
-        return {name: done[name] for name in schema.fields if name in done}
+        return {name: done[name] for name in self.schema.fields if name in done}
 
 
 class Cells:
@@ -72,7 +74,7 @@ class Cells:
             elif isinstance(value, ContentRef):
                 self._refs[name] = value
             elif isinstance(value, Mapping) and value.keys() == {REF_KEY}:
-                with _naming([name]):
+                with _naming([name], self._schema):
                     self._refs[name] = ContentRef.from_dict(value)
             else:
                 self._values[name] = value
@@ -108,8 +110,10 @@ class Cells:
             raise ConfigurationError(
                 f"{self._schema.name}: {', '.join(wanted)} cannot be loaded here, because the store has "
                 f"only async methods. Call `await state.aload()` first."
+                if isinstance(self._store, AsyncValueStore)
+                else self._without_store(wanted)
             )
-        with _naming(wanted):
+        with _naming(wanted, self._schema):
             self._settle(wanted, self._store.load_many(list(wanted.values())))
 
     async def aload(self, names: Iterable[str]) -> None:
@@ -120,9 +124,17 @@ class Cells:
             raise ConfigurationError(
                 f"{self._schema.name}: {', '.join(wanted)} cannot be awaited, because the store has no "
                 f"async methods. Call state.load() instead."
+                if isinstance(self._store, ValueStore)
+                else self._without_store(wanted)
             )
-        with _naming(wanted):
+        with _naming(wanted, self._schema):
             self._settle(wanted, await self._store.aload_many(list(wanted.values())))
+
+    def _without_store(self, wanted: Iterable[str]) -> str:
+        return (
+            f"{self._schema.name}: {', '.join(wanted)} cannot be loaded from {self._store!r:.80}, which is "
+            f"no store. Give from_checkpoint_dict() the one that the values were written to."
+        )
 
     def _unloaded(self, names: Iterable[str]) -> dict[str, ContentRef]:
         refs = dict(self._refs)
@@ -148,12 +160,12 @@ class Cells:
                 f"inline_threshold_bytes is a whole number of bytes, 0 or more, not {inline_limit!r:.40}."
             )
         # Refs before values: one that is loaded meanwhile is then found among both, never in neither.
-        plan = Plan({name: ref.to_dict() for name, ref in self.refs().items()}, {})
+        plan = Plan(self._schema, {name: ref.to_dict() for name, ref in self.refs().items()}, {})
         for name, value in dict(self._values).items():
             if name in self._schema.external:
                 plan.pending[name] = value
                 continue
-            with _naming([name]):
+            with _naming([name], self._schema):
                 size = size_of(value)
             if size > inline_limit:
                 raise InlineSizeExceeded(name, size, inline_limit)
@@ -196,10 +208,11 @@ class Cells:
 
 
 @contextmanager
-def _naming(names: Iterable[str]) -> Generator[None]:
-    """Add the fields' names to what the store has to say."""
+def _naming(names: Iterable[str], schema: Schema) -> Generator[None]:
+    """Add to what the store has to say the names of the fields, or in front that of the one field."""
     try:
         yield
     except AgentRefError as error:
-        error.add_note(f"In field {', '.join(names)} of an agent's state.")
+        if not name_error(error, [f"{schema.name}.{name}" for name in names]):
+            error.add_note(f"In field {', '.join(names)} of an agent's state.")
         raise

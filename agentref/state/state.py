@@ -103,15 +103,17 @@ class AgentRefState:
         Raises `InlineSizeExceeded` for an inline value that is larger than `inline_threshold_bytes`
         once encoded, before anything is stored.
         """
+        _check_store(store, ValueStore)
         plan = self._agentref_cells.plan(store.size_of, inline_threshold_bytes)
-        return plan.finish(self.schema(), plan.dump(store))
+        return plan.finish(plan.dump(store))
 
     async def ato_checkpoint_dict(
         self, store: AsyncValueStore, *, inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES
     ) -> dict[str, Any]:
         """As `to_checkpoint_dict`, without blocking the event loop for I/O."""
+        _check_store(store, AsyncValueStore)
         plan = self._agentref_cells.plan(store.size_of, inline_threshold_bytes)
-        return plan.finish(self.schema(), await plan.adump(store))
+        return plan.finish(await plan.adump(store))
 
     # --- lazy values
 
@@ -226,6 +228,14 @@ class AgentRefState:
             raise StateError(
                 f"{self.schema()[name].name!r} cannot be deleted. Assign another value instead."
             )
+
+
+def _check_store(store: object, wanted: type) -> None:
+    if isinstance(store, type) or not isinstance(store, wanted):
+        raise InvalidInputError(
+            f"store must be a content-addressed store, such as FilesystemCAS('./state_blobs'), "
+            f"not {store!r:.80}: it lacks methods of {wanted.__name__}."
+        )
 
 
 def _class_attribute(cls: type, name: str) -> object:

@@ -1,12 +1,91 @@
-"""The checks that every blob store makes of its arguments, before anything is touched."""
+"""The checks that every store makes of its arguments, before anything is touched."""
 
 import math
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, TypeVar
 
+from agentref.codecs import ValueCodec
 from agentref.errors import InvalidDigestError, InvalidInputError
 from agentref.refs import DIGEST_SIZE, Digest
+from agentref.storage.protocol import BlobStore
 
-__all__ = ["check_digest", "check_limit", "check_time", "unique_digests", "valid_blobs"]
+__all__ = [
+    "check_codec",
+    "check_digest",
+    "check_level",
+    "check_limit",
+    "check_max_value_bytes",
+    "check_root",
+    "check_store",
+    "check_time",
+    "each_of",
+    "unique_digests",
+    "valid_blobs",
+]
+
+_Item = TypeVar("_Item")
+
+_MAX_LEVEL: Final = 19  # zstd's own range, without its ultra levels
+
+
+def check_root(root: object) -> str:
+    """The text of a path. Raise `InvalidInputError` for what can be the name of no directory."""
+    try:
+        path = os.fspath(root)  # type: ignore[call-overload]
+        if isinstance(path, str) and path and b"\0" not in os.fsencode(path):
+            return path
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise InvalidInputError(
+        f"root must be the path of a directory, a str or Path that is not empty and has no NUL in it, not "
+        f"{root!r:.80}. Write FilesystemCAS('./state_blobs'), or InMemoryCAS() for a store without one."
+    )
+
+
+def check_store(store: object) -> None:
+    """Raise `InvalidInputError` unless `store` has all verbs of a `BlobStore`."""
+    if isinstance(store, type) or not isinstance(store, BlobStore):
+        raise InvalidInputError(
+            f"store must be a BlobStore, not {_kind(store)}. Ready to use are "
+            f"FilesystemCAS('./state_blobs') and InMemoryCAS()."
+        )
+
+
+def check_max_value_bytes(limit: object) -> None:
+    """Raise `InvalidInputError` unless `limit` is a size that a ref can have."""
+    if type(limit) is not int or not 0 < limit < 2**63:
+        raise InvalidInputError(
+            f"max_value_bytes must be a number of bytes, an int from 1 to 2**63-1, not {limit!r:.40}."
+        )
+
+
+def check_level(level: object) -> None:
+    """Raise `InvalidInputError` unless `level` is one of zstd's, or None."""
+    if level is not None and (type(level) is not int or not 1 <= level <= _MAX_LEVEL):
+        raise InvalidInputError(
+            f"compression_level must be an int from 1 to {_MAX_LEVEL}, or None; not {level!r:.40}."
+        )
+
+
+def check_codec(codec: object) -> None:
+    """Raise `InvalidInputError` unless `codec` is a `ValueCodec`."""
+    if not isinstance(codec, ValueCodec):
+        raise InvalidInputError(f"codec must be a ValueCodec, such as ValueCodec(), not {_kind(codec)}.")
+
+
+def each_of(what: str, items: Iterable[_Item]) -> Iterable[_Item]:
+    """The items, if they are several. A text or a mapping is one, though Python would take it apart."""
+    if isinstance(items, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(items, Iterable):
+        raise InvalidInputError(
+            f"{what} takes a list, or another iterable, not {_kind(items)}. For a single one there is "
+            f"{what.replace('_many', '')}."
+        )
+    return items
+
+
+def _kind(given: object) -> str:
+    return f"the class {given.__qualname__}" if isinstance(given, type) else type(given).__qualname__
 
 
 def check_digest(digest: object) -> None:

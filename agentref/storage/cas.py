@@ -18,6 +18,7 @@ from agentref.errors import (
     ValueTooLargeError,
 )
 from agentref.refs import ContentRef, Digest, parse_digest
+from agentref.storage import _arguments as arguments
 from agentref.storage._room import with_room
 from agentref.storage.audit import pages, store_stats, verify_store
 from agentref.storage.frames import open_frame
@@ -31,7 +32,6 @@ __all__ = ["CAS", "RAW_CODEC"]
 RAW_CODEC: Final = "raw"
 """The codec id of a ref to plain bytes."""
 
-_MAX_LEVEL: Final = 19  # zstd's own range, without its ultra levels
 _ATTEMPTS: Final = 8
 _STREAM_BATCH: Final = 4 * 1024 * 1024
 
@@ -61,20 +61,14 @@ class CAS:
         compression_level: int | None = None,
         max_value_bytes: int = 1024**3,
     ) -> None:
-        if type(max_value_bytes) is not int or max_value_bytes < 1:
-            raise InvalidInputError(f"max_value_bytes must be a positive int, not {max_value_bytes!r:.40}.")
-        if compression_level is not None and (
-            type(compression_level) is not int or not 1 <= compression_level <= _MAX_LEVEL
-        ):
-            raise InvalidInputError(
-                f"compression_level must be an int from 1 to {_MAX_LEVEL}, not {compression_level!r:.40}."
-            )
-        if codec is not None and not isinstance(codec, ValueCodec):
-            raise InvalidInputError(f"codec must be a ValueCodec, not {type(codec).__name__}.")
+        arguments.check_store(store)
+        arguments.check_max_value_bytes(max_value_bytes)
+        arguments.check_level(compression_level)
         self._store = store
         self.backend_id: str = store.store_id if backend_id is None else backend_id
         ContentRef(Digest(bytes(32)), RAW_CODEC, 0, self.backend_id)  # refuses an id that no ref can carry
         self.codec = codec if codec is not None else ValueCodec()
+        arguments.check_codec(self.codec)
         self.max_value_bytes = max_value_bytes
         self.counters = Counters()
         self._memo = IdentityMemo()
@@ -86,6 +80,7 @@ class CAS:
 
     def with_codec(self, codec: ValueCodec) -> "CAS":
         """The same store and counters under another codec; closing either closes both."""
+        arguments.check_codec(codec)
         clone = CAS.__new__(type(self))
         clone.__dict__.update(self.__dict__)
         clone.codec = codec
@@ -104,7 +99,7 @@ class CAS:
     def put_many(self, items: Iterable[bytes], *, ttl: float | None = None) -> list[str]:
         """Store many at once, under one sync to disk: the names, in order."""
         builder = TreeBuilder()
-        links = [self._bytes_link(builder, data) for data in items]
+        links = [self._bytes_link(builder, data) for data in arguments.each_of("put_many()", items)]
         self._writer.write(builder.blobs, ttl)
         return [link.digest.hex() for link in links]
 
@@ -114,7 +109,7 @@ class CAS:
 
     def get_many(self, hashes: Iterable[str]) -> list[bytes]:
         """The bytes of each name, in order, fetched level by level in batches."""
-        links = self._stat_links([parse_digest(name) for name in hashes])
+        links = self._stat_links([parse_digest(name) for name in arguments.each_of("get_many()", hashes)])
         tree = self._reader.trees(links, [f"content {link.digest.hex()}" for link in links])
         for link in links:
             if not tree.is_bytes(link):
@@ -145,7 +140,7 @@ class CAS:
 
         The ref's hash is what `put` of the same bytes would return.
         """
-        if not hasattr(file, "read"):
+        if not callable(getattr(file, "read", None)):
             raise InvalidInputError(
                 f"put_stream() takes a file opened for bytes, not {type(file).__name__}."
             )
@@ -194,7 +189,7 @@ class CAS:
     def load_many(self, refs: Iterable[ContentRef], *, names: Sequence[str] = ()) -> list[object]:
         """The value of each ref, in order: one batch a level, however many refs. No value or part of
         one is shared between two results. `names` are what errors call the refs, beside their hash."""
-        wanted = list(refs)
+        wanted = list(arguments.each_of("load_many()", refs))
         called = [
             self._check_ref(ref, name)
             for ref, name in zip(wanted, names or [""] * len(wanted), strict=True)
@@ -213,21 +208,31 @@ class CAS:
         """The first half of `dump_many`: CPU only. What it returns no longer depends on the values,
         so that they may be mutated before `store` runs."""
         builder = TreeBuilder(self._memo)
-        refs = []
-        for value in values:
-            link = with_room(partial(self._encode_one, value, builder), too_deep)
-            self._check_size(link.size, "The value")
+        refs, values = [], list(arguments.each_of("dump_many()", values))
+        for index, value in enumerate(values):
+            try:
+                link = with_room(partial(self._encode_one, value, builder), too_deep)
+                self._check_size(link.size, "The value")
+            except InvalidInputError as error:
+                self.codec.place(error, values, index)
+                raise
             refs.append(ContentRef(link.digest, self.codec.id, link.size, self.backend_id))
         return Encoded(refs, builder.blobs)
 
     def store(self, encoded: "Encoded", *, ttl: float | None = None) -> None:
         """The second half of `dump_many`: ask what is missing, compress only that, write it."""
+        if not isinstance(encoded, Encoded):
+            raise InvalidInputError(f"store() takes what encode() returned, not {type(encoded).__name__}.")
         self._writer.write(encoded.blobs, ttl)
         self.counters.values_dumped += len(encoded.refs)
 
     def size_of(self, value: object) -> int:
         """The logical size in bytes that `dump` would give the value's ref. Stores nothing."""
-        return with_room(partial(self._encode_one, value, TreeBuilder()), too_deep).size
+        try:
+            return with_room(partial(self._encode_one, value, TreeBuilder()), too_deep).size
+        except InvalidInputError as error:
+            self.codec.place(error, [value], 0)
+            raise
 
     def _encode_one(self, value: object, builder: TreeBuilder) -> Link:
         for _ in range(_ATTEMPTS):
@@ -250,7 +255,9 @@ class CAS:
 
     async def aput_many(self, items: Iterable[bytes], *, ttl: float | None = None) -> list[str]:
         """`put_many` for the event loop."""
-        return await asyncio.to_thread(self.put_many, list(items), ttl=ttl)
+        return await asyncio.to_thread(
+            self.put_many, list(arguments.each_of("aput_many()", items)), ttl=ttl
+        )
 
     async def aget(self, hash: str) -> bytes:  # noqa: A002
         """`get` for the event loop."""
@@ -258,7 +265,7 @@ class CAS:
 
     async def aget_many(self, hashes: Iterable[str]) -> list[bytes]:
         """`get_many` for the event loop."""
-        return await asyncio.to_thread(self.get_many, list(hashes))
+        return await asyncio.to_thread(self.get_many, list(arguments.each_of("aget_many()", hashes)))
 
     async def aexists(self, hash: str) -> bool:  # noqa: A002
         """`exists` for the event loop."""
@@ -288,7 +295,7 @@ class CAS:
 
     async def aload_many(self, refs: Iterable[ContentRef]) -> list[object]:
         """`load_many` for the event loop."""
-        return await asyncio.to_thread(self.load_many, list(refs))
+        return await asyncio.to_thread(self.load_many, list(arguments.each_of("aload_many()", refs)))
 
     # The store as a whole
 
@@ -305,6 +312,8 @@ class CAS:
 
         `progress` is called with the number of blobs checked so far. Writes nothing.
         """
+        if progress is not None and not callable(progress):
+            raise InvalidInputError(f"progress must be a function of one int, not {progress!r:.80}.")
         return verify_store(self._store, progress)
 
     def repair(self, value: object) -> ContentRef:

@@ -3,6 +3,7 @@
 import os
 
 from agentref.codecs import ValueCodec
+from agentref.storage._arguments import check_root
 from agentref.storage.cas import CAS
 from agentref.storage.filesystem import FilesystemBlobStore
 from agentref.storage.memory import MemoryBlobStore
@@ -43,7 +44,8 @@ class FilesystemCAS(CAS):
     Args:
         root: the directory; made if it is not there.
 
-    Raises `StoreUnavailableError` or `StoreVersionError` if it cannot be used.
+    Raises `StoreUnavailableError` or `StoreVersionError` if it cannot be used, `InvalidInputError` for
+    what is no path.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class FilesystemCAS(CAS):
         compression_level: int | None = None,
         max_value_bytes: int = 1024**3,
     ) -> None:
+        root = check_root(root)
         self.root = os.path.abspath(root)  # noqa: PTH100  (a str: the store outlives a change of directory)
         super().__init__(
             FilesystemBlobStore(root),

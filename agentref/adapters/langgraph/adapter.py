@@ -63,6 +63,11 @@ class LangGraphAdapter:
                 f"{state_class!r:.80} is no subclass of AgentRefState. Write "
                 f"`class State(AgentRefState): docs: Externalized[list[dict]]`."
             )
+        if not state_class.schema().fields:
+            raise StateDefinitionError(
+                f"{state_class.__qualname__} declares no field, so a graph could keep nothing in it. "
+                f"Write `docs: Externalized[list[dict]]` in its body."
+            )
         if backend is None:
             raise ConfigurationError(
                 "LangGraphAdapter needs a store for external values: "
@@ -74,8 +79,8 @@ class LangGraphAdapter:
                 f"not {inline_threshold_bytes!r:.40}."
             )
         self.state_class = state_class
-        self._also = tuple(also)
-        runtime = Runtime(backend, also=self._also, inline_threshold_bytes=inline_threshold_bytes)
+        runtime = Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes)
+        self._also = runtime.also
         self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes)
         self._schemas: dict[type[AgentRefState], type[Any]] = {}
         self.schema()
@@ -90,7 +95,12 @@ class LangGraphAdapter:
 
         With a narrower state class: one with its fields only, for `input_schema` or `output_schema`.
         """
-        wanted = state_class or self.state_class
+        wanted: Any = self.state_class if state_class is None else state_class
+        if not (isinstance(wanted, type) and issubclass(wanted, AgentRefState)):
+            raise StateDefinitionError(
+                f"{wanted!r:.80} is no subclass of AgentRefState. Give schema() a narrower state class "
+                f"than {self.state_class.__qualname__}, or nothing."
+            )
         if wanted not in self._schemas:
             self._schemas.setdefault(wanted, graph_schema(wanted, self._fields))
         return self._schemas[wanted]
@@ -186,7 +196,14 @@ class LangGraphAdapter:
         return wrapped_function(node, hints, self._fields, prefetch, leave)
 
     def _external(self, names: Collection[str] | None) -> Collection[str] | None:
-        for name in names or ():
+        if names is None:
+            return None
+        if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+            raise InvalidInputError(
+                f"prefetch must be a list of fields, prefetch=['docs'], not {names!r:.80}."
+            )
+        names = tuple(names)
+        for name in names:
             if self._fields.schema[name].name not in self._fields.external:
                 raise InvalidInputError(f"{name!r} is inline, so there is nothing to prefetch.")
         return names

@@ -100,7 +100,7 @@ class ExternalChannel(BaseChannel[Any, Any, Any]):
         """Take the writes of one step. What is not a ref yet is stored, durably, before this returns."""
         if not values:
             return False
-        batch = Batch(self.fields.runtime)
+        batch = Batch(self.fields)
         self.value = batch.ref(self.key, self._folded(values))
         batch.store()
         return True

@@ -12,12 +12,13 @@ from langgraph.types import Overwrite
 
 from agentref.adapters.langgraph.kinds import ChannelKind, kind_of
 from agentref.adapters.langgraph.serde import codec_for
+from agentref.codecs import name_error
 from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeError, UntrustedTypeError
 from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
 from agentref.state import Schema
 
-__all__ = ["Batch", "Fields", "naming"]
+__all__ = ["Batch", "Fields"]
 
 # LangGraph logs a warning for each type that it meets in a checkpoint and does not know.
 _warned: set[tuple[str, str]] = getattr(jsonplus, "_warned_unregistered_types", set())
@@ -64,9 +65,26 @@ class Fields:
             size = self._meter.size_of(overwritten if overwrites else value)
         except UnsupportedTypeError:
             return value  # nor does it get into a checkpoint: whatever writes that will say so
+        except AgentRefError as error:
+            name_error(error, [self.qualified(name)])
+            raise
         if size > self.inline_limit:
             raise InlineSizeExceeded(name, size, self.inline_limit)
         return value
+
+    def qualified(self, name: str) -> str:
+        """What errors call a field."""
+        return f"{self.schema.name}.{name}"
+
+    @contextmanager
+    def naming(self, names: Iterable[str]) -> Generator[None]:
+        """Add to what the store has to say the names of the fields, or in front that of the one field."""
+        try:
+            yield
+        except AgentRefError as error:
+            if not name_error(error, [self.qualified(name) for name in names]):
+                error.add_note(f"In field {', '.join(names)} of the graph's state.")
+            raise
 
     def load(self, values: Iterable[Any]) -> list[Any]:
         """The values, with what each ref names in its place, also in an `Overwrite`; in one batch."""
@@ -83,8 +101,9 @@ class Fields:
 class Batch:
     """Values on their way to the store: named at once, made durable together. For one thread."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+        self._runtime = fields.runtime
         self.pending = Outgoing([], [])
 
     def ref(self, name: str, value: Any) -> ContentRef:
@@ -104,7 +123,7 @@ class Batch:
                 f"construct ContentRef. Give that checkpointer or cache "
                 f"serde=JsonPlusSerializer(allowed_msgpack_modules=[('agentref.refs', 'ContentRef')])."
             )
-        with naming([name]):
+        with self._fields.naming([name]):
             encoded = self._runtime.backend.encode([value])
         self.pending.refs.extend(encoded.refs)
         self.pending.encoded.append(encoded)
@@ -122,13 +141,3 @@ class Batch:
     async def astore(self) -> None:
         """`store` for the event loop."""
         await self._runtime.astore(self.pending)
-
-
-@contextmanager
-def naming(names: Iterable[str]) -> Generator[None]:
-    """Add the fields' names to what the store has to say."""
-    try:
-        yield
-    except AgentRefError as error:
-        error.add_note(f"In field {', '.join(names)} of the graph's state.")
-        raise

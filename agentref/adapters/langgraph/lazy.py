@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, ItemsView, Iterator, Mapping, Sequence
 from typing import Any, Final, Self
 
-from agentref.adapters.langgraph.fields import Fields, naming
+from agentref.adapters.langgraph.fields import Fields
 from agentref.errors import UnsetFieldError
 from agentref.refs import ContentRef
 
@@ -50,7 +50,7 @@ class Loads:
         if not wanted:
             return
         began = time.monotonic()
-        with naming(wanted):
+        with self.fields.naming(wanted):
             self._settle(wanted, self.fields.load(wanted.values()))
         spent = time.monotonic() - began
         if spent > _STALL_SECONDS and _is_on_event_loop():
@@ -65,7 +65,7 @@ class Loads:
     async def aload(self, names: Collection[str]) -> None:
         """`load` for the event loop."""
         if wanted := self._unloaded(names):
-            with naming(wanted):
+            with self.fields.naming(wanted):
                 self._settle(wanted, await asyncio.to_thread(self.fields.load, wanted.values()))
 
     def _unloaded(self, names: Collection[str]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Loads:
     def _has_changed(self, name: str, value: Any) -> bool:
         backend = self.fields.runtime.backend
         origin = self.origins[name]
-        with naming([name]):
+        with self.fields.naming([name]):
             now = backend.encode([value]).refs
             if type(origin) is ContentRef and now == [origin]:
                 return False

@@ -8,7 +8,8 @@ that run meanwhile may change the very objects.
 
 import copy
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Self, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -25,7 +26,8 @@ from agentref.adapters.langgraph.pace import Pace
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
-from agentref.errors import InvalidInputError
+from agentref.codecs import name_error
+from agentref.errors import AgentRefError, InvalidInputError
 from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
 from agentref.storage import CAS
@@ -74,7 +76,17 @@ def wrap(
     saver: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit = _as_they_are
 ) -> "ExternalizingSaver":
     """`externalize`, with a say in what gets in."""
+    if not isinstance(saver, BaseCheckpointSaver):
+        raise InvalidInputError(_not_a_saver(saver))
     return _class_for(type(saver))(saver, runtime, admit)
+
+
+def _not_a_saver(given: object) -> str:
+    kind = f"the class {given.__qualname__}" if isinstance(given, type) else type(given).__qualname__
+    remedy = "Write externalize(InMemorySaver(), backend=FilesystemCAS('./state_blobs'))."
+    if hasattr(type(given), "__enter__") or hasattr(type(given), "__aenter__"):
+        remedy = "If from_conn_string() returned it: `with ... as saver:`, and give that saver."
+    return f"saver must be a LangGraph checkpointer, not {kind}. {remedy}"
 
 
 def _class_for(inner: type[BaseCheckpointSaver[Any]]) -> type["ExternalizingSaver"]:
@@ -185,12 +197,38 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
     ) -> tuple[list[tuple[str, Any]], Outgoing]:
         """The writes as the inner saver gets them, and what has to be stored before."""
         admitted, before = self._admit(str(config["configurable"].get("checkpoint_ns", "")), writes)
-        outgoing = self.runtime.encode([inner_value(value) for _, value in admitted])
+        outgoing = self.runtime.encode(
+            [inner_value(value) for _, value in admitted],
+            names=[_place_of(config, channel) for channel, _ in admitted],
+        )
         placed = [
             (channel, place(value, ref))
             for (channel, value), ref in zip(admitted, outgoing.refs, strict=True)
         ]
         return placed, Outgoing(outgoing.refs, [*before.encoded, *outgoing.encoded])
+
+    @contextmanager
+    def explaining(self, config: RunnableConfig, kept: Iterable[tuple[str, Any]]) -> Generator[None]:
+        """Note on an error of the inner saver which of the values its serializer refuses, if it does."""
+        try:
+            yield
+        except Exception as error:
+            for channel, value in kept:
+                if refusal := self._refusal(_place_of(config, channel), value):
+                    error.add_note(refusal)
+            raise
+
+    def _refusal(self, name: str, value: Any) -> str:
+        try:
+            self.inner.serde.dumps_typed(value)
+        except Exception:  # noqa: BLE001  (a serializer raises what it likes)
+            try:
+                self.runtime.backend.encode([inner_value(value)])
+            except AgentRefError as error:
+                name_error(error, [name])
+                return error.message
+            return f"In {name}: the checkpointer's serializer refuses a {type(value).__qualname__}."
+        return ""
 
     def task_path(self, task_path: str) -> tuple[str, ...]:
         """The argument, if the inner saver takes it: older ones do not."""
@@ -267,6 +305,11 @@ def _refs_in(places: Iterable[tuple[RunnableConfig, str, Any]]) -> tuple[list[st
             names.append(name)
             refs.append(ref)
     return names, refs
+
+
+def _place_of(config: RunnableConfig, channel: str) -> str:
+    """What errors call a value on its way in."""
+    return f"thread {config['configurable'].get('thread_id')!r}, channel {channel}"
 
 
 def _places(saved: Iterable[CheckpointTuple]) -> Iterator[tuple[RunnableConfig, str, Any]]:

@@ -30,7 +30,7 @@ class Translation:
 
     def __init__(self, fields: Fields) -> None:
         self.fields = fields
-        self.batch = Batch(fields.runtime)
+        self.batch = Batch(fields)
         self.written: set[str] = set()
         self.overwritten: set[str] = set()
 

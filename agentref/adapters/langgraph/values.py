@@ -4,6 +4,13 @@ A ref takes the place of a whole channel value or of a whole pending write, neve
 so only those places are ever read as refs. What stands there in its own right and merely looks like
 a ref is put into an envelope under the same reserved key. So is a `ContentRef` that is itself the value,
 as in typed state: it comes back as a `ContentRef`.
+
+What a thread holds from before it was wrapped, and has exactly one of these forms, is taken for ours. A
+mark on what this package wrote could not tell them apart: a checkpoint has room for one (a key of its own),
+but a pending write is a channel and a value, nothing else, and hangs on a checkpoint that another saver may
+have written; the walk of a DeltaChannel hands out writes and seeds without their checkpoints; metadata is
+shown to users and filtered by; one more write for a mark would be seen by savers that count or copy them.
+A form that only the store could have made (a MAC) would turn a damaged ref into user data, in silence.
 """
 
 from collections.abc import Sequence

@@ -108,7 +108,8 @@ def put(
 
     lean, versions = self.pace.save(save)
     self.remember(config, lean)
-    return self.inner.put(config, lean, metadata, versions)
+    with self.explaining(config, lean["channel_values"].items()):
+        return self.inner.put(config, lean, metadata, versions)
 
 
 async def aput(
@@ -122,7 +123,8 @@ async def aput(
     lean, versions, outgoing = self.placed_checkpoint(config, checkpoint, new_versions)
     await self.runtime.astore(outgoing)
     self.remember(config, lean)
-    return await self.inner.aput(config, lean, metadata, versions)
+    with self.explaining(config, lean["channel_values"].items()):
+        return await self.inner.aput(config, lean, metadata, versions)
 
 
 def put_writes(
@@ -139,7 +141,9 @@ def put_writes(
         self.runtime.store(outgoing)
         return lean
 
-    self.inner.put_writes(config, self.pace.save(save), task_id, *self.task_path(task_path))
+    lean = self.pace.save(save)
+    with self.explaining(config, lean):
+        self.inner.put_writes(config, lean, task_id, *self.task_path(task_path))
 
 
 async def aput_writes(
@@ -152,7 +156,8 @@ async def aput_writes(
     """`put_writes` for the event loop."""
     lean, outgoing = self.placed_writes(config, writes)
     await self.runtime.astore(outgoing)
-    await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
+    with self.explaining(config, lean):
+        await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
 
 
 def _forward(name: str) -> Any:
