@@ -1,19 +1,27 @@
 """Trees of blobs: built while a value is encoded, walked when it is read."""
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple
 
 from agentref.chunks.blob import MAX_BLOB_BYTES, Kind, Link, blob_digest, link_table
-from agentref.chunks.cut import WHOLE_BYTES, cut_bytes, cut_items, cut_links, cut_rows
+from agentref.chunks.cut import WHOLE_BYTES, cut_bytes, cut_items, cut_links, cut_rows, cut_tail
+from agentref.chunks.memo import Memo
 from agentref.errors import ValueTooLargeError
 from agentref.refs import Digest
 
-__all__ = ["MAX_DEPTH", "IdentityMemo", "Pending", "TreeBuilder", "encode_text"]
+__all__ = ["MAX_DEPTH", "Pending", "TreeBuilder", "encode_text"]
 
 MAX_DEPTH: Final = 32
 """No path from a root to a leaf is longer; a reader refuses one that is."""
 
 _TOP_LINKS: Final = 16
+
+_KEY_BYTES: Final = 512
+"""So much of a leaf's first element is what the leaf is remembered under."""
+
+_ITEM_BYTES: Final = 100
+"""What remembering an element keeps alive beside its bytes."""
 
 
 class Pending(NamedTuple):
@@ -34,11 +42,40 @@ class Pending(NamedTuple):
         return b"".join(self.source) if isinstance(self.source, tuple) else self.source
 
 
-class _Leaf(NamedTuple):
+class _Text(NamedTuple):
     """What is remembered of a text in a single blob."""
 
     links: tuple[Link]
     pending: Pending
+
+
+class _Leaf(NamedTuple):
+    """What is remembered of a leaf: all that decided where it ends and what is in it, and the blob
+    that it became."""
+
+    items: Sequence[bytes]
+    weights: Sequence[int]
+    links: Sequence[Link]
+    link: Link
+    pending: Pending
+    height: int
+
+    def opens(
+        self,
+        items: Sequence[bytes],
+        weights: Sequence[int],
+        links: Sequence[Link],
+        begin: int,
+        firsts: Sequence[int],
+    ) -> bool:
+        """Whether the items from `begin` on begin with the very items of this leaf."""
+        end = begin + len(self.items)
+        return (
+            end <= len(items)
+            and self.weights == weights[begin:end]
+            and self.items == items[begin:end]
+            and self.links == links[firsts[begin] : firsts[end]]
+        )
 
 
 def encode_text(text: str) -> bytes:
@@ -46,58 +83,33 @@ def encode_text(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-class IdentityMemo:
-    """Remembers what was found out about objects that never change, by their identity.
-
-    A state is encoded again and again, and most of its texts are the very objects of the last time.
-    What is remembered must hold on to every object that its truth depends on, so that no other gets
-    its id, and whoever asks must check that those are the objects before him. Keeps about
-    `limit_bytes` at most. Safe among threads: a race costs repeated work, never a wrong answer.
-    """
-
-    def __init__(self, limit_bytes: int = 16 * 1024 * 1024) -> None:
-        self._half = limit_bytes // 2
-        self._young: dict[int, tuple[Any, int]] = {}
-        self._old: dict[int, tuple[Any, int]] = {}
-        self._young_bytes = 0
-
-    def get(self, key: object) -> Any:
-        """What was remembered under the id of this object, or None."""
-        entry = self._young.get(id(key))
-        if entry is None:
-            entry = self._old.get(id(key))
-            if entry is None:
-                return None
-            self.add(key, *entry)
-        return entry[0]
-
-    def add(self, key: object, known: object, size: int) -> None:
-        """Remember `known`, which keeps `size` bytes alive."""
-        if self._young_bytes > self._half:
-            self._old, self._young, self._young_bytes = self._young, {}, 0
-        self._young[id(key)] = (known, size)
-        self._young_bytes += size
+def _leaf_key(
+    items: Sequence[bytes], links: Sequence[Link], firsts: Sequence[int], begin: int
+) -> tuple[bytes, object]:
+    """What leaves are found by: how the first element begins, and its first link."""
+    first = firsts[begin]
+    return items[begin][:_KEY_BYTES], links[first] if first != firsts[begin + 1] else None
 
 
 class TreeBuilder:
     """Collects the blobs of one value, each once. For one thread, for one value."""
 
-    def __init__(self, memo: IdentityMemo | None = None) -> None:
+    def __init__(self, memo: Memo | None = None) -> None:
         self.blobs: dict[Digest, Pending] = {}
-        self.memo = memo if memo is not None else IdentityMemo(0)
+        self.memo = memo if memo is not None else Memo(0)
         self._heights: dict[Digest, int] = {}
 
     def raw(self, data: bytes | str) -> Sequence[Link]:
         """Links that together are the bytes of `data` (for text: its UTF-8), cut by content."""
-        known = self.memo.get(data)
-        if isinstance(known, _Leaf) and known.pending.source is data:
+        known = self.memo.objects.get(data)
+        if isinstance(known, _Text) and known.pending.source is data:
             self.blobs[known.links[0][0]] = known.pending
             return known.links
         encoded = encode_text(data) if isinstance(data, str) else data
         if not 0 < len(encoded) <= WHOLE_BYTES:
             return self.top([self._add(Kind.RAW, chunk, chunk) for chunk in cut_bytes(memoryview(encoded))])
         link = self._add(Kind.RAW, encoded, data)
-        self.memo.add(data, _Leaf((link,), Pending(Kind.RAW, data, len(encoded))), len(encoded))
+        self.memo.objects.add(data, _Text((link,), Pending(Kind.RAW, data, len(encoded))), len(encoded))
         return (link,)
 
     def rows(self, data: memoryview, row_bytes: int) -> list[Link]:
@@ -138,9 +150,68 @@ class TreeBuilder:
             links = level
         return links
 
-    def cut(self, items: Sequence[bytes], weights: Sequence[int]) -> list[int]:
-        """Ends of the leaves that `items` fall into."""
-        return cut_items(items, weights)
+    def leaves(
+        self,
+        header: Callable[[int], bytes],
+        items: Sequence[bytes],
+        weights: Sequence[int],
+        counts: Sequence[int],
+        links: Sequence[Link],
+    ) -> list[Link]:
+        """Links to the leaves that packed elements fall into; none if all fall into one.
+
+        `counts` says how many of the links belong to each element, `header` makes what a leaf of so
+        many elements opens with. A leaf that was made before of the very same is neither cut nor
+        hashed again.
+        """
+        firsts = list(accumulate(counts, initial=0))
+        known: dict[int, _Leaf] = {}
+
+        def known_end(begin: int) -> int:
+            leaf: _Leaf | None = self.memo.leaves.find(_leaf_key(items, links, firsts, begin))
+            if leaf is None or not leaf.opens(items, weights, links, begin, firsts):
+                return 0
+            known[begin] = leaf
+            return begin + len(leaf.items)
+
+        ends = cut_items(items, weights, known_end)
+        gathered = ends[-1] if ends else 0
+        ends += cut_tail(items, gathered)
+        if len(ends) <= 1:
+            return []
+        out: list[Link] = []
+        begin = 0
+        for end in ends:
+            leaf = known.get(begin)
+            if leaf is None:
+                own = links[firsts[begin] : firsts[end]]
+                leaf = self._leaf(header(end - begin), items[begin:end], weights[begin:end], own)
+                if end <= gathered:  # the tail is cut by other rules
+                    size = leaf.pending.size + _ITEM_BYTES * (end - begin)
+                    self.memo.leaves.keep(_leaf_key(items, links, firsts, begin), leaf, size)
+            self.blobs.setdefault(leaf.link.digest, leaf.pending)
+            self._heights[leaf.link.digest] = leaf.height
+            out.append(leaf.link)
+            begin = end
+        return out
+
+    def _leaf(
+        self, header: bytes, items: Sequence[bytes], weights: Sequence[int], links: Sequence[Link]
+    ) -> _Leaf:
+        link = self.value([header, *items], links)
+        return _Leaf(
+            items, weights, links, link, self.blobs[link.digest], self._heights.get(link.digest, 0)
+        )
+
+    def kept(self, links: Sequence[Link]) -> list[tuple[Digest, Pending]] | None:
+        """What `again` takes to put the blobs of these links into another builder; None if one of
+        them is more than a single blob of opaque bytes."""
+        found = [(link[0], self.blobs[link[0]]) for link in links]
+        return found if all(pending.kind is Kind.RAW for _, pending in found) else None
+
+    def again(self, kept: Iterable[tuple[Digest, Pending]]) -> None:
+        """Put blobs in that another builder kept."""
+        self.blobs.update(kept)
 
     def _rise(self, link: Link, children: Sequence[Link]) -> Link:
         """A blob is one level above its highest child; no reader goes down more than `MAX_DEPTH`."""

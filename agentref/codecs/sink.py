@@ -1,6 +1,6 @@
 """Where an encoder puts what it moves out of the packed bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 __all__ = ["Sink"]
@@ -11,7 +11,7 @@ class Sink(Protocol):
 
     @property
     def memo(self) -> Any:
-        """Remembers (`get`, `add`) what was found out about objects that never change."""
+        """What is remembered of other values: of `objects`, by identity, and of `lists`."""
         ...
 
     def raw(self, data: bytes | str, /) -> Sequence[Any]:
@@ -30,6 +30,23 @@ class Sink(Protocol):
         """Few links that stand for many."""
         ...
 
-    def cut(self, items: Sequence[bytes], weights: Sequence[int], /) -> Sequence[int]:
-        """Ends of the leaves that packed elements fall into."""
+    def leaves(
+        self,
+        header: Callable[[int], bytes],
+        items: Sequence[bytes],
+        weights: Sequence[int],
+        counts: Sequence[int],
+        links: Sequence[Any],
+        /,
+    ) -> list[Any]:
+        """Links to the leaves that packed elements fall into, each with so many of `links`; none if
+        they all fall into one."""
+        ...
+
+    def kept(self, links: Sequence[Any], /) -> list[Any] | None:
+        """What `again` takes to put what these links lead to into another sink, if it can."""
+        ...
+
+    def again(self, kept: Iterable[Any], /) -> None:
+        """Take what another sink kept."""
         ...
