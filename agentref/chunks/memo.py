@@ -28,15 +28,18 @@ class _Generations:
             entry = self._old.get(key)
             if entry is None:
                 return None
-            self.keep(key, *entry)
+            self._put(key, entry)
         return entry[0]
 
     def keep(self, key: Hashable, known: object, size: int) -> None:
         """Remember `known`, which keeps `size` bytes alive."""
+        self._put(key, (known, size))
+
+    def _put(self, key: Hashable, entry: tuple[Any, int]) -> None:
         if self._young_bytes > self._half:
             self._old, self._young, self._young_bytes = self._young, {}, 0
-        self._young[key] = (known, size)
-        self._young_bytes += size
+        self._young[key] = entry
+        self._young_bytes += entry[1]
 
 
 class IdentityMemo(_Generations):
@@ -49,7 +52,8 @@ class IdentityMemo(_Generations):
 
     def get(self, key: object) -> Any:
         """What was remembered under the id of this object, or None."""
-        return self.find(id(key))
+        entry = self._young.get(id(key))
+        return entry[0] if entry is not None else self.find(id(key))
 
     def add(self, key: object, known: object, size: int) -> None:
         """Remember `known`, which keeps `size` bytes alive."""
@@ -99,4 +103,5 @@ class Memo:
     def __init__(self, limit_bytes: int = 16 * 1024 * 1024) -> None:
         self.objects = IdentityMemo(limit_bytes)
         self.leaves = _Generations(2 * limit_bytes)
+        self.nodes = _Generations(limit_bytes // 4)
         self.lists = Recent(2 * limit_bytes)

@@ -1,8 +1,8 @@
 """Trees of blobs: built while a value is encoded, walked when it is read."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from agentref.chunks.blob import MAX_BLOB_BYTES, Kind, Link, blob_digest, link_table
 from agentref.chunks.cut import WHOLE_BYTES, cut_bytes, cut_items, cut_links, cut_rows, cut_tail
@@ -22,6 +22,8 @@ _KEY_BYTES: Final = 512
 
 _ITEM_BYTES: Final = 100
 """What remembering an element keeps alive beside its bytes."""
+
+_Result = TypeVar("_Result")
 
 
 class Pending(NamedTuple):
@@ -43,9 +45,18 @@ class Pending(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """What is remembered of a text in a single blob."""
+    """What is remembered of a text in a single blob. Holds the text, so that its id stays its own."""
 
+    text: bytes | str
+    digest: Digest
+    pending: Pending
     links: tuple[Link]
+
+
+class _Node(NamedTuple):
+    """What is remembered of an inner node."""
+
+    link: Link
     pending: Pending
 
 
@@ -91,6 +102,18 @@ def _leaf_key(
     return items[begin][:_KEY_BYTES], links[first] if first != firsts[begin + 1] else None
 
 
+class Kept(NamedTuple):
+    """Blobs, and how high those stand that have others below them."""
+
+    blobs: dict[Digest, Pending]
+    heights: dict[Digest, int]
+
+    def opaque(self, links: Sequence[Link]) -> list[tuple[Digest, Pending]] | None:
+        """The blobs of the links, one by one; None if one of them needs others."""
+        found = [(link[0], self.blobs[link[0]]) for link in links]
+        return found if all(pending.kind is Kind.RAW for _, pending in found) else None
+
+
 class TreeBuilder:
     """Collects the blobs of one value, each once. For one thread, for one value."""
 
@@ -101,15 +124,28 @@ class TreeBuilder:
 
     def raw(self, data: bytes | str) -> Sequence[Link]:
         """Links that together are the bytes of `data` (for text: its UTF-8), cut by content."""
-        known = self.memo.objects.get(data)
-        if isinstance(known, _Text) and known.pending.source is data:
-            self.blobs[known.links[0][0]] = known.pending
-            return known.links
+        return self.texts([data])[0]
+
+    def texts(self, texts: Iterable[bytes | str]) -> list[Sequence[Link]]:
+        """The same for many."""
+        get, blobs = self.memo.objects.get, self.blobs
+        out: list[Sequence[Link]] = []
+        for data in texts:
+            known: _Text | None = get(data)
+            if known is not None and known[0] is data:
+                blobs[known[1]] = known[2]
+                out.append(known[3])
+            else:
+                out.append(self._new_raw(data))
+        return out
+
+    def _new_raw(self, data: bytes | str) -> Sequence[Link]:
         encoded = encode_text(data) if isinstance(data, str) else data
         if not 0 < len(encoded) <= WHOLE_BYTES:
             return self.top([self._add(Kind.RAW, chunk, chunk) for chunk in cut_bytes(memoryview(encoded))])
         link = self._add(Kind.RAW, encoded, data)
-        self.memo.objects.add(data, _Text((link,), Pending(Kind.RAW, data, len(encoded))), len(encoded))
+        pending = Pending(Kind.RAW, data, len(encoded))
+        self.memo.objects.add(data, _Text(data, link.digest, pending, (link,)), len(encoded))
         return (link,)
 
     def rows(self, data: memoryview, row_bytes: int) -> list[Link]:
@@ -135,9 +171,15 @@ class TreeBuilder:
 
     def node(self, links: Sequence[Link]) -> Link:
         """A link to an inner node over `links`."""
-        canonical = link_table(links)
-        link = self._add(Kind.NODE, canonical, canonical, sum([link[1] for link in links]))
-        return self._rise(link, links)
+        key = tuple(links)
+        known: _Node | None = self.memo.nodes.find(key)
+        if known is None:
+            canonical = link_table(links)
+            link = self._add(Kind.NODE, canonical, canonical, sum([link[1] for link in links]))
+            known = _Node(link, self.blobs[link.digest])
+            self.memo.nodes.keep(key, known, len(canonical) + _ITEM_BYTES * len(links))
+        self.blobs.setdefault(known.link.digest, known.pending)
+        return self._rise(known.link, links)
 
     def top(self, links: list[Link]) -> list[Link]:
         """At most sixteen links that stand for all of `links`, with inner nodes between."""
@@ -203,15 +245,25 @@ class TreeBuilder:
             items, weights, links, link, self.blobs[link.digest], self._heights.get(link.digest, 0)
         )
 
-    def kept(self, links: Sequence[Link]) -> list[tuple[Digest, Pending]] | None:
-        """What `again` takes to put the blobs of these links into another builder; None if one of
-        them is more than a single blob of opaque bytes."""
-        found = [(link[0], self.blobs[link[0]]) for link in links]
-        return found if all(pending.kind is Kind.RAW for _, pending in found) else None
+    def apart(self, work: Callable[[], _Result]) -> tuple[_Result, "Kept"]:
+        """What `work` returns, and all blobs that it put in."""
+        outer = Kept(self.blobs, self._heights)
+        self.blobs, self._heights = {}, {}
+        try:
+            return work(), Kept(self.blobs, self._heights)
+        finally:
+            inner = Kept(self.blobs, self._heights)
+            self.blobs, self._heights = outer
+            self.again(*inner)
 
-    def again(self, kept: Iterable[tuple[Digest, Pending]]) -> None:
-        """Put blobs in that another builder kept."""
-        self.blobs.update(kept)
+    def again(
+        self,
+        blobs: Mapping[Digest, Pending] | Iterable[tuple[Digest, Pending]],
+        heights: Mapping[Digest, int],
+    ) -> None:
+        """Put in what another builder kept."""
+        self.blobs.update(blobs)
+        self._heights.update(heights)
 
     def _rise(self, link: Link, children: Sequence[Link]) -> Link:
         """A blob is one level above its highest child; no reader goes down more than `MAX_DEPTH`."""

@@ -6,6 +6,7 @@ give equal bytes in every process; the order of a dictionary's keys is part of i
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +14,7 @@ import msgpack
 
 from agentref.codecs.class_types import Rows
 from agentref.codecs.packing import Packing
-from agentref.codecs.records import LEAVES, RECORD, Elements, KnownList, Records, closest
+from agentref.codecs.records import LEAVES, RECORD, Elements, Encoded, KnownList, Records, closest
 from agentref.codecs.screen import screened, screened_leaf
 from agentref.codecs.sink import Sink
 from agentref.codecs.take import Taker
@@ -174,38 +175,39 @@ class Encoder(Packing):
             return None
         recent = self._sink.memo.lists
         known, head, tail = closest(recent.entries, records)
-        begin = len(self._links)
-        if known is not None and head == len(items) == len(known.elements.packed):
-            elements = self._reuse(known, 0, head)
+        if known is not None and head == len(items) == len(known.records.lengths):
+            self._links.extend(known.top)
+            self._spilled += known.weight
+            self._sink.again(*known.kept)
             recent.put(known)
-        else:
-            elements = self._mixed(records.records, known, head, tail)
-            links = self._links[begin:]
-            blobs = self._sink.kept(links)
-            if blobs is not None:
-                similar = known if 2 * (head + tail) >= len(items) else None
-                recent.put(KnownList(records, elements, links, blobs), similar)
-        return self._grouped(Ext.LIST_TREE, elements, _array_header)
+            return known.data
+        if not records.are_flat(head, tail):
+            return None
+        encoded, kept = self._sink.apart(partial(self._encode_records, records, known, head, tail))
+        texts = kept.opaque(encoded.links)
+        if texts is not None:
+            similar = known if 2 * (head + tail) >= len(items) else None
+            recent.put(KnownList(records, encoded, kept, texts), similar)
+        return encoded.data
 
-    def _mixed(
-        self, records: list[dict[Any, Any]], known: KnownList | None, head: int, tail: int
-    ) -> Elements:
+    def _encode_records(self, records: Records, known: KnownList | None, head: int, tail: int) -> Encoded:
         """Records of which the first and the last ones are those of a known list."""
+        begin, spilled = self._mark()
         if known is None:
-            return self._flat(records)
-        total = len(known.elements.packed)
-        parts = (
-            self._reuse(known, 0, head),
-            self._flat(records[head : len(records) - tail]),
-            self._reuse(known, total - tail, total),
-        )
-        packed, counts, spilled = zip(*parts, strict=True)
-        return Elements(list(chain(*packed)), list(chain(*counts)), list(chain(*spilled)))
+            elements = self._flat(records.records)
+        else:
+            elements = self._reuse(known, 0, head)
+            total = len(known.records.lengths)
+            elements.extend(self._flat(records.records[head : len(records.records) - tail]))
+            elements.extend(self._reuse(known, total - tail, total))
+        links = self._links[begin:]
+        data = self._grouped(Ext.LIST_TREE, elements, _array_header)
+        return Encoded(elements, links, data, self._links[begin:], self._spilled - spilled)
 
     def _reuse(self, known: KnownList, begin: int, end: int) -> Elements:
         first, last = known.firsts[begin], known.firsts[end]
         self._links.extend(known.links[first:last])
-        self._sink.again(known.blobs[first:last])
+        self._sink.again(known.texts[first:last], {})
         packed, counts, spilled = known.elements
         self._spilled += sum(spilled[begin:end])
         return Elements(packed[begin:end], counts[begin:end], spilled[begin:end])
@@ -219,10 +221,25 @@ class Encoder(Packing):
             if len(max(packed, key=len)) <= _SPILL:
                 return _without_links(packed)
         mark = self._mark()
-        lean = self._each(self._lean, records)
-        packed = self._pack_all(lean.packed)
+        leans = list(map(dict.copy, records))
+        places = [
+            (index, key, part)
+            for index, record in enumerate(records)
+            for key, part in record.items()
+            if type(part) in _TEXTS and len(part) > _SPILL
+        ]
+        counts, spilled = [0] * len(records), [0] * len(records)
+        all_links = self._sink.texts([part for _, _, part in places])
+        for (index, key, part), links in zip(places, all_links, strict=True):
+            leans[index][key] = _TEXT_EXTS[type(part), len(links)]
+            counts[index] += len(links)
+            for link in links:
+                spilled[index] += link[1]
+        self._links.extend(chain.from_iterable(all_links))
+        self._spilled += sum(spilled)
+        packed = self._pack_all(leans)
         if len(max(packed, key=len)) <= _INLINE:
-            return lean._replace(packed=packed)
+            return Elements(packed, counts, spilled)
         self._back_to(mark)
         return self._each(self._dict, records)
 

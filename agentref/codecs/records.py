@@ -8,10 +8,10 @@ the same. Identity decides, never equality: 1 equals True, and 0.0 equals -0.0.
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain, compress, count
-from operator import is_not, ne
+from operator import is_, is_not, ne
 from typing import Any, Final, NamedTuple, Self
 
-__all__ = ["LEAVES", "RECORD", "Elements", "KnownList", "Records", "closest"]
+__all__ = ["LEAVES", "RECORD", "Elements", "Encoded", "KnownList", "Records", "closest"]
 
 LEAVES: Final = frozenset({int, float, bool, type(None), str, bytes})
 """The types of flat values."""
@@ -30,9 +30,26 @@ class Elements(NamedTuple):
     counts: list[int]
     spilled: list[int]
 
+    def extend(self, more: "Elements") -> None:
+        """More elements behind these."""
+        self.packed.extend(more.packed)
+        self.counts.extend(more.counts)
+        self.spilled.extend(more.spilled)
+
+
+class Encoded(NamedTuple):
+    """A list that was encoded: its elements and all their links, what it packed to, the links that this
+    needs, and how many spilled bytes it weighs."""
+
+    elements: Elements
+    links: list[Any]
+    data: bytes
+    top: list[Any]
+    weight: int
+
 
 class Records(NamedTuple):
-    """A private copy of a list of flat records: what another thread does to them is not seen.
+    """A private copy of a list of records: what another thread does to them is not seen.
 
     Holds all keys and all values, in order, so that no other object gets the id of one.
     """
@@ -44,58 +61,66 @@ class Records(NamedTuple):
 
     @classmethod
     def of(cls, items: Sequence[dict[Any, Any]]) -> Self | None:
-        """None if one of the records is not flat."""
-        if not LEAVES.issuperset(map(type, items[0].values())):
-            return None  # mostly all are alike
-        records = list(map(dict.copy, items))
-        lengths = list(map(len, records))
-        if max(lengths) > RECORD:
+        """None if the first of the records is not flat: mostly, all are alike."""
+        if len(items[0]) > RECORD or not LEAVES.issuperset(map(type, items[0].values())):
             return None
+        records = list(map(dict.copy, items))
         keys = list(chain.from_iterable(records))
         values = list(chain.from_iterable(map(dict.values, records)))
-        if not LEAVES.issuperset(map(type, values)) or not LEAVES.issuperset(map(type, keys)):
-            return None
-        return cls(records, lengths, keys, values)
+        return cls(records, list(map(len, records)), keys, values)
+
+    def are_flat(self, head: int, tail: int) -> bool:
+        """Whether all records are flat but for the first and the last ones, of which that is known."""
+        begin = sum(self.lengths[:head])
+        end = len(self.values) - sum(self.lengths[len(self.lengths) - tail :])
+        return (
+            max(self.lengths) <= RECORD
+            and LEAVES.issuperset(map(type, self.values[begin:end]))
+            and LEAVES.issuperset(map(type, self.keys[begin:end]))
+        )
 
     def shared(self, other: "Records") -> tuple[int, int]:
         """How many records from the first one on, and how many of the others up to the last one, are
         of the very same objects."""
+        rest = min(len(self.lengths), len(other.lengths))
         head = _alike(self, other, iter)
-        if head == len(self.records) == len(other.records):
+        if head == rest:
             return head, 0
-        rest = min(len(self.records), len(other.records)) - head
-        return head, min(_alike(self, other, reversed), rest)
+        return head, min(_alike(self, other, reversed), rest - head)
 
 
 def _alike(a: Records, b: Records, way: Callable[[Any], Iterable[Any]]) -> int:
     """How many records are the same, going one way through both lists."""
-    value = _first(map(is_not, way(a.values), way(b.values)), len(a.values), len(b.values))
+    value = _first_other(a.values, b.values, way)
     if value == 0:
         return 0
-    key = _first(map(is_not, way(a.keys), way(b.keys)), len(a.keys), len(b.keys))
-    same = _first(map(ne, way(a.lengths), way(b.lengths)), len(a.lengths), len(b.lengths))
-    return min(same, bisect_right(list(accumulate(way(a.lengths))), min(key, value)))
+    key = _first_other(a.keys, b.keys, way)
+    length = next(compress(count(), map(ne, way(a.lengths), way(b.lengths))), None)
+    least = min(len(a.lengths), len(b.lengths)) if length is None else length
+    return min(least, bisect_right(list(accumulate(way(a.lengths))), min(key, value)))
 
 
-def _first(differ: Iterable[bool], *lengths: int) -> int:
-    """Where two sequences begin to differ."""
-    return next(compress(count(), differ), min(lengths))
+def _first_other(a: list[Any], b: list[Any], way: Callable[[Any], Iterable[Any]]) -> int:
+    """Where two sequences begin to hold different objects."""
+    if all(map(is_, way(a), way(b))):  # three times as fast as finding out where
+        return min(len(a), len(b))
+    return next(compress(count(), map(is_not, way(a), way(b))))
 
 
 class KnownList:
-    """A list that was encoded: its records, what each packed to, and the blobs of its long texts."""
+    """A list that was encoded: of what its records were, and what all of it became."""
 
-    __slots__ = ("blobs", "elements", "firsts", "links", "records", "size")
+    __slots__ = ("data", "elements", "firsts", "kept", "links", "records", "size", "texts", "top", "weight")
 
-    def __init__(self, records: Records, elements: Elements, links: list[Any], blobs: list[Any]) -> None:
+    def __init__(self, records: Records, encoded: Encoded, kept: Any, texts: list[Any]) -> None:
         self.records = records
-        self.elements = elements
-        self.links = links
-        self.blobs = blobs
-        self.firsts = list(accumulate(elements.counts, initial=0))
+        self.elements, self.links, self.data, self.top, self.weight = encoded
+        self.firsts = list(accumulate(self.elements.counts, initial=0))
+        self.kept = kept
+        self.texts = texts
         # Short texts are in their records and in what they packed to.
-        short = 2 * sum(map(len, elements.packed)) + _SLOT_BYTES * len(records.values)
-        self.size = short + sum(elements.spilled)
+        short = 2 * sum(map(len, self.elements.packed)) + _SLOT_BYTES * len(records.values)
+        self.size = short + sum(self.elements.spilled)
 
 
 def closest(known: Iterable[KnownList], records: Records) -> tuple[KnownList | None, int, int]:
@@ -105,6 +130,6 @@ def closest(known: Iterable[KnownList], records: Records) -> tuple[KnownList | N
         head, tail = records.shared(one.records)
         if head + tail > best[1] + best[2]:
             best = one, head, tail
-            if 2 * (head + tail) >= len(records.records):
+            if 2 * (head + tail) >= len(records.lengths):
                 break
     return best

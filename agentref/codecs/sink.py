@@ -1,9 +1,12 @@
 """Where an encoder puts what it moves out of the packed bytes."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Sink"]
+
+
+_Result = TypeVar("_Result")
 
 
 class Sink(Protocol):
@@ -16,6 +19,10 @@ class Sink(Protocol):
 
     def raw(self, data: bytes | str, /) -> Sequence[Any]:
         """Links that together are `data`."""
+        ...
+
+    def texts(self, texts: Iterable[bytes | str], /) -> list[Sequence[Any]]:
+        """The same for many."""
         ...
 
     def rows(self, data: memoryview, row_bytes: int, /) -> Sequence[Any]:
@@ -43,10 +50,11 @@ class Sink(Protocol):
         they all fall into one."""
         ...
 
-    def kept(self, links: Sequence[Any], /) -> list[Any] | None:
-        """What `again` takes to put what these links lead to into another sink, if it can."""
+    def apart(self, work: Callable[[], _Result], /) -> tuple[_Result, Any]:
+        """What `work` returns, and all that it put in: of what `opaque(links)` gives the blobs of
+        links to long texts, or None if there are others among them."""
         ...
 
-    def again(self, kept: Iterable[Any], /) -> None:
-        """Take what another sink kept."""
+    def again(self, blobs: Any, heights: Any, /) -> None:
+        """Take what was put in apart, into this sink or another one before."""
         ...
