@@ -108,11 +108,6 @@ class Kept(NamedTuple):
     blobs: dict[Digest, Pending]
     heights: dict[Digest, int]
 
-    def opaque(self, links: Sequence[Link]) -> list[tuple[Digest, Pending]] | None:
-        """The blobs of the links, one by one; None if one of them needs others."""
-        found = [(link[0], self.blobs[link[0]]) for link in links]
-        return found if all(pending.kind is Kind.RAW for _, pending in found) else None
-
 
 class TreeBuilder:
     """Collects the blobs of one value, each once. For one thread, for one value."""
@@ -244,6 +239,11 @@ class TreeBuilder:
         return _Leaf(
             items, weights, links, link, self.blobs[link.digest], self._heights.get(link.digest, 0)
         )
+
+    def opaque(self, links: Sequence[Link]) -> list[tuple[Digest, Pending]] | None:
+        """The blobs of the links, one by one; None if one of them needs others."""
+        found = [(link[0], self.blobs[link[0]]) for link in links]
+        return found if all(pending.kind is Kind.RAW for _, pending in found) else None
 
     def apart(self, work: Callable[[], _Result]) -> tuple[_Result, "Kept"]:
         """What `work` returns, and all blobs that it put in."""

@@ -13,12 +13,14 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from agentref.codecs.class_types import Rows
-from agentref.codecs.packing import Packing
-from agentref.codecs.records import LEAVES, RECORD, Elements, Encoded, KnownList, Records, closest
+from agentref.codecs.models import KnownModel, ModelCopy, plain_packer
+from agentref.codecs.packing import Elements, Packing, array_header, map_header, without_links
+from agentref.codecs.records import LEAVES, RECORD, Encoded, KnownList, Records, closest
 from agentref.codecs.screen import screened, screened_leaf
 from agentref.codecs.sink import Sink
 from agentref.codecs.take import Taker
 from agentref.codecs.wire import Ext
+from agentref.errors import UnsupportedTypeError
 
 __all__ = ["Encoder"]
 
@@ -46,6 +48,8 @@ _FIXEXT_1: Final = 0xD4
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str, bytes})
 _CONTAINERS: Final = frozenset({dict, list})
+_LARGE: Final = _TEXTS | _CONTAINERS
+"""The types whose large values are moved out of a container."""
 _TEXT_TREES: Final = {str: Ext.TEXT_TREE, bytes: Ext.BYTES_TREE}
 _TEXT_EXTS: Final[dict[tuple[type, int], Any]] = {
     (kind, count): msgpack.ExtType(code, bytes([count]))
@@ -79,6 +83,7 @@ class Encoder(Packing):
         self._taker = taker
         # An element may be packed twice, once to see how large it is; its objects only once.
         self._taken: dict[int, _Taken] = {}
+        self._plain = plain_packer()
 
     def encode(self, value: Any) -> Any:
         """A link to the blob that holds `value`.
@@ -144,16 +149,17 @@ class Encoder(Packing):
         return bytes((_FIXEXT_1, ext.code, *ext.data))
 
     def _list(self, items: list[Any]) -> bytes:
-        if set(map(type, items)) <= _SCALARS:
+        kinds = set(map(type, items))
+        if kinds <= _SCALARS:
             return self._numbers(items)
-        mark = self._mark()
         if not _has_long_text(items[0]):
             # Mostly a list of short elements: one pass in C packs them all.
-            packed = self._pack_all(items)
-            if self._mark() == mark and len(max(packed, key=len)) <= _SPILL:
-                return self._grouped(Ext.LIST_TREE, _without_links(packed), _array_header)
+            mark = self._mark()
+            elements = self._pack_each(items) if kinds - LEAVES else without_links(self._pack_all(items))
+            if kinds.isdisjoint(_LARGE) or len(max(elements.packed, key=len)) <= _SPILL:
+                return self._grouped(Ext.LIST_TREE, elements, array_header)
             self._back_to(mark)
-        return self._grouped(Ext.LIST_TREE, self._each(self._item, items), _array_header)
+        return self._grouped(Ext.LIST_TREE, self._each(self._item, items), array_header)
 
     def _each(self, pack: Callable[[Any], Any], items: Iterable[Any]) -> Elements:
         """Pack one after the other, and count the links."""
@@ -184,7 +190,7 @@ class Encoder(Packing):
         if not records.are_flat(head, tail):
             return None
         encoded, kept = self._sink.apart(partial(self._encode_records, records, known, head, tail))
-        texts = kept.opaque(encoded.links)
+        texts = self._sink.opaque(encoded.links)
         if texts is not None:
             similar = known if 2 * (head + tail) >= len(items) else None
             recent.put(KnownList(records, encoded, kept, texts), similar)
@@ -201,7 +207,7 @@ class Encoder(Packing):
             elements.extend(self._flat(records.records[head : len(records.records) - tail]))
             elements.extend(self._reuse(known, total - tail, total))
         links = self._links[begin:]
-        data = self._grouped(Ext.LIST_TREE, elements, _array_header)
+        data = self._grouped(Ext.LIST_TREE, elements, array_header)
         return Encoded(elements, links, data, self._links[begin:], self._spilled - spilled)
 
     def _reuse(self, known: KnownList, begin: int, end: int) -> Elements:
@@ -215,11 +221,11 @@ class Encoder(Packing):
     def _flat(self, records: list[dict[Any, Any]]) -> Elements:
         """Pack flat records. What stands for their long texts is as plain as the rest to msgpack."""
         if not records:
-            return _without_links([])
+            return without_links([])
         if not _has_long_text(records[0]):
             packed = self._pack_all(records)
             if len(max(packed, key=len)) <= _SPILL:
-                return _without_links(packed)
+                return without_links(packed)
         mark = self._mark()
         leans = list(map(dict.copy, records))
         places = [
@@ -280,7 +286,7 @@ class Encoder(Packing):
             if len(data) <= _INLINE:
                 return data
             self._back_to(mark)
-        return self._grouped(Ext.DICT_TREE, self._each(self._pair, record.items()), _map_header)
+        return self._grouped(Ext.DICT_TREE, self._each(self._pair, record.items()), map_header)
 
     def _pair(self, pair: tuple[Any, Any]) -> bytes:
         return self._pack(pair[0]) + self._item(pair[1])
@@ -317,11 +323,9 @@ class Encoder(Packing):
     def _default(self, item: Any) -> msgpack.ExtType | bytes:
         """Called by msgpack for what is not plain: the item as an extension type."""
         if type(item) is Rows:
-            return (
-                item.data
-                if len(item.data) <= _SPILL
-                else self._moved(bytes, self._sink.rows(memoryview(item.data), item.row_bytes))
-            )
+            if len(item.data) <= _SPILL:
+                return item.data
+            return self._moved(bytes, self._sink.rows(memoryview(item.data), item.row_bytes))
         if type(item) is _Long:
             return self._spill(item.text)
         known = self._taken.get(id(item))
@@ -329,11 +333,42 @@ class Encoder(Packing):
             self._links.extend(known.links)
             self._spilled += known.spilled
             return known.ext
+        if self._taker.is_model(type(item)):
+            ext = self._model(item)
+            if ext is not None:
+                return ext
         mark = self._mark()
         ext = msgpack.ExtType(*self._take(item))
         if len(ext.data) >= _MEMO_BYTES or self._mark() != mark:
             links, spilled = self._links[mark[0] :], self._spilled - mark[1]
             self._taken[id(item)] = _Taken(item, ext, links, spilled)
+        return ext
+
+    def _model(self, item: Any) -> msgpack.ExtType | None:
+        """A pydantic model, packed again only if it is not what it was; None for one of rich parts."""
+        memo = self._sink.memo.objects
+        known: KnownModel | None = memo.get(item)
+        if known is None or known[0] is not item or known.taker is not self._taker:
+            known = None
+        elif known.copy.is_of(item, self._plain):
+            self._links.extend(known.links)
+            self._spilled += known.spilled
+            self._sink.again(known.texts, {})
+            return known.ext
+        copy = ModelCopy.of(item, self._plain)
+        if copy is None:
+            return None
+        try:
+            code, state = self._taker.state_of_model(copy.state())
+        except (UnsupportedTypeError, TypeError):
+            return None
+        mark = self._mark()
+        ext = msgpack.ExtType(code, self._value(state))
+        links, spilled = self._links[mark[0] :], self._spilled - mark[1]
+        texts = self._sink.opaque(links)
+        if texts is not None:
+            known = KnownModel(item, self._taker, copy, ext, links, spilled, texts)
+            memo.add(item, known, known.size)
         return ext
 
     def _take(self, item: Any) -> tuple[Ext, bytes]:
@@ -357,13 +392,8 @@ class Encoder(Packing):
             self._spilled += spilled
         columns = [data for data, _, _ in elements], [len(links) for _, links, _ in elements]
         return self._grouped(
-            Ext.LIST_TREE, Elements(*columns, [spilled for _, _, spilled in elements]), _array_header
+            Ext.LIST_TREE, Elements(*columns, [spilled for _, _, spilled in elements]), array_header
         )
-
-
-def _without_links(packed: list[bytes]) -> Elements:
-    nothing = [0] * len(packed)
-    return Elements(packed, nothing, nothing)
 
 
 def _has_long_text(item: Any) -> bool:
@@ -377,15 +407,3 @@ def _has_long_text(item: Any) -> bool:
 
 def _is_wide(part: Any) -> bool:
     return type(part) in _CONTAINERS and len(part) > RECORD
-
-
-def _array_header(count: int) -> bytes:
-    if count < 16:
-        return bytes([0x90 | count])
-    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
-
-
-def _map_header(count: int) -> bytes:
-    if count < 16:
-        return bytes([0x80 | count])
-    return b"\xde" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdf" + count.to_bytes(4, "big")

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from operator import sub
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
 
@@ -10,14 +11,53 @@ from agentref.codecs.screen import too_deep
 from agentref.codecs.wire import MAX_NESTING
 from agentref.errors import AgentRefError, ValueTooLargeError
 
-__all__ = ["Packing"]
+__all__ = ["Elements", "Packing", "array_header", "map_header", "without_links"]
 
 _PACK_BUFFER: Final = 16 * 1024
 """What msgpack takes for a start; its default, 256 KiB, costs more than most values do."""
 
+_Result = TypeVar("_Result")
 _Pack = Callable[[object], bytes]
 _Mark = tuple[int, int]
 """How many links there are, and how many bytes were spilled behind them."""
+
+
+class Elements(NamedTuple):
+    """Packed elements of a container; how many links each has, and how many bytes lie behind them."""
+
+    packed: list[bytes]
+    counts: list[int]
+    spilled: list[int]
+
+    def extend(self, more: "Elements") -> None:
+        """More elements behind these."""
+        self.packed.extend(more.packed)
+        self.counts.extend(more.counts)
+        self.spilled.extend(more.spilled)
+
+
+def without_links(packed: list[bytes]) -> Elements:
+    """Elements that need nothing else."""
+    nothing = [0] * len(packed)
+    return Elements(packed, nothing, nothing)
+
+
+def array_header(count: int) -> bytes:
+    """What msgpack opens an array of so many elements with."""
+    if count < 16:
+        return bytes([0x90 | count])
+    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
+
+
+def map_header(count: int) -> bytes:
+    """What msgpack opens a map of so many pairs with."""
+    if count < 16:
+        return bytes([0x80 | count])
+    return b"\xde" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdf" + count.to_bytes(4, "big")
+
+
+def _steps(totals: Sequence[int]) -> list[int]:
+    return list(map(sub, totals[1:], totals))
 
 
 class Packing(ABC):
@@ -38,21 +78,36 @@ class Packing(ABC):
         return self._pack_all([value])[0]
 
     def _pack_all(self, values: Sequence[object]) -> list[bytes]:
+        """The same for many."""
+        return self._packed(lambda pack: [pack(value) for value in values])
+
+    def _pack_each(self, values: Sequence[object]) -> Elements:
+        """The same for many, and the links of each."""
+
+        def each(pack: _Pack) -> Elements:
+            packed, marks = [], [self._mark()]
+            for value in values:
+                packed.append(pack(value))
+                marks.append((len(self._links), self._spilled))
+            links, spilled = zip(*marks, strict=True)
+            return Elements(packed, _steps(links), _steps(spilled))
+
+        return self._packed(each)
+
+    def _packed(self, work: Callable[[_Pack], _Result]) -> _Result:
         depth = self._depth
         if depth == len(self._packers):
             self._packers.append(self._packer("strict"))
-        pack = self._packers[depth]
         mark = self._mark()
         # msgpack's packer is not reentrant: objects met within `_default` use the next one.
         self._depth = depth + 1
         try:
-            return [pack(value) for value in values]
+            return work(self._packers[depth])
         except UnicodeEncodeError:
             # Lone surrogates, as JSON from a model may hold. Always allowing for them would make the
             # packing of any text seven times slower.
             self._back_to(mark)
-            pack = self._packer("surrogatepass")
-            return [pack(value) for value in values]
+            return work(self._packer("surrogatepass"))
         except AgentRefError:
             raise
         except ValueError as error:

@@ -11,7 +11,9 @@ from itertools import accumulate, chain, compress, count
 from operator import is_, is_not, ne
 from typing import Any, Final, NamedTuple, Self
 
-__all__ = ["LEAVES", "RECORD", "Elements", "Encoded", "KnownList", "Records", "closest"]
+from agentref.codecs.packing import Elements
+
+__all__ = ["LEAVES", "RECORD", "Encoded", "KnownList", "Records", "closest"]
 
 LEAVES: Final = frozenset({int, float, bool, type(None), str, bytes})
 """The types of flat values."""
@@ -21,20 +23,6 @@ RECORD: Final = 32
 
 _SLOT_BYTES: Final = 64
 """What remembering a value of a record keeps alive beside its text."""
-
-
-class Elements(NamedTuple):
-    """Packed elements of a container; how many links each has, and how many bytes lie behind them."""
-
-    packed: list[bytes]
-    counts: list[int]
-    spilled: list[int]
-
-    def extend(self, more: "Elements") -> None:
-        """More elements behind these."""
-        self.packed.extend(more.packed)
-        self.counts.extend(more.counts)
-        self.spilled.extend(more.spilled)
 
 
 class Encoded(NamedTuple):

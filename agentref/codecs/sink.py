@@ -51,10 +51,13 @@ class Sink(Protocol):
         ...
 
     def apart(self, work: Callable[[], _Result], /) -> tuple[_Result, Any]:
-        """What `work` returns, and all that it put in: of what `opaque(links)` gives the blobs of
-        links to long texts, or None if there are others among them."""
+        """What `work` returns, and the blobs and heights of all that it put in."""
+        ...
+
+    def opaque(self, links: Sequence[Any], /) -> Any:
+        """The blobs of links to long texts; None if one of the links is to something else."""
         ...
 
     def again(self, blobs: Any, heights: Any, /) -> None:
-        """Take what was put in apart, into this sink or another one before."""
+        """Take what was put in before, into this sink or another one."""
         ...
