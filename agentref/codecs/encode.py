@@ -5,8 +5,8 @@ element of a large list or dictionary and per object of a richer type. Equal val
 give equal bytes in every process; the order of a dictionary's keys is part of its value.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +14,15 @@ import msgpack
 
 from agentref.codecs.class_types import Rows
 from agentref.codecs.models import KnownModel, ModelCopy, plain_packer
-from agentref.codecs.packing import Elements, Packing, array_header, map_header, without_links
+from agentref.codecs.packing import (
+    INLINE,
+    TEXT_EXTS,
+    Elements,
+    Packing,
+    array_header,
+    map_header,
+    without_links,
+)
 from agentref.codecs.records import LEAVES, RECORD, Encoded, KnownList, Records, closest
 from agentref.codecs.screen import screened, screened_leaf
 from agentref.codecs.sink import Sink
@@ -27,12 +35,6 @@ __all__ = ["Encoder"]
 _SPILL: Final = 8 * 1024
 """A str or bytes inside of a container becomes blobs of its own above this length."""
 
-_INLINE: Final = 16 * 1024
-"""A list or dictionary whose elements weigh no more stays within its parent."""
-
-_SPILLED_SHARE: Final = 8
-"""An element counts its spilled bytes at an eighth, so that a leaf over long texts stays short."""
-
 _LIST: Final = 16
 """A list of no fewer records is remembered."""
 
@@ -42,21 +44,11 @@ _RUN: Final = 1024
 _MEMO_BYTES: Final = 256
 """What packs to less is packed again when it is met again."""
 
-_FIXEXT_1: Final = 0xD4
-"""What msgpack opens an extension type of one byte with."""
-
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str, bytes})
 _CONTAINERS: Final = frozenset({dict, list})
 _LARGE: Final = _TEXTS | _CONTAINERS
 """The types whose large values are moved out of a container."""
-_TEXT_TREES: Final = {str: Ext.TEXT_TREE, bytes: Ext.BYTES_TREE}
-_TEXT_EXTS: Final[dict[tuple[type, int], Any]] = {
-    (kind, count): msgpack.ExtType(code, bytes([count]))
-    for kind, code in _TEXT_TREES.items()
-    for count in range(17)
-}
-"""What stands for a long text, by its type and by how many links lead to it."""
 
 
 class _Long(NamedTuple):
@@ -78,12 +70,10 @@ class Encoder(Packing):
     """Encodes one value into a sink. For one thread, for one value."""
 
     def __init__(self, sink: Sink, taker: Taker) -> None:
-        super().__init__()
-        self._sink = sink
+        super().__init__(sink)
         self._taker = taker
         # An element may be packed twice, once to see how large it is; its objects only once.
         self._taken: dict[int, _Taken] = {}
-        self._plain = plain_packer()
 
     def encode(self, value: Any) -> Any:
         """A link to the blob that holds `value`.
@@ -92,7 +82,7 @@ class Encoder(Packing):
         stack leaves too little room; nothing was stored then.
         """
         try:
-            short = type(value) in _TEXTS and len(value) <= _INLINE
+            short = type(value) in _TEXTS and len(value) <= INLINE
             payload = self._pack(value) if short else self._value(value)
             return self._sink.value([payload], self._links)
         finally:
@@ -134,20 +124,6 @@ class Encoder(Packing):
         self._back_to(mark)
         return self._dict(item) if kind is dict else self._list(item)
 
-    def _spill(self, data: str | bytes) -> msgpack.ExtType:
-        """Move a long text out: what stands for it."""
-        return self._moved(type(data), self._sink.raw(data))
-
-    def _moved(self, kind: type, links: Sequence[Any]) -> msgpack.ExtType:
-        self._links.extend(links)
-        for link in links:
-            self._spilled += link[1]
-        return _TEXT_EXTS[kind, len(links)]
-
-    def _text(self, data: str | bytes) -> bytes:
-        ext = self._spill(data)
-        return bytes((_FIXEXT_1, ext.code, *ext.data))
-
     def _list(self, items: list[Any]) -> bytes:
         kinds = set(map(type, items))
         if kinds <= _SCALARS:
@@ -160,16 +136,6 @@ class Encoder(Packing):
                 return self._grouped(Ext.LIST_TREE, elements, array_header)
             self._back_to(mark)
         return self._grouped(Ext.LIST_TREE, self._each(self._item, items), array_header)
-
-    def _each(self, pack: Callable[[Any], Any], items: Iterable[Any]) -> Elements:
-        """Pack one after the other, and count the links."""
-        elements = Elements([], [], [])
-        for item in items:
-            links, spilled = self._mark()
-            elements.packed.append(pack(item))
-            elements.counts.append(len(self._links) - links)
-            elements.spilled.append(self._spilled - spilled)
-        return elements
 
     def _records(self, items: list[Any]) -> bytes | None:
         """A list of flat records; None if it is none. Only those are packed that are not of the very
@@ -237,14 +203,14 @@ class Encoder(Packing):
         counts, spilled = [0] * len(records), [0] * len(records)
         all_links = self._sink.texts([part for _, _, part in places])
         for (index, key, part), links in zip(places, all_links, strict=True):
-            leans[index][key] = _TEXT_EXTS[type(part), len(links)]
+            leans[index][key] = TEXT_EXTS[type(part), len(links)]
             counts[index] += len(links)
             for link in links:
                 spilled[index] += link[1]
         self._links.extend(chain.from_iterable(all_links))
         self._spilled += sum(spilled)
         packed = self._pack_all(leans)
-        if len(max(packed, key=len)) <= _INLINE:
+        if len(max(packed, key=len)) <= INLINE:
             return Elements(packed, counts, spilled)
         self._back_to(mark)
         return self._each(self._dict, records)
@@ -262,7 +228,7 @@ class Encoder(Packing):
     def _numbers(self, items: list[Any]) -> bytes:
         """Numbers are packed in C, many at a time, and cut by count."""
         data = self._pack(items)
-        if len(data) <= _INLINE:
+        if len(data) <= INLINE:
             return data
         links = [
             self._sink.value([self._pack(items[at : at + _RUN])], []) for at in range(0, len(items), _RUN)
@@ -283,40 +249,13 @@ class Encoder(Packing):
                     for key, part in record.items()
                 }
             )
-            if len(data) <= _INLINE:
+            if len(data) <= INLINE:
                 return data
             self._back_to(mark)
         return self._grouped(Ext.DICT_TREE, self._each(self._pair, record.items()), map_header)
 
     def _pair(self, pair: tuple[Any, Any]) -> bytes:
         return self._pack(pair[0]) + self._item(pair[1])
-
-    # Trees
-
-    def _grouped(self, code: Ext, elements: Elements, header: Callable[[int], bytes]) -> bytes:
-        """Packed elements as they are, if they are few; else as a tree of leaves.
-
-        Theirs are the last of all links.
-        """
-        packed, counts, spilled = elements
-        weights = list(map(len, packed))
-        if any(spilled):
-            weights = [
-                weight + extra // _SPILLED_SHARE for weight, extra in zip(weights, spilled, strict=True)
-            ]
-        if sum(weights) > _INLINE:
-            first = len(self._links) - sum(counts)
-            leaves = self._sink.leaves(header, packed, weights, counts, self._links[first:])
-            if leaves:
-                self._back_to((first, self._spilled - sum(spilled)))
-                return self._tree(code, leaves)
-        return header(len(packed)) + b"".join(packed)
-
-    def _tree(self, code: Ext, links: list[Any]) -> bytes:
-        # What lies below a tree no longer weighs on its parents.
-        top = self._sink.top(links)
-        self._links.extend(top)
-        return bytes([_FIXEXT_1, code, len(top)])
 
     # Richer types
 
@@ -344,6 +283,10 @@ class Encoder(Packing):
             self._taken[id(item)] = _Taken(item, ext, links, spilled)
         return ext
 
+    @cached_property
+    def _plain(self) -> Callable[[object], bytes]:
+        return plain_packer()
+
     def _model(self, item: Any) -> msgpack.ExtType | None:
         """A pydantic model, packed again only if it is not what it was; None for one of rich parts."""
         memo = self._sink.memo.objects
@@ -353,7 +296,8 @@ class Encoder(Packing):
         elif known.copy.is_of(item, self._plain):
             self._links.extend(known.links)
             self._spilled += known.spilled
-            self._sink.again(known.texts, {})
+            if known.texts:
+                self._sink.again(known.texts, {})
             return known.ext
         copy = ModelCopy.of(item, self._plain)
         if copy is None:

@@ -16,6 +16,7 @@ from agentref.codecs.records import LEAVES
 __all__ = ["KnownModel", "ModelCopy", "plain_packer"]
 
 _CONTAINERS: Final = frozenset({dict, list})
+_KINDS: Final = LEAVES | _CONTAINERS
 _PLAIN_BYTES: Final = 8 * 1024
 """What a model holds in containers is compared each time, so it must not be more than this."""
 
@@ -29,61 +30,64 @@ def plain_packer(*, bytes_as_text: bool = False) -> Pack:
 
 
 def _parts(model: Any) -> tuple[Any, ...]:
-    """All that a model refers to. Of what cannot change, identity says everything."""
-    cls, values = type(model), model.__dict__
-    return cls, cls.model_fields, len(values), *values, *values.values(), *model.__pydantic_fields_set__
-
-
-def _containers(model: Any) -> list[Any]:
-    """All of it that can change in place."""
-    values = model.__dict__.values()
-    return [
-        model.__pydantic_extra__,
-        model.__pydantic_private__,
-        *[part for part in values if type(part) in _CONTAINERS],
-    ]
+    """All that a model refers to: its class, how many values it has, their names, the values, what it
+    holds besides, and which fields were set. Of what cannot change, identity says everything."""
+    cls, values = type(model), model.__dict__.copy()
+    return (
+        *(cls, cls.model_fields, len(values), *values, *values.values()),
+        *(model.__pydantic_extra__, model.__pydantic_private__, *model.__pydantic_fields_set__),
+    )
 
 
 class ModelCopy(NamedTuple):
     """A private copy of a model, to be packed in its stead: what another thread does to the model
-    meanwhile can never make what was packed and what is remembered disagree."""
+    meanwhile can never make what was packed and what is remembered disagree.
+
+    `places` is where in the parts those are that can change in place, and `plain` what they pack to.
+    """
 
     parts: tuple[Any, ...]
+    places: list[int]
     plain: bytes
 
     @classmethod
     def of(cls, model: Any, pack: Pack) -> Self | None:
         """None for a model that holds anything but numbers, texts, None and few containers of them."""
-        parts = _parts(model)
-        if not {*LEAVES, *_CONTAINERS}.issuperset(map(type, parts[3:])):
-            return None
         try:
-            containers = _containers(model)
+            parts = _parts(model)
+            if not _KINDS.issuperset(map(type, parts[3:])):
+                return None
+            places = [place for place, part in enumerate(parts) if place > 2 and type(part) in _CONTAINERS]
+            containers = [parts[place] for place in places]
             plain = pack(containers)
             # A bytearray would be packed just as bytes are, so that one could replace the other unseen.
             if len(plain) > _PLAIN_BYTES or plain != plain_packer(bytes_as_text=True)(containers):
                 return None
-        except (TypeError, ValueError, OverflowError):
+        except (AttributeError, TypeError, ValueError, OverflowError):
             return None
-        return cls(parts, plain)
+        return cls(parts, places, plain)
 
     def state(self) -> ModelParts:
         """What the model consists of."""
-        extra, private, *containers = msgpack.unpackb(self.plain, strict_map_key=False)
-        end = 3 + self.parts[2]
-        rest = iter(containers)
-        values = [next(rest) if type(part) in _CONTAINERS else part for part in self.parts[end:][: end - 3]]
-        fields = dict(zip(self.parts[3:end], values, strict=True))
-        return ModelParts(self.parts[0], fields, self.parts[2 * end - 3 :], extra, private)
+        parts = list(self.parts)
+        containers = msgpack.unpackb(self.plain, strict_map_key=False)
+        for place, container in zip(self.places, containers, strict=True):
+            parts[place] = container
+        count = parts[2]
+        fields = dict(zip(parts[3 : 3 + count], parts[3 + count : 3 + 2 * count], strict=True))
+        extra, private, *fields_set = parts[3 + 2 * count :]
+        return ModelParts(parts[0], fields, fields_set, extra, private)
 
     def is_of(self, model: Any, pack: Pack) -> bool:
         """Whether the model is still what it was."""
-        parts = _parts(model)
-        if len(parts) != len(self.parts) or not all(map(is_, parts, self.parts)):
-            return False
         try:
-            return pack(_containers(model)) == self.plain
-        except (TypeError, ValueError, OverflowError):
+            parts = _parts(model)
+            return (
+                len(parts) == len(self.parts)
+                and all(map(is_, parts, self.parts))
+                and pack([parts[place] for place in self.places]) == self.plain
+            )
+        except (AttributeError, TypeError, ValueError, OverflowError):
             return False
 
 

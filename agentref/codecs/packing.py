@@ -1,20 +1,38 @@
-"""Packing by msgpack's C code, and the links that come up meanwhile."""
+"""Packing by msgpack's C code; what is moved out meanwhile, and the links that then stand for it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import sub
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
 
 from agentref.codecs.screen import too_deep
-from agentref.codecs.wire import MAX_NESTING
+from agentref.codecs.sink import Sink
+from agentref.codecs.wire import MAX_NESTING, Ext
 from agentref.errors import AgentRefError, ValueTooLargeError
 
-__all__ = ["Elements", "Packing", "array_header", "map_header", "without_links"]
+__all__ = ["INLINE", "TEXT_EXTS", "Elements", "Packing", "array_header", "map_header", "without_links"]
 
 _PACK_BUFFER: Final = 16 * 1024
 """What msgpack takes for a start; its default, 256 KiB, costs more than most values do."""
+
+INLINE: Final = 16 * 1024
+"""A list or dictionary whose elements weigh no more stays within its parent."""
+
+_SPILLED_SHARE: Final = 8
+"""An element counts its spilled bytes at an eighth, so that a leaf over long texts stays short."""
+
+_FIXEXT_1: Final = 0xD4
+"""What msgpack opens an extension type of one byte with."""
+
+_TEXT_TREES: Final = {str: Ext.TEXT_TREE, bytes: Ext.BYTES_TREE}
+TEXT_EXTS: Final[dict[tuple[type, int], Any]] = {
+    (kind, count): msgpack.ExtType(code, bytes([count]))
+    for kind, code in _TEXT_TREES.items()
+    for count in range(17)
+}
+"""What stands for a long text, by its type and by how many links lead to it."""
 
 _Result = TypeVar("_Result")
 _Pack = Callable[[object], bytes]
@@ -38,8 +56,7 @@ class Elements(NamedTuple):
 
 def without_links(packed: list[bytes]) -> Elements:
     """Elements that need nothing else."""
-    nothing = [0] * len(packed)
-    return Elements(packed, nothing, nothing)
+    return Elements(packed, [0] * len(packed), [0] * len(packed))
 
 
 def array_header(count: int) -> bytes:
@@ -61,9 +78,10 @@ def _steps(totals: Sequence[int]) -> list[int]:
 
 
 class Packing(ABC):
-    """What an encoder packs with. For one thread, for one value."""
+    """What an encoder packs with, and where it puts what is large. For one thread, for one value."""
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self._links: list[Any] = []
         self._spilled = 0
         self._depth = 0
@@ -131,3 +149,54 @@ class Packing(ABC):
     def _back_to(self, mark: _Mark) -> None:
         del self._links[mark[0] :]
         self._spilled = mark[1]
+
+    # What is moved out
+
+    def _spill(self, data: str | bytes) -> msgpack.ExtType:
+        """Move a long text out: what stands for it."""
+        return self._moved(type(data), self._sink.raw(data))
+
+    def _moved(self, kind: type, links: Sequence[Any]) -> msgpack.ExtType:
+        self._links.extend(links)
+        for link in links:
+            self._spilled += link[1]
+        return TEXT_EXTS[kind, len(links)]
+
+    def _text(self, data: str | bytes) -> bytes:
+        ext = self._spill(data)
+        return bytes((_FIXEXT_1, ext.code, *ext.data))
+
+    def _each(self, pack: Callable[[Any], Any], items: Iterable[Any]) -> Elements:
+        """Pack one after the other, and count the links."""
+        elements = Elements([], [], [])
+        for item in items:
+            links, spilled = self._mark()
+            elements.packed.append(pack(item))
+            elements.counts.append(len(self._links) - links)
+            elements.spilled.append(self._spilled - spilled)
+        return elements
+
+    def _grouped(self, code: Ext, elements: Elements, header: Callable[[int], bytes]) -> bytes:
+        """Packed elements as they are, if they are few; else as a tree of leaves.
+
+        Theirs are the last of all links.
+        """
+        packed, counts, spilled = elements
+        weights = list(map(len, packed))
+        if any(spilled):
+            weights = [
+                weight + extra // _SPILLED_SHARE for weight, extra in zip(weights, spilled, strict=True)
+            ]
+        if sum(weights) > INLINE:
+            first = len(self._links) - sum(counts)
+            leaves = self._sink.leaves(header, packed, weights, counts, self._links[first:])
+            if leaves:
+                self._back_to((first, self._spilled - sum(spilled)))
+                return self._tree(code, leaves)
+        return header(len(packed)) + b"".join(packed)
+
+    def _tree(self, code: Ext, links: list[Any]) -> bytes:
+        # What lies below a tree no longer weighs on its parents.
+        top = self._sink.top(links)
+        self._links.extend(top)
+        return bytes([_FIXEXT_1, code, len(top)])
