@@ -100,8 +100,8 @@ class Memo:
     share most of what they keep alive.
     """
 
-    def __init__(self, limit_bytes: int = 16 * 1024 * 1024) -> None:
+    def __init__(self, limit_bytes: int = 32 * 1024 * 1024) -> None:
         self.objects = IdentityMemo(limit_bytes)
-        self.leaves = _Generations(2 * limit_bytes)
-        self.nodes = _Generations(limit_bytes // 4)
-        self.lists = Recent(2 * limit_bytes)
+        self.leaves = _Generations(limit_bytes)
+        self.nodes = _Generations(limit_bytes // 8)
+        self.lists = Recent(limit_bytes)

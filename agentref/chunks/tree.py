@@ -1,7 +1,8 @@
 """Trees of blobs: built while a value is encoded, walked when it is read."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, repeat
+from operator import is_, itemgetter
 from typing import Final, NamedTuple, TypeVar
 
 from agentref.chunks.blob import MAX_BLOB_BYTES, Kind, Link, blob_digest, link_table
@@ -242,8 +243,11 @@ class TreeBuilder:
 
     def opaque(self, links: Sequence[Link]) -> list[tuple[Digest, Pending]] | None:
         """The blobs of the links, one by one; None if one of them needs others."""
-        found = [(link[0], self.blobs[link[0]]) for link in links]
-        return found if all(pending.kind is Kind.RAW for _, pending in found) else None
+        digests = list(map(itemgetter(0), links))
+        pendings = list(map(self.blobs.__getitem__, digests))
+        if not all(map(is_, map(itemgetter(0), pendings), repeat(Kind.RAW))):
+            return None
+        return list(zip(digests, pendings, strict=True))
 
     def apart(self, work: Callable[[], _Result]) -> tuple[_Result, "Kept"]:
         """What `work` returns, and all blobs that it put in."""

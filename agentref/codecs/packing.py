@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from operator import sub
+from itertools import repeat
+from operator import add, rshift, sub
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
@@ -20,8 +21,9 @@ _PACK_BUFFER: Final = 16 * 1024
 INLINE: Final = 16 * 1024
 """A list or dictionary whose elements weigh no more stays within its parent."""
 
-_SPILLED_SHARE: Final = 8
-"""An element counts its spilled bytes at an eighth, so that a leaf over long texts stays short."""
+_SPILLED_SHARE: Final = 3
+"""An element counts its spilled bytes at an eighth, so many bits to the right: a leaf over long texts
+stays short."""
 
 _FIXEXT_1: Final = 0xD4
 """What msgpack opens an extension type of one byte with."""
@@ -184,9 +186,7 @@ class Packing(ABC):
         packed, counts, spilled = elements
         weights = list(map(len, packed))
         if any(spilled):
-            weights = [
-                weight + extra // _SPILLED_SHARE for weight, extra in zip(weights, spilled, strict=True)
-            ]
+            weights = list(map(add, weights, map(rshift, spilled, repeat(_SPILLED_SHARE))))
         if sum(weights) > INLINE:
             first = len(self._links) - sum(counts)
             leaves = self._sink.leaves(header, packed, weights, counts, self._links[first:])
