@@ -27,7 +27,7 @@ from agentref.codecs.records import LEAVES, RECORD, Encoded, KnownList, Records,
 from agentref.codecs.screen import screened, screened_leaf
 from agentref.codecs.sink import Sink
 from agentref.codecs.take import Taker
-from agentref.codecs.wire import Ext
+from agentref.codecs.wire import MAX_NESTING, Ext
 from agentref.errors import UnsupportedTypeError
 
 __all__ = ["Encoder"]
@@ -128,6 +128,8 @@ class Encoder(Packing):
         kinds = set(map(type, items))
         if kinds <= _SCALARS:
             return self._numbers(items)
+        if all(map(self._taker.is_model, kinds)):
+            return self._grouped(Ext.LIST_TREE, self._models(items), array_header)
         if not _has_long_text(items[0]):
             # Mostly a list of short elements: one pass in C packs them all.
             mark = self._mark()
@@ -140,7 +142,7 @@ class Encoder(Packing):
     def _records(self, items: list[Any]) -> bytes | None:
         """A list of flat records; None if it is none. Only those are packed that are not of the very
         objects that they were of in a list before."""
-        if len(items) < _LIST or set(map(type, items)) != {dict}:
+        if len(items) < _LIST or self._depth >= MAX_NESTING or set(map(type, items)) != {dict}:
             return None
         records = Records.of(items)
         if records is None:
@@ -273,9 +275,11 @@ class Encoder(Packing):
             self._spilled += known.spilled
             return known.ext
         if self._taker.is_model(type(item)):
-            ext = self._model(item)
-            if ext is not None:
-                return ext
+            model = self._model(item)
+            if model is not None:
+                self._links.extend(model.links)
+                self._spilled += model.spilled
+                return model.ext
         mark = self._mark()
         ext = msgpack.ExtType(*self._take(item))
         if len(ext.data) >= _MEMO_BYTES or self._mark() != mark:
@@ -287,18 +291,22 @@ class Encoder(Packing):
     def _plain(self) -> Callable[[object], bytes]:
         return plain_packer()
 
-    def _model(self, item: Any) -> msgpack.ExtType | None:
-        """A pydantic model, packed again only if it is not what it was; None for one of rich parts."""
+    def _model(self, item: Any) -> KnownModel | None:
+        """What a pydantic model packs to, which is found out again only if it is not what it was; None
+        for one of rich parts. Its links are for the caller to add."""
+        if self._depth >= MAX_NESTING:
+            return None  # what was packed before may have been so where it did not lie as deep
         memo = self._sink.memo.objects
         known: KnownModel | None = memo.get(item)
-        if known is None or known[0] is not item or known.taker is not self._taker:
-            known = None
-        elif known.copy.is_of(item, self._plain):
-            self._links.extend(known.links)
-            self._spilled += known.spilled
+        if (
+            known is not None
+            and known[0] is item
+            and known.taker is self._taker
+            and known.copy.is_of(item, self._plain)
+        ):
             if known.texts:
                 self._sink.again(known.texts, {})
-            return known.ext
+            return known
         copy = ModelCopy.of(item, self._plain)
         if copy is None:
             return None
@@ -309,11 +317,28 @@ class Encoder(Packing):
         mark = self._mark()
         ext = msgpack.ExtType(code, self._value(state))
         links, spilled = self._links[mark[0] :], self._spilled - mark[1]
+        self._back_to(mark)
         texts = self._sink.opaque(links)
+        known = KnownModel(item, self._taker, copy, ext, self._pack(ext), links, spilled, texts or [])
         if texts is not None:
-            known = KnownModel(item, self._taker, copy, ext, links, spilled, texts)
             memo.add(item, known, known.size)
-        return ext
+        return known
+
+    def _models(self, items: list[Any]) -> Elements:
+        """A list of nothing but pydantic models."""
+        elements = Elements([], [], [])
+        for item in items:
+            known = self._model(item)
+            if known is None:
+                elements.extend(self._pack_each([item]))
+                continue
+            elements.packed.append(known.packed)
+            elements.counts.append(len(known.links))
+            elements.spilled.append(known.spilled)
+            if known.links:
+                self._links.extend(known.links)
+                self._spilled += known.spilled
+        return elements
 
     def _take(self, item: Any) -> tuple[Ext, bytes]:
         if type(item) is set or type(item) is frozenset:

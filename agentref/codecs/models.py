@@ -98,6 +98,7 @@ class KnownModel(NamedTuple):
     taker: object
     copy: ModelCopy
     ext: msgpack.ExtType
+    packed: bytes
     links: list[Any]
     spilled: int
     texts: list[Any]
@@ -105,4 +106,4 @@ class KnownModel(NamedTuple):
     @property
     def size(self) -> int:
         """About the bytes that this keeps alive."""
-        return 2 * len(self.ext.data) + self.spilled + 2 * len(self.copy.plain) + 64 * len(self.copy.parts)
+        return 2 * len(self.packed) + self.spilled + 2 * len(self.copy.plain) + 64 * len(self.copy.parts)
