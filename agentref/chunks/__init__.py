@@ -12,7 +12,8 @@ from agentref.chunks.blob import (
     varint,
 )
 from agentref.chunks.cut import WHOLE_BYTES, cut_bytes, cut_stream
-from agentref.chunks.tree import MAX_DEPTH, IdentityMemo, Pending, TreeBuilder, encode_text
+from agentref.chunks.memo import IdentityMemo, Memo
+from agentref.chunks.tree import MAX_DEPTH, Pending, TreeBuilder, encode_text
 
 __all__ = [
     "MAX_BLOB_BYTES",
@@ -22,6 +23,7 @@ __all__ = [
     "IdentityMemo",
     "Kind",
     "Link",
+    "Memo",
     "Pending",
     "TreeBuilder",
     "blob_digest",

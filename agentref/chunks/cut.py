@@ -5,7 +5,9 @@ the chunks that it touches and no others. The parameters are part of the format:
 everything anew, though nothing that was stored becomes unreadable.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import BinaryIO, Final, cast
 from zlib import crc32
 
@@ -13,7 +15,7 @@ from pyfastcdc import FastCDC
 
 from agentref.errors import InvalidInputError
 
-__all__ = ["WHOLE_BYTES", "cut_bytes", "cut_items", "cut_links", "cut_rows", "cut_stream"]
+__all__ = ["WHOLE_BYTES", "cut_bytes", "cut_items", "cut_links", "cut_rows", "cut_stream", "cut_tail"]
 
 WHOLE_BYTES: Final = 256 * 1024
 """Opaque bytes up to this size stay in one blob: cutting them would cost more than it saves."""
@@ -28,6 +30,8 @@ _LEAF_MAX: Final = 64 * 1024
 _TAIL_MIN: Final = 2 * 1024
 _TAIL_SPAN: Final = 2 * 1024
 _TAIL_MAX: Final = 8 * 1024
+_LEAF_SIZES: Final = (_LEAF_MIN, _LEAF_SPAN, _LEAF_MAX)
+_TAIL_SIZES: Final = (_TAIL_MIN, _TAIL_SPAN, _TAIL_MAX)
 
 # The middle of an element tells it from its neighbours as well as all of it would, for less.
 _SAMPLE: Final = 64
@@ -75,43 +79,60 @@ def cut_rows(data: memoryview, row_bytes: int) -> Iterator[memoryview]:
         yield data[at : at + step]
 
 
-def cut_items(items: Sequence[bytes], weights: Sequence[int]) -> list[int]:
+def cut_items(
+    items: Sequence[bytes], weights: Sequence[int], known_end: Callable[[int], int] | None = None
+) -> list[int]:
     """Ends of the leaves that encoded elements fall into: about 24 KiB each by weight.
 
     A cut falls behind an element with a chance in proportion to its weight, drawn from its bytes.
-    The elements behind the last cut make leaves of about 4 KiB, until a cut gathers them.
+    What comes behind the last cut is for `cut_tail`.
+
+    Where a cut falls depends on nothing before the last one: `known_end` may tell where the leaf ends
+    that begins at an element, or 0 if it does not know.
     """
-    ends = _cuts(items, weights, 0, (_LEAF_MIN, _LEAF_SPAN, _LEAF_MAX))
-    begin = ends[-1] if ends else 0
-    if begin != len(items):
-        sizes = list(map(len, items[begin:]))
-        ends += _cuts(items, sizes, begin, (_TAIL_MIN, _TAIL_SPAN, _TAIL_MAX))
-        if not ends or ends[-1] != len(items):
-            ends.append(len(items))
-    return ends
-
-
-def _cuts(
-    items: Sequence[bytes], weights: Sequence[int], begin: int, sizes: tuple[int, int, int]
-) -> list[int]:
-    """Where the cuts fall among the items from `begin` on, whose weights are given."""
-    least, span, most = sizes
     ends: list[int] = []
-    total = 0
-    for index, weight in enumerate(weights, begin):
-        total += weight
-        if total < least:
-            continue
-        if total < most:
-            item = items[index]
-            if len(item) > _SAMPLE:
-                middle = len(item) >> 1
-                item = item[middle - _SAMPLE // 2 : middle + _SAMPLE // 2]
-            if crc32(item) * span >= weight << 32:
-                continue
-        ends.append(index + 1)
-        total = 0
+    begin = 0
+    totals = list(accumulate(weights, initial=0))
+    while begin < len(items):
+        end = known_end(begin) if known_end is not None else 0
+        begin = end or _next_cut(items, totals, begin, _LEAF_SIZES)
+        if not begin:
+            break
+        ends.append(begin)
     return ends
+
+
+def cut_tail(items: Sequence[bytes], begin: int) -> list[int]:
+    """Ends of the leaves of the elements from `begin` on: about 4 KiB, until a cut gathers them."""
+    ends: list[int] = []
+    rest, at = items[begin:], 0
+    totals = list(accumulate(map(len, rest), initial=0))
+    while at < len(rest):
+        at = _next_cut(rest, totals, at, _TAIL_SIZES) or len(rest)
+        ends.append(begin + at)
+    return ends
+
+
+def _next_cut(
+    items: Sequence[bytes], totals: Sequence[int], begin: int, sizes: tuple[int, int, int]
+) -> int:
+    """The end of the leaf that begins at an element; 0 if the elements come to an end before.
+
+    `totals` are the weights of all elements before each.
+    """
+    least, span, most = sizes
+    base = totals[begin]
+    # The first element with which the leaf is long enough, and the one with which it is full.
+    first = bisect_left(totals, base + least, begin + 1) - 1
+    full = bisect_left(totals, base + most, first + 1) - 1
+    for index in range(first, min(full, len(items))):
+        item = items[index]
+        if len(item) > _SAMPLE:
+            middle = len(item) >> 1
+            item = item[middle - _SAMPLE // 2 : middle + _SAMPLE // 2]
+        if crc32(item) * span < totals[index + 1] - totals[index] << 32:
+            return index + 1
+    return full + 1 if full < len(items) else 0
 
 
 def cut_links(digests: Sequence[bytes]) -> list[int]:

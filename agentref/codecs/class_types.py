@@ -17,7 +17,7 @@ from agentref.codecs.trust import TypeTrust
 from agentref.codecs.wire import Ext
 from agentref.errors import MalformedBlobError, UnsupportedTypeError
 
-__all__ = ["BY_CODE", "ClassFamily", "Rows", "family_of"]
+__all__ = ["BY_CODE", "ClassFamily", "ModelParts", "Rows", "family_of"]
 
 
 class Rows(NamedTuple):
@@ -37,6 +37,26 @@ class ClassFamily(NamedTuple):
     take: Callable[[Any, TypeTrust], object]
     make: Callable[[Any, TypeTrust], object]
     plain: Callable[[Any], object] = lambda state: state[1]
+
+
+class ModelParts(NamedTuple):
+    """What a pydantic model consists of."""
+
+    cls: Any
+    values: dict[str, Any]
+    fields_set: Collection[str]
+    extra: dict[str, Any] | None
+    private: dict[str, Any] | None
+
+    def state(self, trust: TypeTrust) -> list[object]:
+        """What of it is packed."""
+        return [
+            trust.name_of(self.cls),
+            {key: self.values[key] for key in self.cls.model_fields if key in self.values},
+            sorted(self.fields_set),
+            self.extra,
+            None if self.private is None else dict(self.private),
+        ]
 
 
 _MAX_DIMENSIONS: Final = 64
@@ -117,16 +137,14 @@ def _is_model(cls: type) -> bool:
 
 
 def _take_model(model: Any, trust: TypeTrust) -> list[object]:
-    values = model.__dict__
-    fields = {key: values[key] for key in type(model).model_fields if key in values}
-    private = model.__pydantic_private__
-    return [
-        trust.name_of(type(model)),
-        fields,
-        sorted(model.__pydantic_fields_set__),
+    parts = ModelParts(
+        type(model),
+        model.__dict__,
+        model.__pydantic_fields_set__,
         model.__pydantic_extra__,
-        None if private is None else dict(private),
-    ]
+        model.__pydantic_private__,
+    )
+    return parts.state(trust)
 
 
 def _make_model(state: list[Any], trust: TypeTrust) -> object:

@@ -50,12 +50,13 @@ class ValueCodec:
         self._trust = TypeTrust(allow)
         self._extensions = Extensions(extensions)
         self._foreign = foreign
+        self._taker = Taker(self._trust, self._extensions, foreign)
         self._lenient = lenient
 
     def encode(self, value: object, sink: Sink) -> Any:
         """A link to `value`, after all of it went into `sink`. CPU only; no I/O. Raises
         `UnsupportedTypeError`, `ValueTooLargeError`, or `RecursionError` deep in a stack."""
-        return Encoder(sink, Taker(self._trust, self._extensions, self._foreign)).encode(value)
+        return Encoder(sink, self._taker).encode(value)
 
     def place(self, error: InvalidInputError, values: Sequence[object], index: int) -> None:
         """Say in an error about `values[index]` where in it the trouble sits. It need not be one of

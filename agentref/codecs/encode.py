@@ -5,61 +5,56 @@ element of a large list or dictionary and per object of a richer type. Equal val
 give equal bytes in every process; the order of a dictionary's keys is part of its value.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from agentref.codecs.class_types import Rows
-from agentref.codecs.screen import screened, screened_leaf, too_deep
+from agentref.codecs.models import KnownModel, ModelCopy, plain_packer
+from agentref.codecs.packing import (
+    INLINE,
+    TEXT_EXTS,
+    Elements,
+    Packing,
+    array_header,
+    map_header,
+    without_links,
+)
+from agentref.codecs.records import LEAVES, RECORD, Encoded, KnownList, Records, closest
+from agentref.codecs.screen import screened, screened_leaf
 from agentref.codecs.sink import Sink
 from agentref.codecs.take import Taker
 from agentref.codecs.wire import MAX_NESTING, Ext
-from agentref.errors import AgentRefError, ValueTooLargeError
+from agentref.errors import UnsupportedTypeError
 
 __all__ = ["Encoder"]
 
 _SPILL: Final = 8 * 1024
 """A str or bytes inside of a container becomes blobs of its own above this length."""
 
-_INLINE: Final = 16 * 1024
-"""A list or dictionary whose elements weigh no more stays within its parent."""
-
-_SPILLED_SHARE: Final = 8
-"""An element counts its spilled bytes at an eighth, so that a leaf over long texts stays short."""
-
-_RECORD: Final = 32
-"""A dictionary with no more keys, and no larger container in it, is packed in one go if it can be."""
+_LIST: Final = 16
+"""A list of no fewer records is remembered."""
 
 _RUN: Final = 1024
 """Elements a leaf of a list of nothing but numbers."""
 
-_PACK_BUFFER: Final = 16 * 1024
-"""What msgpack takes for a start; its default, 256 KiB, costs more than most values do."""
-
 _MEMO_BYTES: Final = 256
 """What packs to less is packed again when it is met again."""
 
-_FIXEXT_1: Final = 0xD4
-"""What msgpack opens an extension type of one byte with; a dictionary in place never begins so."""
-
 _SCALARS: Final = frozenset({int, float, bool, type(None)})
 _TEXTS: Final = frozenset({str, bytes})
-_LEAVES: Final = _SCALARS | _TEXTS
 _CONTAINERS: Final = frozenset({dict, list})
-_TEXT_TREES: Final = {str: Ext.TEXT_TREE, bytes: Ext.BYTES_TREE}
-
-Pack = Callable[[object], bytes]
-Mark = tuple[int, int]
-"""How many links there are, and how many bytes were spilled behind them."""
+_LARGE: Final = _TEXTS | _CONTAINERS
+"""The types whose large values are moved out of a container."""
 
 
-class _Spilled(NamedTuple):
-    """A long str or bytes that was moved out. Not plain, so that msgpack asks about it."""
+class _Long(NamedTuple):
+    """A long text that is to be moved out. Not plain, so that msgpack asks about it in its turn."""
 
-    code: Ext
-    links: Sequence[Any]
+    text: str | bytes
 
 
 class _Taken(NamedTuple):
@@ -71,29 +66,12 @@ class _Taken(NamedTuple):
     spilled: int
 
 
-class _Record(NamedTuple):
-    """What a dictionary consisted of, by identity, and what it packed to.
-
-    Holds its keys and short values, so that their ids stay theirs, but not its texts, of which only
-    the place (index and type) matters: each was a single blob.
-    """
-
-    state: tuple[int, ...]
-    held: tuple[object, ...]
-    texts: list[tuple[int, type[str | bytes]]]
-    data: bytes
-
-
-class Encoder:
+class Encoder(Packing):
     """Encodes one value into a sink. For one thread, for one value."""
 
     def __init__(self, sink: Sink, taker: Taker) -> None:
-        self._sink = sink
+        super().__init__(sink)
         self._taker = taker
-        self._links: list[Any] = []
-        self._spilled = 0
-        self._depth = 0
-        self._packers: list[Pack] = []
         # An element may be packed twice, once to see how large it is; its objects only once.
         self._taken: dict[int, _Taken] = {}
 
@@ -104,7 +82,7 @@ class Encoder:
         stack leaves too little room; nothing was stored then.
         """
         try:
-            short = type(value) in _TEXTS and len(value) <= _INLINE
+            short = type(value) in _TEXTS and len(value) <= INLINE
             payload = self._pack(value) if short else self._value(value)
             return self._sink.value([payload], self._links)
         finally:
@@ -113,52 +91,6 @@ class Encoder:
             self._packers.clear()
             self._taken.clear()
 
-    # Packing in C
-
-    def _pack(self, value: object) -> bytes:
-        """Pack as it is. What is not plain comes back through `_default`."""
-        return self._pack_all([value])[0]
-
-    def _pack_all(self, values: Sequence[object]) -> list[bytes]:
-        depth = self._depth
-        if depth == len(self._packers):
-            self._packers.append(self._packer("strict"))
-        pack = self._packers[depth]
-        mark = self._mark()
-        # msgpack's packer is not reentrant: objects met within `_default` use the next one.
-        self._depth = depth + 1
-        try:
-            return [pack(value) for value in values]
-        except UnicodeEncodeError:
-            # Lone surrogates, as JSON from a model may hold. Always allowing for them would make the
-            # packing of any text seven times slower.
-            self._back_to(mark)
-            pack = self._packer("surrogatepass")
-            return [pack(value) for value in values]
-        except AgentRefError:
-            raise
-        except ValueError as error:
-            if "recursion" in str(error):
-                raise too_deep() from error
-            raise ValueTooLargeError(f"The value cannot be packed: {error}.") from error
-        finally:
-            self._depth = depth
-
-    def _packer(self, unicode_errors: str) -> Pack:
-        if self._depth > MAX_NESTING:
-            raise too_deep()
-        packer = msgpack.Packer(
-            strict_types=True, default=self._default, unicode_errors=unicode_errors, buf_size=_PACK_BUFFER
-        )
-        return packer.pack  # type: ignore[no-any-return]
-
-    def _mark(self) -> Mark:
-        return len(self._links), self._spilled
-
-    def _back_to(self, mark: Mark) -> None:
-        del self._links[mark[0] :]
-        self._spilled = mark[1]
-
     # Plain values
 
     def _value(self, value: Any) -> bytes:
@@ -166,20 +98,25 @@ class Encoder:
         kind = type(value)
         if kind is dict:
             return self._dict(screened(value))
-        return self._list(screened(value)) if kind is list else self._item(value)
+        if kind is not list:
+            return self._item(value)
+        data = self._records(value)
+        return self._list(screened(value)) if data is None else data
 
     def _item(self, item: Any) -> bytes:
         """Pack one element of a container that was screened."""
         kind = type(item)
         if kind in _TEXTS:
-            return self._pack(item if len(item) <= _SPILL else self._spill(item))
+            return self._pack(item) if len(item) <= _SPILL else self._text(item)
         if kind not in _CONTAINERS:
             return self._pack(screened_leaf(item))
-        if kind is dict:
-            known = self._sink.memo.get(item)
-            # A long text is known to be large: packing the record as it is would only copy it.
-            if type(known) is _Record or _has_long_text(item):
-                return self._record(item, known)
+        # What is known to be large is not packed as it is, only to be packed anew.
+        if kind is dict and _has_long_text(item):
+            return self._dict(item)
+        if kind is list and len(item) >= _LIST:
+            data = self._records(item)
+            if data is not None:
+                return data
         mark = self._mark()
         data = self._pack(item)
         if len(data) <= _SPILL:
@@ -187,63 +124,113 @@ class Encoder:
         self._back_to(mark)
         return self._dict(item) if kind is dict else self._list(item)
 
-    def _spill(self, data: str | bytes) -> _Spilled:
-        return _Spilled(_TEXT_TREES[type(data)], self._sink.raw(data))
-
-    def _record(self, item: dict[Any, Any], known: object) -> bytes:
-        """A dictionary with a long text. If its keys and short values are the very objects of the last
-        time, none of which can change, it packs to what it did then: the text itself is elsewhere."""
-        mark = self._mark()
-        if isinstance(known, _Record):
-            values = tuple(item.values())
-            if known.state == (*map(id, item), *map(id, values)) and self._spill_again(known, values):
-                return known.data
-            self._back_to(mark)
-        record = dict(item)  # another thread may change the item meanwhile
-        values = tuple(record.values())
-        state = (*map(id, record), *map(id, values))
-        data = self._dict(record)
-        long = [index for index, part in enumerate(values) if type(part) in _TEXTS and len(part) > _SPILL]
-        each_one_blob = data[0] != _FIXEXT_1 and len(self._links) - mark[0] == len(long)
-        if each_one_blob and _LEAVES.issuperset(map(type, chain(record, values))):
-            held = (*record, *(part for index, part in enumerate(values) if index not in long))
-            texts = [(index, type(values[index])) for index in long]
-            self._sink.memo.add(item, _Record(state, held, texts, data), len(data) + 64 * len(state))
-        return data
-
-    def _spill_again(self, known: _Record, values: tuple[Any, ...]) -> bool:
-        for index, kind in known.texts:
-            part: Any = values[index]
-            if type(part) is not kind or len(part) <= _SPILL:
-                return False
-            links = self._sink.raw(part)
-            if len(links) != 1:
-                return False
-            self._links.append(links[0])
-            self._spilled += links[0][1]
-        return True
-
     def _list(self, items: list[Any]) -> bytes:
-        if set(map(type, items)) <= _SCALARS:
+        kinds = set(map(type, items))
+        if kinds <= _SCALARS:
             return self._numbers(items)
-        mark = self._mark()
+        if all(map(self._taker.is_model, kinds)):
+            return self._grouped(Ext.LIST_TREE, self._models(items), array_header)
         if not _has_long_text(items[0]):
             # Mostly a list of short elements: one pass in C packs them all.
-            packed = self._pack_all(items)
-            if self._mark() == mark and len(max(packed, key=len)) <= _SPILL:
-                return self._grouped(Ext.LIST_TREE, packed, [mark] * (len(packed) + 1), _array_header)
+            mark = self._mark()
+            elements = self._pack_each(items) if kinds - LEAVES else without_links(self._pack_all(items))
+            if kinds.isdisjoint(_LARGE) or len(max(elements.packed, key=len)) <= _SPILL:
+                return self._grouped(Ext.LIST_TREE, elements, array_header)
             self._back_to(mark)
-        packed = []
-        marks = [mark]
-        for item in items:
-            packed.append(self._item(item))
-            marks.append(self._mark())
-        return self._grouped(Ext.LIST_TREE, packed, marks, _array_header)
+        return self._grouped(Ext.LIST_TREE, self._each(self._item, items), array_header)
+
+    def _records(self, items: list[Any]) -> bytes | None:
+        """A list of flat records; None if it is none. Only those are packed that are not of the very
+        objects that they were of in a list before."""
+        if len(items) < _LIST or self._depth >= MAX_NESTING or set(map(type, items)) != {dict}:
+            return None
+        records = Records.of(items)
+        if records is None:
+            return None
+        recent = self._sink.memo.lists
+        known, head, tail = closest(recent.entries, records)
+        if known is not None and head == len(items) == len(known.records.lengths):
+            self._links.extend(known.top)
+            self._spilled += known.weight
+            self._sink.again(*known.kept)
+            recent.put(known)
+            return known.data
+        if not records.are_flat(head, tail):
+            return None
+        encoded, kept = self._sink.apart(partial(self._encode_records, records, known, head, tail))
+        texts = self._sink.opaque(encoded.links)
+        if texts is not None:
+            similar = known if 2 * (head + tail) >= len(items) else None
+            recent.put(KnownList(records, encoded, kept, texts), similar)
+        return encoded.data
+
+    def _encode_records(self, records: Records, known: KnownList | None, head: int, tail: int) -> Encoded:
+        """Records of which the first and the last ones are those of a known list."""
+        begin, spilled = self._mark()
+        if known is None:
+            elements = self._flat(records.records)
+        else:
+            elements = self._reuse(known, 0, head)
+            total = len(known.records.lengths)
+            elements.extend(self._flat(records.records[head : len(records.records) - tail]))
+            elements.extend(self._reuse(known, total - tail, total))
+        links = self._links[begin:]
+        data = self._grouped(Ext.LIST_TREE, elements, array_header)
+        return Encoded(elements, links, data, self._links[begin:], self._spilled - spilled)
+
+    def _reuse(self, known: KnownList, begin: int, end: int) -> Elements:
+        first, last = known.firsts[begin], known.firsts[end]
+        self._links.extend(known.links[first:last])
+        self._sink.again(known.texts[first:last], {})
+        packed, counts, spilled = known.elements
+        self._spilled += sum(spilled[begin:end])
+        return Elements(packed[begin:end], counts[begin:end], spilled[begin:end])
+
+    def _flat(self, records: list[dict[Any, Any]]) -> Elements:
+        """Pack flat records. What stands for their long texts is as plain as the rest to msgpack."""
+        if not records:
+            return without_links([])
+        if not _has_long_text(records[0]):
+            packed = self._pack_all(records)
+            if len(max(packed, key=len)) <= _SPILL:
+                return without_links(packed)
+        mark = self._mark()
+        leans = list(map(dict.copy, records))
+        places = [
+            (index, key, part)
+            for index, record in enumerate(records)
+            for key, part in record.items()
+            if type(part) in _TEXTS and len(part) > _SPILL
+        ]
+        counts, spilled = [0] * len(records), [0] * len(records)
+        all_links = self._sink.texts([part for _, _, part in places])
+        for (index, key, part), links in zip(places, all_links, strict=True):
+            leans[index][key] = TEXT_EXTS[type(part), len(links)]
+            counts[index] += len(links)
+            for link in links:
+                spilled[index] += link[1]
+        self._links.extend(chain.from_iterable(all_links))
+        self._spilled += sum(spilled)
+        packed = self._pack_all(leans)
+        if len(max(packed, key=len)) <= INLINE:
+            return Elements(packed, counts, spilled)
+        self._back_to(mark)
+        return self._each(self._dict, records)
+
+    def _lean(self, record: dict[Any, Any]) -> dict[Any, Any]:
+        """A flat record without its long texts, which were moved out."""
+        lean = record
+        for key, part in record.items():
+            if type(part) in _TEXTS and len(part) > _SPILL:
+                if lean is record:
+                    lean = record.copy()
+                lean[key] = self._spill(part)
+        return lean
 
     def _numbers(self, items: list[Any]) -> bytes:
         """Numbers are packed in C, many at a time, and cut by count."""
         data = self._pack(items)
-        if len(data) <= _INLINE:
+        if len(data) <= INLINE:
             return data
         links = [
             self._sink.value([self._pack(items[at : at + _RUN])], []) for at in range(0, len(items), _RUN)
@@ -251,55 +238,26 @@ class Encoder:
         return self._tree(Ext.LIST_TREE, links)
 
     def _dict(self, items: dict[Any, Any]) -> bytes:
-        pairs = list(items.items())
+        record = items.copy()  # another thread may change it meanwhile
         mark = self._mark()
-        if len(pairs) <= _RECORD and not any(map(_is_wide, items.values())):
+        if len(record) <= RECORD and not any(map(_is_wide, record.values())):
             # Mostly a record: short but for a text or two. One pass in C packs all the rest.
-            lean = {
-                key: self._spill(part) if type(part) in _TEXTS and len(part) > _SPILL else part
-                for key, part in pairs
-            }
-            data = self._pack(lean)
-            if len(data) <= _INLINE:
+            is_flat = LEAVES.issuperset(map(type, record.values())) and LEAVES.issuperset(map(type, record))
+            data = self._pack(
+                self._lean(record)
+                if is_flat
+                else {
+                    key: _Long(part) if type(part) in _TEXTS and len(part) > _SPILL else part
+                    for key, part in record.items()
+                }
+            )
+            if len(data) <= INLINE:
                 return data
             self._back_to(mark)
-        packed: list[bytes] = []
-        marks = [mark]
-        for key, part in pairs:
-            packed.append(self._pack(key) + self._item(part))
-            marks.append(self._mark())
-        return self._grouped(Ext.DICT_TREE, packed, marks, _map_header)
+        return self._grouped(Ext.DICT_TREE, self._each(self._pair, record.items()), map_header)
 
-    # Trees
-
-    def _grouped(
-        self, code: Ext, packed: list[bytes], marks: list[Mark], header: Callable[[int], bytes]
-    ) -> bytes:
-        """Packed elements as they are, if they are few; else as a tree of leaves.
-
-        `marks[i]` is where the links of element `i` begin among all links.
-        """
-        weights = list(map(len, packed))
-        if marks[-1][1] != marks[0][1]:
-            for index in range(len(packed)):
-                weights[index] += (marks[index + 1][1] - marks[index][1]) // _SPILLED_SHARE
-        ends = self._sink.cut(packed, weights) if sum(weights) > _INLINE else ()
-        if len(ends) <= 1:
-            return header(len(packed)) + b"".join(packed)
-        leaves = []
-        begin = 0
-        for end in ends:
-            own = self._links[marks[begin][0] : marks[end][0]]
-            leaves.append(self._sink.value([header(end - begin), *packed[begin:end]], own))
-            begin = end
-        self._back_to(marks[0])
-        return self._tree(code, leaves)
-
-    def _tree(self, code: Ext, links: list[Any]) -> bytes:
-        # What lies below a tree no longer weighs on its parents.
-        top = self._sink.top(links)
-        self._links.extend(top)
-        return bytes([_FIXEXT_1, code, len(top)])
+    def _pair(self, pair: tuple[Any, Any]) -> bytes:
+        return self._pack(pair[0]) + self._item(pair[1])
 
     # Richer types
 
@@ -308,22 +266,79 @@ class Encoder:
         if type(item) is Rows:
             if len(item.data) <= _SPILL:
                 return item.data
-            item = _Spilled(Ext.BYTES_TREE, self._sink.rows(memoryview(item.data), item.row_bytes))
-        if type(item) is _Spilled:
-            self._links.extend(item.links)
-            self._spilled += sum([link[1] for link in item.links])
-            return msgpack.ExtType(item.code, bytes([len(item.links)]))
+            return self._moved(bytes, self._sink.rows(memoryview(item.data), item.row_bytes))
+        if type(item) is _Long:
+            return self._spill(item.text)
         known = self._taken.get(id(item))
         if known is not None:
             self._links.extend(known.links)
             self._spilled += known.spilled
             return known.ext
+        if self._taker.is_model(type(item)):
+            model = self._model(item)
+            if model is not None:
+                self._links.extend(model.links)
+                self._spilled += model.spilled
+                return model.ext
         mark = self._mark()
         ext = msgpack.ExtType(*self._take(item))
         if len(ext.data) >= _MEMO_BYTES or self._mark() != mark:
             links, spilled = self._links[mark[0] :], self._spilled - mark[1]
             self._taken[id(item)] = _Taken(item, ext, links, spilled)
         return ext
+
+    @cached_property
+    def _plain(self) -> Callable[[object], bytes]:
+        return plain_packer()
+
+    def _model(self, item: Any) -> KnownModel | None:
+        """What a pydantic model packs to, which is found out again only if it is not what it was; None
+        for one of rich parts. Its links are for the caller to add."""
+        if self._depth >= MAX_NESTING:
+            return None  # what was packed before may have been so where it did not lie as deep
+        memo = self._sink.memo.objects
+        known: KnownModel | None = memo.get(item)
+        if (
+            known is not None
+            and known[0] is item
+            and known.taker is self._taker
+            and known.copy.is_of(item, self._plain)
+        ):
+            if known.texts:
+                self._sink.again(known.texts, {})
+            return known
+        copy = ModelCopy.of(item, self._plain)
+        if copy is None:
+            return None
+        try:
+            code, state = self._taker.state_of_model(copy.state())
+        except (UnsupportedTypeError, TypeError):
+            return None
+        mark = self._mark()
+        ext = msgpack.ExtType(code, self._value(state))
+        links, spilled = self._links[mark[0] :], self._spilled - mark[1]
+        self._back_to(mark)
+        texts = self._sink.opaque(links)
+        known = KnownModel(item, self._taker, copy, ext, self._pack(ext), links, spilled, texts or [])
+        if texts is not None:
+            memo.add(item, known, known.size)
+        return known
+
+    def _models(self, items: list[Any]) -> Elements:
+        """A list of nothing but pydantic models."""
+        elements = Elements([], [], [])
+        for item in items:
+            known = self._model(item)
+            if known is None:
+                elements.extend(self._pack_each([item]))
+                continue
+            elements.packed.append(known.packed)
+            elements.counts.append(len(known.links))
+            elements.spilled.append(known.spilled)
+            if known.links:
+                self._links.extend(known.links)
+                self._spilled += known.spilled
+        return elements
 
     def _take(self, item: Any) -> tuple[Ext, bytes]:
         if type(item) is set or type(item) is frozenset:
@@ -341,12 +356,13 @@ class Encoder:
             elements.append((data, self._links[mark[0] :], self._spilled - mark[1]))
         self._back_to(first)
         elements.sort()
-        marks = [first]
         for _, links, spilled in elements:
             self._links.extend(links)
             self._spilled += spilled
-            marks.append(self._mark())
-        return self._grouped(Ext.LIST_TREE, [data for data, _, _ in elements], marks, _array_header)
+        columns = [data for data, _, _ in elements], [len(links) for _, links, _ in elements]
+        return self._grouped(
+            Ext.LIST_TREE, Elements(*columns, [spilled for _, _, spilled in elements]), array_header
+        )
 
 
 def _has_long_text(item: Any) -> bool:
@@ -359,16 +375,4 @@ def _has_long_text(item: Any) -> bool:
 
 
 def _is_wide(part: Any) -> bool:
-    return type(part) in _CONTAINERS and len(part) > _RECORD
-
-
-def _array_header(count: int) -> bytes:
-    if count < 16:
-        return bytes([0x90 | count])
-    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
-
-
-def _map_header(count: int) -> bytes:
-    if count < 16:
-        return bytes([0x80 | count])
-    return b"\xde" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdf" + count.to_bytes(4, "big")
+    return type(part) in _CONTAINERS and len(part) > RECORD

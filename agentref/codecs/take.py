@@ -14,12 +14,13 @@ __all__ = ["Taker"]
 
 
 class Taker:
-    """Knows all types but the plain ones and sets. Immutable; safe to share among threads."""
+    """Knows all types but the plain ones and sets. Safe to share among threads."""
 
     def __init__(self, trust: TypeTrust, extensions: Extensions, foreign: Foreign | None) -> None:
         self._trust = trust
         self._extensions = extensions
         self._foreign = foreign
+        self._models: dict[type, bool] = {}
 
     def state_of(self, item: Any) -> tuple[Ext, object]:
         """What an object is, and plainer values that say all about it.
@@ -41,6 +42,19 @@ class Taker:
             )
             blame(refusal, item)
             raise refusal from error
+
+    def is_model(self, cls: type) -> bool:
+        """Whether instances of exactly this class are taken apart as pydantic models."""
+        known = self._models.get(cls)
+        if known is None:
+            is_other = cls in builtin_types.BY_TYPE or cls in self._extensions.by_type
+            family = None if is_other else class_types.family_of(cls)
+            known = self._models[cls] = family is not None and family.code is Ext.PYDANTIC
+        return known
+
+    def state_of_model(self, parts: class_types.ModelParts) -> tuple[Ext, object]:
+        """`state_of` a model of these parts. Raises `UnsupportedTypeError`."""
+        return Ext.PYDANTIC, parts.state(self._trust)
 
     def _state_of(self, item: Any) -> tuple[Ext, object]:
         cls = type(item)

@@ -7,7 +7,7 @@ from functools import partial
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from agentref.chunks import IdentityMemo, Link, Pending, TreeBuilder, cut_stream, unpack_blob
+from agentref.chunks import Link, Memo, Pending, TreeBuilder, cut_stream, unpack_blob
 from agentref.codecs import CODEC_ID, ValueCodec, too_deep
 from agentref.errors import (
     BlobNotFoundError,
@@ -71,7 +71,7 @@ class CAS:
         arguments.check_codec(self.codec)
         self.max_value_bytes = max_value_bytes
         self.counters = Counters()
-        self._memo = IdentityMemo()
+        self._memo = Memo()
         self._writer = BlobWriter(store, self.counters, compression_level)
         self._reader = BlobReader(store, self.counters, self._writer.distrust)
 

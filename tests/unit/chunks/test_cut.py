@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentref.chunks import WHOLE_BYTES, cut_bytes, cut_stream
-from agentref.chunks.cut import cut_items, cut_links, cut_rows
+from agentref.chunks.cut import cut_items, cut_links, cut_rows, cut_tail
 
 KIB = 1024
 
@@ -92,10 +92,15 @@ def test_rows_are_cut_between_rows(size: int, row: int) -> None:
 items = st.lists(st.binary(min_size=1, max_size=200).map(lambda part: part * 40), min_size=1, max_size=80)
 
 
+def all_cuts(parts: list[bytes]) -> list[int]:
+    ends = cut_items(parts, list(map(len, parts)))
+    return ends + cut_tail(parts, ends[-1] if ends else 0)
+
+
 @given(items)
 def test_leaves_hold_all_elements_in_order_within_bounds(elements: list[bytes]) -> None:
     weights = list(map(len, elements))
-    ends = cut_items(elements, weights)
+    ends = all_cuts(elements)
     assert ends[-1:] == [len(elements)]
     assert sorted(set(ends)) == ends
     begin = 0
@@ -113,7 +118,7 @@ def elements(count: int) -> list[bytes]:
 
 
 def leaves(parts: list[bytes]) -> set[bytes]:
-    ends = cut_items(parts, list(map(len, parts)))
+    ends = all_cuts(parts)
     return {b"".join(parts[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)}
 
 
