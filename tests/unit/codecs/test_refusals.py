@@ -332,3 +332,19 @@ def test_a_failing_property_does_not_pass_for_a_value(cas: InMemoryCAS) -> None:
     with pytest.raises(AgentRefError):
         cas.dump([Failing()])
     assert math.isfinite(cas.stats().blobs)
+
+
+@pytest.mark.parametrize("leaf", [1, bytearray(b"x")])
+@pytest.mark.parametrize("way", [lambda x: [x, x], lambda x: {"a": x, "b": x}, lambda x: [x] * 1000])
+def test_parts_that_are_shared_beyond_all_bounds_are_refused_at_once(leaf, way) -> None:
+    value = way(leaf)
+    for _ in range(40):
+        value = way(value)
+    with pytest.raises(ValueTooLargeError, match="shares its parts"):
+        InMemoryCAS().dump({"deep": value})
+
+
+def test_parts_that_are_shared_within_bounds_are_stored_each_time() -> None:
+    doc = {"id": 1, "tags": ["a", "b"]}
+    cas = InMemoryCAS()
+    assert cas.load(cas.dump([doc] * 3000)) == [doc] * 3000
