@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from agentref.chunks import Memo, TreeBuilder, unpack_blob
 from agentref.codecs import ValueCodec
-from agentref.errors import UnsupportedTypeError
+from agentref.errors import UnsupportedTypeError, ValueTooLargeError
 from agentref.storage import InMemoryCAS
 
 CODEC = ValueCodec()
@@ -161,6 +161,42 @@ def test_a_list_that_changes_step_by_step_is_encoded_as_if_new(data: st.DataObje
     assert_same_again(items, memo)
 
 
+def renamed(item: dict, old: str, new: object) -> dict:
+    return {new if key == old else key: part for key, part in item.items()}
+
+
+@pytest.mark.parametrize("at", [0, 1, 30, 58, 59])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda item: item | {"one": True},
+        lambda item: item | {"one": 1.0},
+        lambda item: item | {"zero": -0.0},
+        lambda item: item | {"zero": 0},
+        lambda item: item | {"text": "B" * 20_000},
+        lambda item: item | {"text": b"A" * 20_000},
+        lambda item: renamed(item, "zero", "null"),
+        lambda item: renamed(item, "key", "yek"),
+        lambda item: dict(reversed(item.items())),
+    ],
+    ids=["True", "1.0", "-0.0", "0", "text", "bytes", "last key", "a key", "order"],
+)
+def test_what_is_equal_and_not_the_same_is_seen_wherever_it_is(change, at: int) -> None:
+    memo = Memo()
+    items = [{"n": n, "text": "A" * 20_000, "key": None, "one": 1, "zero": 0.0} for n in range(60)]
+    before = encoded(items, memo)
+    new = list(items)
+    new[at] = change(items[at])
+    assert encoded(new, memo) == encoded(new) != before
+    assert encoded(items, memo) == before
+
+
+def test_a_list_that_grows_by_one_is_cut_as_a_new_one() -> None:
+    memo, items = Memo(), records(150, 40)
+    for end in range(10, 150):
+        assert encoded(items[:end], memo) == encoded(items[:end])
+
+
 def messages(count: int, weight: int) -> list:
     out: list = []
     for n in range(count):
@@ -232,6 +268,24 @@ def test_a_bytearray_in_the_place_of_bytes_is_seen_in_a_model(empty: bool) -> No
     assert before == encoded(message)
     message.additional_kwargs["k"][0] = bytearray(data)
     assert encoded(message, memo) == encoded(message) != before
+
+
+@pytest.mark.parametrize("inner", ["model", "records"])
+def test_what_is_remembered_lies_no_deeper_than_what_is_new_may(inner: str) -> None:
+    memo = Memo()
+    value: object = (
+        HumanMessage("x" * 1000, id="1") if inner == "model" else [{"n": 2**70 + n} for n in range(20)]
+    )
+    for _ in range(70):
+        assert outcome(value, memo) == outcome(value)
+        value = (value,)
+
+
+def outcome(value: object, memo: Memo | None = None) -> object:
+    try:
+        return encoded(value, memo)
+    except ValueTooLargeError as error:
+        return str(error)
 
 
 def test_what_one_codec_remembers_of_a_model_is_nothing_to_another() -> None:
