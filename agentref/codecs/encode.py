@@ -8,6 +8,7 @@ give equal bytes in every process; the order of a dictionary's keys is part of i
 from collections.abc import Callable
 from functools import cached_property, partial
 from itertools import chain
+from operator import add
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -130,14 +131,18 @@ class Encoder(Packing):
             return self._numbers(items)
         if all(map(self._taker.is_model, kinds)):
             return self._grouped(Ext.LIST_TREE, self._models(items), array_header)
+        return self._grouped(Ext.LIST_TREE, self._elements(items, kinds), array_header)
+
+    def _elements(self, items: list[Any], kinds: set[type]) -> Elements:
+        """Pack the elements of a container, which are of those types."""
         if not _has_long_text(items[0]):
-            # Mostly a list of short elements: one pass in C packs them all.
+            # Mostly they are short: one pass in C packs them all.
             mark = self._mark()
             elements = self._pack_each(items) if kinds - LEAVES else without_links(self._pack_all(items))
             if kinds.isdisjoint(_LARGE) or len(max(elements.packed, key=len)) <= _SPILL:
-                return self._grouped(Ext.LIST_TREE, elements, array_header)
+                return elements
             self._back_to(mark)
-        return self._grouped(Ext.LIST_TREE, self._each(self._item, items), array_header)
+        return self._each(self._item, items)
 
     def _records(self, items: list[Any]) -> bytes | None:
         """A list of flat records; None if it is none. Only those are packed that are not of the very
@@ -254,6 +259,11 @@ class Encoder(Packing):
             if len(data) <= INLINE:
                 return data
             self._back_to(mark)
+        if LEAVES.issuperset(map(type, record)):
+            parts = list(record.values())
+            elements = self._elements(parts, set(map(type, parts)))
+            packed = list(map(add, self._pack_all(list(record)), elements.packed))
+            return self._grouped(Ext.DICT_TREE, elements._replace(packed=packed), map_header)
         return self._grouped(Ext.DICT_TREE, self._each(self._pair, record.items()), map_header)
 
     def _pair(self, pair: tuple[Any, Any]) -> bytes:

@@ -57,6 +57,10 @@ class Records(NamedTuple):
         values = list(chain.from_iterable(map(dict.values, records)))
         return cls(records, list(map(len, records)), keys, values)
 
+    def ends(self) -> tuple[str | bytes | None, str | bytes | None]:
+        """The longest text of the first and of the last record, which lists that share much share."""
+        return _longest_text(self.records[0]), _longest_text(self.records[-1])
+
     def are_flat(self, head: int, tail: int) -> bool:
         """Whether all records are flat but for the first and the last ones, of which that is known."""
         begin = sum(self.lengths[:head])
@@ -75,6 +79,11 @@ class Records(NamedTuple):
         if head == rest:
             return head, 0
         return head, min(_alike(self, other, reversed), rest - head)
+
+
+def _longest_text(record: dict[Any, Any]) -> str | bytes | None:
+    texts = [part for part in record.values() if type(part) is str or type(part) is bytes]
+    return max(texts, key=len, default=None)
 
 
 def _alike(a: Records, b: Records, way: Callable[[Any], Iterable[Any]]) -> int:
@@ -98,10 +107,13 @@ def _first_other(a: list[Any], b: list[Any], way: Callable[[Any], Iterable[Any]]
 class KnownList:
     """A list that was encoded: of what its records were, and what all of it became."""
 
-    __slots__ = ("data", "elements", "firsts", "kept", "links", "records", "size", "texts", "top", "weight")
+    __slots__ = (
+        "data", "elements", "ends", "firsts", "kept", "links", "records", "size", "texts", "top", "weight",
+    )  # fmt: skip
 
     def __init__(self, records: Records, encoded: Encoded, kept: Any, texts: list[Any]) -> None:
         self.records = records
+        self.ends = records.ends()
         self.elements, self.links, self.data, self.top, self.weight = encoded
         self.firsts = list(accumulate(self.elements.counts, initial=0))
         self.kept = kept
@@ -114,7 +126,11 @@ class KnownList:
 def closest(known: Iterable[KnownList], records: Records) -> tuple[KnownList | None, int, int]:
     """The known list that shares the most with a new one, and what `shared` says of both."""
     best: tuple[KnownList | None, int, int] = (None, 0, 0)
+    first, last = records.ends()
     for one in known:
+        # To compare all of them takes longer than to pack a few short records.
+        if first is not None and last is not None and not any(map(is_, (first, last), one.ends)):
+            continue
         head, tail = records.shared(one.records)
         if head + tail > best[1] + best[2]:
             best = one, head, tail

@@ -108,8 +108,8 @@ PLACES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "beside a buffer": (lambda bad: [bytearray(b"x"), bad], "[1]"),
     "in a value that contains itself later": (_around, "['bad']"),
     "met by many ways": (
-        lambda bad: [_twice([1], 12), _twice([bad], 40)],
-        "[1]" + "[0]" * 11 + "..." + "[0]" * 12,
+        lambda bad: [_twice([1], 12), _twice([bad], 20)],
+        "[1]" + "[0]" * 21,
     ),
 }
 
