@@ -4,7 +4,7 @@ Compression is no part of a blob's name: a frame may be rewritten at any level, 
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import zstandard
@@ -12,9 +12,9 @@ import zstandard
 from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, read_varint, varint
 from agentref.errors import CorruptBlobError, MalformedBlobError
 from agentref.refs import Digest
-from agentref.storage.parallel import shared_out
+from agentref.storage.parallel import shared_out, started
 
-__all__ = ["Packed", "Unpacked", "has_links", "open_frame", "open_leaves", "pack_frame", "pack_frames"]
+__all__ = ["Leaves", "Packed", "Unpacked", "has_links", "open_frame", "pack_frame", "pack_frames"]
 
 _VERSION: Final = 0x10
 _ZSTD: Final = 0x08
@@ -74,22 +74,26 @@ class _Contexts:
         idle.append(context)
         return packed  # type: ignore[no-any-return]
 
-    def decompress(self, datas: Sequence[bytes | memoryview], sizes: Sequence[int]) -> list[bytes]:
-        """The bytes of each, whose sizes are known."""
+    def decompress(self, packed: Sequence[tuple[bytes | memoryview, int]]) -> Iterable[Any]:
+        """What each of them, whose size is known, unpacks to: bytes, or segments of a buffer."""
+        unpacked: Any
+        datas: list[Any] = [data for data, _ in packed]
+        sizes = [size for _, size in packed]
         try:
             context = self._decompressors.pop()
         except IndexError:
             context = zstandard.ZstdDecompressor()
         # One that failed is not lent again.
         if len(datas) > 1 and sum(sizes) >= _BATCH_BYTES:
-            segments: Any = context.multi_decompress_to_buffer(
-                list(datas), decompressed_sizes=struct.pack(f"={len(sizes)}Q", *sizes)
+            unpacked = context.multi_decompress_to_buffer(
+                datas,
+                decompressed_sizes=struct.pack(f"={len(sizes)}Q", *sizes),
             )
-            unpacked = [segment.tobytes() for segment in segments]
+            unpacked = map(unpacked.__getitem__, range(len(datas)))
         else:
             unpacked = list(map(context.decompress, datas))
         self._decompressors.append(context)
-        return unpacked
+        return unpacked  # type: ignore[no-any-return]
 
 
 _contexts = _Contexts()
@@ -140,7 +144,7 @@ def open_frame(digest: Digest, frame: bytes) -> Unpacked:
     """
     try:
         kind, length, body, is_packed = _parse(frame)
-        data = _contexts.decompress([body], [length])[0] if is_packed else bytes(body)
+        (data,) = _contexts.decompress([(body, length)]) if is_packed else (bytes(body),)
         _check(kind, length, data, frame)
     except _BROKEN as error:
         raise _corrupt(digest, str(error)) from error
@@ -149,43 +153,57 @@ def open_frame(digest: Digest, frame: bytes) -> Unpacked:
     return Unpacked(kind, data)
 
 
-def open_leaves(
-    digests: Sequence[Digest], frames: Sequence[bytes], sizes: Sequence[int]
-) -> list[Unpacked] | None:
-    """`open_frame` of many blobs without links, of known sizes; on several cores where it is worth it.
+class Leaves:
+    """Many blobs without links, of known logical sizes. `ahead` has another thread begin to unpack them."""
 
-    None if any of them is something else: to be opened one by one, to see which and why.
-    """
-    wanted = list(zip(digests, frames, sizes, strict=True))
-    try:
-        return shared_out(_open, wanted, sizes)
-    except (*_BROKEN, CorruptBlobError):
-        return None
+    def __init__(
+        self,
+        digests: Sequence[Digest],
+        frames: Sequence[bytes],
+        sizes: Sequence[int],
+        *,
+        ahead: bool = False,
+    ) -> None:
+        self._digests = digests
+        self._frames = frames
+        self._parsed: list[tuple[Kind, int, bytes | memoryview, bool]] | None = []
+        packed: list[tuple[bytes | memoryview, int]] = []
+        try:
+            for frame, size in zip(frames, sizes, strict=True):
+                kind, length, body, is_packed = _parse(frame)
+                # What has no links is its payload, and one byte that says so unless it is raw. A frame
+                # that claims otherwise could have us make room for much more than was asked for.
+                if frame[0] & _LINKS or length != size + (kind is not Kind.RAW):
+                    raise MalformedBlobError("they are of another size")
+                self._parsed.append((kind, length, body, is_packed))
+                if is_packed:
+                    packed.append((body, length))
+        except _BROKEN:
+            self._parsed, packed = None, []
+        size = sum([length for _, length in packed]) if ahead else 0
+        self._unpack = started(_contexts.decompress, packed, size)
 
-
-def _open(wanted: Sequence[tuple[Digest, bytes, int]]) -> list[Unpacked]:
-    parsed = []
-    for digest, frame, size in wanted:
-        kind, length, body, is_packed = _parse(frame)
-        # What has no links is its payload, and one byte that says so unless it is raw. A frame that
-        # claims otherwise could have us make room for much more than was asked for.
-        if frame[0] & _LINKS or length != size + (kind is not Kind.RAW):
-            raise _corrupt(digest, "they are of another size")
-        parsed.append((kind, length, body, is_packed))
-    unpacked = iter(
-        _contexts.decompress(
-            [body for _, _, body, is_packed in parsed if is_packed],
-            [length for _, length, _, is_packed in parsed if is_packed],
-        )
-    )
-    opened = []
-    for (digest, frame, _), (kind, length, body, is_packed) in zip(wanted, parsed, strict=True):
-        data = next(unpacked) if is_packed else bytes(body)
-        _check(kind, length, data, frame)
-        if blob_digest(kind, data) != digest:
-            raise _corrupt(digest, "they hash to something else")
-        opened.append(Unpacked(kind, data))
-    return opened
+    def opened(self) -> list[Unpacked] | None:
+        """`open_frame` of each, in order. None if any of them is not what it should be: to be opened one
+        by one, to see which and why."""
+        if self._parsed is None:
+            return None
+        try:
+            unpacked = iter(self._unpack())
+            opened = []
+            for digest, frame, (kind, length, body, is_packed) in zip(
+                self._digests, self._frames, self._parsed, strict=True
+            ):
+                # The thread that unpacks leaves it to us to make bytes of it: each object that it makes
+                # would take the interpreter lock from us.
+                data = bytes(next(unpacked) if is_packed else body)
+                _check(kind, length, data, frame)
+                if blob_digest(kind, data) != digest:
+                    return None
+                opened.append(Unpacked(kind, data))
+        except _BROKEN:
+            return None
+        return opened
 
 
 def _check(kind: Kind, length: int, data: bytes, frame: bytes) -> None:

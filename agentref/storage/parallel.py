@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import accumulate
 from typing import Final, TypeVar
 
-__all__ = ["shared_out"]
+__all__ = ["shared_out", "started"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -35,21 +36,35 @@ def shared_out(
     The threads stay: zstandard's own, started anew for each call, made nothing faster (median of 30 runs:
     40 leaves of 24 KiB unpacked in 49 us each by one thread, 36 by two of its own, 25 by two that stay).
     """
-    global _pool  # noqa: PLW0603  (made on first use)
     total = sum(sizes)
     if _WORKERS == 1 or len(items) < 2 or total < _WORTHWHILE_BYTES:
         return work(items)
-    if _pool is None:
-        _pool = ThreadPoolExecutor(_WORKERS - 1, thread_name_prefix="agentref")
     shares: list[list[_Item]] = [[] for _ in range(_WORKERS)]
     begins = accumulate(sizes, initial=0)
     for item, begin in zip(items, begins, strict=False):
         shares[min(begin * _WORKERS // total, _WORKERS - 1)].append(item)
     try:
-        futures = [_pool.submit(work, share) for share in shares[1:] if share]
+        futures = [_threads().submit(work, share) for share in shares[1:] if share]
     except RuntimeError:  # the interpreter is shutting down and starts no more threads
         return work(items)
     results = work(shares[0])
     for future in futures:
         results += future.result()
     return results
+
+
+def started(work: Callable[[_Item], _Result], item: _Item, size: int) -> Callable[[], _Result]:
+    """What returns `work(item)`, which another thread begins now if `size` makes it worth it."""
+    if _WORKERS > 1 and size >= _WORTHWHILE_BYTES:
+        try:
+            return _threads().submit(work, item).result
+        except RuntimeError:  # the interpreter is shutting down and starts no more threads
+            pass
+    return partial(work, item)
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _pool  # noqa: PLW0603  (made on first use)
+    if _pool is None:
+        _pool = ThreadPoolExecutor(_WORKERS - 1, thread_name_prefix="agentref")
+    return _pool

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentref.chunks import MAX_DEPTH, Blob, Kind, Link, unpack_blob
 from agentref.errors import (
@@ -13,7 +13,7 @@ from agentref.errors import (
     MalformedBlobError,
 )
 from agentref.refs import Digest
-from agentref.storage.frames import has_links, open_frame, open_leaves
+from agentref.storage.frames import Leaves, has_links, open_frame
 from agentref.storage.protocol import BlobStore
 from agentref.storage.reports import Counters
 
@@ -121,6 +121,15 @@ def _sized(blob: Blob, link: Link) -> Blob:
     return blob
 
 
+class _Window(NamedTuple):
+    """Leaves that are read one after the other; `end` is where the next ones begin."""
+
+    links: list[Link]
+    end: int
+    size: int
+    leaves: Leaves
+
+
 class Tree:
     """Fetched blobs, from which a decoder reads.
 
@@ -142,6 +151,8 @@ class Tree:
         self._unread = {link.digest: index for index, link in enumerate(leaves)}
         self._ahead: dict[Digest, Blob] = {}
         self._ahead_bytes = 0
+        self._next: _Window | None = None
+        self._size = sum([link.size for link in leaves])
 
     def raw(self, links: Iterable[Link]) -> Iterator[bytes | memoryview]:
         """The bytes below the links, in order."""
@@ -177,33 +188,48 @@ class Tree:
         blob = self._found[link.digest]
         if not isinstance(blob, bytes):
             return _sized(blob, link)
-        index = self._unread.get(link.digest)
-        if index is not None:
-            self._look_ahead(index)
+        if link.digest in self._unread:
+            self._look_ahead(self._leaves[self._unread[link.digest]])
         ahead = self._ahead.pop(link.digest, None)
         if ahead is None:  # read before, or something is wrong
             return _open(link, blob, self._origin[link.digest], self._distrust)
         self._ahead_bytes -= link.size
         return _sized(ahead, link)
 
-    def _look_ahead(self, index: int) -> None:
+    def _look_ahead(self, link: Link) -> None:
+        """Open the leaves from this one on, up to half a megabyte; the next ones are unpacked meanwhile."""
         if self._ahead_bytes > _OPEN_BATCH_BYTES:  # read in another order than they were found
             self._ahead.clear()
             self._ahead_bytes = 0
-        window: list[Link] = []
+        window, self._next = self._next, None
+        if window is None or link not in window.links:
+            self._next, window = window, self._window(self._unread[link.digest], ahead=False)
+        if self._next is None:
+            self._next = self._window(window.end, ahead=True)
+        for opened in window.links:
+            self._unread.pop(opened.digest, None)
+        blobs = window.leaves.opened()
+        if blobs is not None:
+            digests = [opened.digest for opened in window.links]
+            self._ahead.update(zip(digests, [unpack_blob(*blob) for blob in blobs], strict=True))
+            self._ahead_bytes += window.size
+
+    def _window(self, begin: int, *, ahead: bool) -> "_Window":
+        links: list[Link] = []
         size = 0
-        while index < len(self._leaves) and size < _OPEN_BATCH_BYTES:
-            link = self._leaves[index]
-            if self._unread.pop(link.digest, None) is not None:
-                window.append(link)
+        end = begin
+        # Of a value in few leaves this thread unpacks one half, and another one meanwhile the other.
+        limit = min(_OPEN_BATCH_BYTES, self._size // 2)
+        while end < len(self._leaves) and size <= limit:
+            link = self._leaves[end]
+            if link.digest in self._unread:
+                links.append(link)
                 size += link.size
-            index += 1
-        digests = [link.digest for link in window]
+            end += 1
+        digests = [link.digest for link in links]
         frames: Any = [self._found[digest] for digest in digests]
-        opened = open_leaves(digests, frames, [link.size for link in window])
-        if opened is not None:
-            self._ahead.update(zip(digests, [unpack_blob(*blob) for blob in opened], strict=True))
-            self._ahead_bytes += size
+        leaves = Leaves(digests, frames, [link.size for link in links], ahead=ahead)
+        return _Window(links, end, size, leaves)
 
 
 class ByteStream(io.RawIOBase):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentref.chunks import MAX_BLOB_BYTES, Kind, Link, blob_digest, link_table, varint
 from agentref.errors import CorruptBlobError
 from agentref.refs import Digest
-from agentref.storage.frames import Packed, has_links, open_frame, open_leaves, pack_frame, pack_frames
+from agentref.storage.frames import Leaves, Packed, has_links, open_frame, pack_frame, pack_frames
 
 ZSTD = 0x08
 TEXT = b"the same words again and again, " * 20
@@ -148,24 +148,28 @@ def test_frames_are_the_same_whether_packed_one_by_one_or_together(few: bool) ->
     assert frames == [pack_frame(*blob) for blob in blobs]
 
 
-def test_leaves_open_together_to_what_each_opens_to_alone() -> None:
+@pytest.mark.parametrize("ahead", [True, False])
+def test_leaves_open_together_to_what_each_opens_to_alone(ahead: bool) -> None:
     kinds = [Kind.RAW if n % 3 else Kind.VALUE for n in range(43)]
     datas = [data if kind is Kind.RAW else b"\0" + data for kind, data in zip(kinds, many(), strict=True)]
     digests = [blob_digest(kind, data) for kind, data in zip(kinds, datas, strict=True)]
     frames = pack_frames([Packed(kind, data, 1) for kind, data in zip(kinds, datas, strict=True)])
     sizes = [len(data) - (kind is Kind.VALUE) for kind, data in zip(kinds, datas, strict=True)]
-    assert open_leaves(digests, frames, sizes) == list(zip(kinds, datas, strict=True))
-    assert open_leaves([], [], []) == []
+
+    def opened(frames: list[bytes]) -> object:
+        return Leaves(digests, frames, sizes, ahead=ahead).opened()
+
+    assert opened(frames) == list(zip(kinds, datas, strict=True))
+    assert Leaves([], [], [], ahead=ahead).opened() == []
     for index in (0, 2, 20, 42):
         for bad in (frames[index][:-1], frames[index][:-1] + b"!", frames[index - 1], b""):
-            spoilt = [*frames[:index], bad, *frames[index + 1 :]]
-            assert open_leaves(digests, spoilt, sizes) is None
+            assert opened([*frames[:index], bad, *frames[index + 1 :]]) is None
 
 
 def test_no_room_is_made_for_what_a_leaf_claims_beyond_its_size() -> None:
     bomb = pack_frame(Kind.RAW, bytes(MAX_BLOB_BYTES), 1)
     digest = blob_digest(Kind.RAW, bytes(MAX_BLOB_BYTES))
     count = 3000  # 48 GB, if it were believed
-    assert open_leaves([digest] * count, [bomb] * count, [5] * count) is None
+    assert Leaves([digest] * count, [bomb] * count, [5] * count).opened() is None
     linked = pack_frame(Kind.NODE, canonical(Kind.NODE), 1)
-    assert open_leaves([blob_digest(Kind.NODE, canonical(Kind.NODE))], [linked], [5]) is None
+    assert Leaves([blob_digest(Kind.NODE, canonical(Kind.NODE))], [linked], [5]).opened() is None
