@@ -17,7 +17,7 @@ __all__ = ["Database", "connect"]
 _IDLE_CONNECTIONS: Final = 2
 _CACHE_KIB: Final = 1024
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
-_CHECKPOINT_PAGES: Final = 512  # 2 MB: on a full disk the log must not be most of what there is
+_CHECKPOINT_PAGES: Final = 1024  # 2 MB: on a full disk the log must not be most of what there is
 _WAL_KEPT: Final = 8 * 1024 * 1024
 _WAL_TOLERATED: Final = 32 * 1024 * 1024
 
