@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Final, NamedTuple
 
 from agentref.refs import DIGEST_SIZE, Digest
+from agentref.storage._packs import RECORD_HEAD
 from agentref.storage.protocol import FOREVER, BlobInfo
 
 __all__ = [
@@ -132,7 +133,7 @@ class Place(NamedTuple):
 
 
 class PackRow(NamedTuple):
-    """A pack in the index: how far it reaches, and how many bytes of blobs are still here."""
+    """A pack in the index: how far it reaches, and how many bytes of records are still needed."""
 
     id: int
     name: str
@@ -242,7 +243,7 @@ def drop_bytes(connection: sqlite3.Connection, old: Iterable[Row]) -> set[int]:
         if row.pack_id is None:
             payloads.append((row.place,))
         else:
-            lost[row.pack_id] += row.stored_size
+            lost[row.pack_id] += RECORD_HEAD + row.stored_size
     if payloads:
         connection.executemany("DELETE FROM payload WHERE id = ?", payloads)
     connection.executemany(
@@ -251,9 +252,9 @@ def drop_bytes(connection: sqlite3.Connection, old: Iterable[Row]) -> set[int]:
     return set(lost)
 
 
-def fill_pack(connection: sqlite3.Connection, name: str, *, end: int, live: int) -> int:
-    """The id of that pack, which now reaches to `end` and has `live` bytes of blobs more."""
-    connection.execute(_FILL_PACK, (name, end, live))
+def fill_pack(connection: sqlite3.Connection, name: str, end: int, sizes: Collection[int]) -> int:
+    """The id of that pack, which now reaches to `end` and has blobs of those sizes more."""
+    connection.execute(_FILL_PACK, (name, end, sum(sizes) + RECORD_HEAD * len(sizes)))
     return int(connection.execute("SELECT id FROM pack WHERE name = ?", (name,)).fetchone()[0])
 
 

@@ -31,7 +31,7 @@ CREATE TABLE pack(
     id   INTEGER PRIMARY KEY AUTOINCREMENT,  -- no two packs ever have one id
     name TEXT NOT NULL UNIQUE,
     size INTEGER NOT NULL,                   -- how far it reaches; what lies behind is nothing
-    live INTEGER NOT NULL                    -- bytes of blobs in it that are still here
+    live INTEGER NOT NULL                    -- bytes of records whose blobs are still here
 );
 
 CREATE TABLE blob(

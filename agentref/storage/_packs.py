@@ -19,14 +19,15 @@ from agentref.refs import DIGEST_SIZE, Digest
 from agentref.storage._fork import watch_forks
 from agentref.storage._posix import is_at, lock_descriptor, make_directory, sync_directory
 
-__all__ = ["Appending", "Pack", "Packs", "Span"]
+__all__ = ["RECORD_HEAD", "Appending", "Pack", "Packs", "Span"]
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _FULL: Final = 32 * 1024 * 1024
 _VECTORS: Final = 512  # buffers a call of writev; POSIX allows 16 at least, Linux and macOS 1024
 _GAP: Final = 16 * 1024
 _RUN: Final = 4 * 1024 * 1024
-_HEAD: Final = DIGEST_SIZE + 4
+RECORD_HEAD: Final = DIGEST_SIZE + 4
+"""Bytes of a record in front of those of its blob."""
 
 _sync: Final = getattr(os, "fdatasync", os.fsync)  # a file's size counts as its data
 
@@ -53,9 +54,9 @@ class Pack:
         end = self.end
         for digest, data in blobs.items():
             size = len(data)
-            spans[digest] = Span(end + _HEAD, size)
+            spans[digest] = Span(end + RECORD_HEAD, size)
             parts += (digest + size.to_bytes(4, "big"), data)
-            end += _HEAD + size
+            end += RECORD_HEAD + size
         try:
             _write_all(self.descriptor, parts, self.end)
             _sync(self.descriptor)
@@ -74,19 +75,19 @@ class Pack:
     def records(self) -> Iterator[tuple[Digest, Span]]:
         """What was ever appended, in order; less where the file is damaged."""
         at = 0
-        while at + _HEAD <= self.end:
+        while at + RECORD_HEAD <= self.end:
             window = _read_all(self.descriptor, at, min(_RUN, self.end - at))
             used = 0
-            while used + _HEAD <= len(window):
+            while used + RECORD_HEAD <= len(window):
                 digest, size = (
                     Digest(window[used : used + DIGEST_SIZE]),
-                    window[used + DIGEST_SIZE : used + _HEAD],
+                    window[used + DIGEST_SIZE : used + RECORD_HEAD],
                 )
-                span = Span(at + used + _HEAD, int.from_bytes(size, "big"))
+                span = Span(at + used + RECORD_HEAD, int.from_bytes(size, "big"))
                 if span.offset + span.size > self.end:
                     return
                 yield digest, span
-                used += _HEAD + span.size
+                used += RECORD_HEAD + span.size
             if not used:
                 return
             at += used
@@ -98,6 +99,7 @@ class Packs:
     def __init__(self, root: Path) -> None:
         self._directory = root / "packs"
         self._lock = threading.Lock()
+        self._closed = False
         self._idle: list[Pack] = []
         watch_forks(self)
 
@@ -163,7 +165,7 @@ class Packs:
     def give_back(self, pack: Pack) -> None:
         """Let the next writer have it."""
         with self._lock:
-            if pack.end < _FULL:
+            if pack.end < _FULL and not self._closed:
                 self._idle.append(pack)
                 return
         os.close(pack.descriptor)
@@ -182,6 +184,7 @@ class Packs:
     def close(self) -> None:
         """Let go of all packs."""
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, []
         for pack in idle:
             os.close(pack.descriptor)
@@ -228,7 +231,9 @@ class Packs:
     def after_fork_in_child(self) -> None:
         """The packs are the parent's."""
         self._lock = threading.Lock()
+        closed = self._closed
         self.close()
+        self._closed = closed
 
 
 class Appending:

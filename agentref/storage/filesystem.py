@@ -17,7 +17,7 @@ from agentref.storage import _blob_table as table
 from agentref.storage._arguments import check_digest, check_limit, check_time, unique_digests, valid_blobs
 from agentref.storage._failures import storage_errors
 from agentref.storage._index import open_index, read_store_id
-from agentref.storage._packs import Appending, Pack, Packs, Span
+from agentref.storage._packs import RECORD_HEAD, Appending, Pack, Packs, Span
 from agentref.storage._sqlite import Database
 from agentref.storage.protocol import FOREVER, BlobInfo
 
@@ -71,11 +71,10 @@ class FilesystemBlobStore:
             index = open_index(self._root, create=create, patience=busy_timeout)
             self._database = Database(index, busy_timeout=busy_timeout)
             self._finalizer = weakref.finalize(self, _release, self._database, self._packs)
-            with self._database.session(), self._database.read() as connection:
-                self._store_id = read_store_id(connection, self._root)
-                left_over = self._unlisted(connection)
-            if left_over:
-                self.sweep()
+            with self._database.session():
+                with self._database.read() as connection:
+                    self._store_id = read_store_id(connection, self._root)
+                self._drop_unlisted()
 
     @property
     def store_id(self) -> str:
@@ -160,8 +159,8 @@ class FilesystemBlobStore:
     def sweep(self) -> int:
         """Give back what crashed and busy writers left: packs that no blob is in, or few; says how many.
 
-        Safe while others write. Costs a listing of the packs; a store is swept when it is opened and a
-        crash has left something.
+        Safe while others write. Costs a listing of the packs, and a copy of what is still needed in those
+        that are hardly so. The packs of writers that died at once are gone when the store is opened again.
         """
         with self._verb():
             with self._database.read() as connection:
@@ -258,8 +257,8 @@ class FilesystemBlobStore:
         if not fresh:
             appending.undo()  # all of it was here already
             return None, {}
-        live = sum(map(len, fresh.values()))
-        pack_id = table.fill_pack(connection, appending.name, end=appending.end, live=live)
+        sizes = list(map(len, fresh.values()))
+        pack_id = table.fill_pack(connection, appending.name, appending.end, sizes)
         return pack_id, {digest: appending.spans[digest] for digest in fresh}
 
     # Packs that are no longer needed, or hardly
@@ -347,7 +346,7 @@ class FilesystemBlobStore:
             rows = [row for row in table.rows(connection, needed) if row.pack_id == old.id]
             live = next((pack.live for pack in table.packs(connection) if pack.id == old.id), 0)
             here = {row.digest: needed[row.digest] for row in rows}
-            found = live == sum(map(len, here.values()))
+            found = live == sum(RECORD_HEAD + len(data) for data in here.values())
             if found:
                 pack_id, spans = self._placed(connection, here, appending)
                 table.move(connection, spans, pack_id)

@@ -139,10 +139,8 @@ class BlobStores(RuleBasedStateMachine):
         if hasattr(self, "store"):
             with closing(sqlite3.connect(Path(self.root, "index.sqlite3"))) as index:
                 live = dict(index.execute("SELECT name, live FROM pack"))
-                needed = (
-                    "SELECT name, sum(stored_size) FROM blob JOIN pack ON pack.id = pack_id GROUP BY name"
-                )
-                counted = dict(index.execute(needed))
+                needed = "SELECT name, sum(36 + stored_size) FROM blob JOIN pack ON pack.id = pack_id"
+                counted = dict(index.execute(f"{needed} GROUP BY name"))
             sizes = {path.name: path.stat().st_size for path in Path(self.root, "packs").glob("*")}
             assert live == {name: counted.get(name, 0) for name in live}
             assert all(sizes[name] >= size for name, size in counted.items())

@@ -361,6 +361,12 @@ class TestPacks:
         assert packed_bytes(root) == 200 * (300 + HEAD)
         assert len(store.fetch(list(blobs))) == 120
 
+    def test_an_empty_blob_keeps_its_place_when_the_rest_of_its_pack_goes(self, store, root):
+        store.store({A: LARGE, B: b""})
+        store.remove([A])
+        assert store.fetch([A, B]) == {B: b""}
+        assert packs(root) == []
+
     def test_a_pack_that_another_writes_to_is_given_up_by_a_sweep_once_it_is_not(self, opened, root):
         writer, other = opened(), opened()
         writer.store({A: LARGE})
