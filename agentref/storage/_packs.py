@@ -148,7 +148,7 @@ class Packs:
 
         The pack stays ours until the block ends. When it raises, what was appended is cut off.
         """
-        return Appending(self, self._claim(known), blobs)
+        return Appending(self, self._claim(known), blobs, known)
 
     def take(self, name: str, end: int) -> Pack | None:
         """That pack, which reaches to `end`, for this process alone, until it is put away or deleted.
@@ -239,8 +239,15 @@ class Packs:
 class Appending:
     """Blobs on their way into a pack; leaving the block with an error cuts them off again."""
 
-    def __init__(self, packs: Packs, pack: Pack, blobs: Mapping[Digest, bytes]) -> None:
+    def __init__(
+        self,
+        packs: Packs,
+        pack: Pack,
+        blobs: Mapping[Digest, bytes],
+        known: Callable[[], Mapping[str, int]],
+    ) -> None:
         self._packs = packs
+        self._known = known
         self._pack = pack
         self._begin = pack.end
         try:
@@ -269,9 +276,12 @@ class Appending:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self.undo()
-        self._packs.give_back(self._pack)
+        try:
+            # The error may have come when all was committed, as Ctrl-C does: then others rely on it.
+            if error is not None and self._known().get(self.name, 0) <= self._begin:
+                self.undo()
+        finally:
+            self._packs.give_back(self._pack)
 
 
 def _runs(spans: Sequence[Span]) -> Iterable[list[Span]]:

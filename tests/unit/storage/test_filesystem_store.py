@@ -499,6 +499,21 @@ class TestInterleaving:
         store.store({A: LARGE})
         assert store.fetch([A]) == {A: LARGE}
 
+    def test_an_interrupt_behind_the_commit_takes_nothing_back(self, store, opened, monkeypatch):
+        end = store._database.end
+
+        def interrupted(connection, *, commit):
+            end(connection, commit=commit)
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store._database, "end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.store({A: LARGE, B: LARGE})
+        assert opened().fetch([A, B]) == {A: LARGE, B: LARGE}
+        store.store({C: LARGE})
+        assert store.fetch([A, B, C]) == {A: LARGE, B: LARGE, C: LARGE}
+
 
 class TestWaiting:
     def test_a_writer_elsewhere_makes_it_busy_and_does_not_stop_readers(self, opened, root):
