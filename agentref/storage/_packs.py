@@ -6,6 +6,7 @@ next. A pack has one writer at a time, who holds its lock (`flock`); whoever mov
 deletes it holds that lock too, so that nothing is appended to a deleted file.
 """
 
+import errno
 import os
 import re
 import threading
@@ -28,6 +29,9 @@ _GAP: Final = 16 * 1024
 _RUN: Final = 4 * 1024 * 1024
 RECORD_HEAD: Final = DIGEST_SIZE + 4
 """Bytes of a record in front of those of its blob."""
+
+_NOT_OURS: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
+"""Why a file that is there, or was, is none that we may append to: others can be."""
 
 _sync: Final = getattr(os, "fdatasync", os.fsync)  # a file's size counts as its data
 
@@ -195,9 +199,12 @@ class Packs:
                 if not self._idle:
                     break
                 idle = self._idle.pop()
-            if is_at(idle.descriptor, self.path(idle.name)):
+            whole = os.fstat(idle.descriptor).st_size >= idle.end
+            if whole and is_at(idle.descriptor, self.path(idle.name)):
                 return idle
-            os.close(idle.descriptor)  # somebody deleted the file
+            os.close(
+                idle.descriptor
+            )  # somebody deleted the file, or cut it short: no hole may look like blobs
         make_directory(self._directory)
         for name, end in known().items():
             if end >= _FULL or (pack := self._open(name, end)) is None:
@@ -218,8 +225,10 @@ class Packs:
         try:
             path = self.path(name)
             descriptor = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:
-            return None
+        except OSError as error:
+            if not flags and error.errno in _NOT_OURS:
+                return None
+            raise
         return Pack(name, descriptor, end) if lock_descriptor(descriptor, path) else None
 
     def before_fork(self) -> None:

@@ -292,6 +292,29 @@ class TestPacks:
         store.sweep()
         assert store.fetch([A, C]) == {A: LARGE, C: LARGE}
 
+    def test_an_open_pack_that_was_cut_short_is_not_gone_on_with(self, store, opened, root):
+        store.store({A: LARGE, B: LARGE})
+        os.truncate(packs(root)[0], 100)
+        store.store({C: LARGE})
+        assert store.stat([A, B, C]).keys() == {C}
+        other = opened()
+        other.store({A: LARGE, B: LARGE})
+        assert store.fetch([A, B, C]) == {A: LARGE, B: LARGE, C: LARGE}
+
+    @pytest.mark.parametrize("entry", ["directory", "link"])
+    def test_what_is_no_file_among_the_packs_is_passed_over(self, opened, root, entry):
+        opened().store({A: LARGE})
+        place = root / "packs" / "00000000000000aa"
+        if entry == "directory":
+            place.mkdir()
+        else:
+            place.symlink_to(root / "index.sqlite3")
+        store = opened()
+        store.store({B: LARGE})
+        assert store.sweep() == 0
+        assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
+        assert place.exists()
+
     def test_a_pack_whose_records_cannot_be_told_apart_is_not_given_up(self, opened, root):
         blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
         store = opened()
