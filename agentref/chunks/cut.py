@@ -35,7 +35,7 @@ class _Sizes(NamedTuple):
 
 _LEAF: Final = _Sizes(12 * 1024, 1, 20 * 1024, 64 * 1024)
 # What comes behind the last cut is stored anew each time a list grows: in small leaves, less of it. With no
-# fewer than three elements in each, 64 KiB in records of 4 KiB are 4.6 blobs to read where they were 6.7 with
+# fewer than three elements in each, 64 KiB in records of 4 KiB are 4.6 blobs to read, not 6.7 as with
 # leaves of a single one, and 400 messages of 2 KiB, stored one by one, take 1.3 times the bytes.
 _TAIL: Final = _Sizes(2 * 1024, 3, 2 * 1024, 16 * 1024)
 
