@@ -3,61 +3,52 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from itertools import accumulate
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from agentref.refs import DIGEST_SIZE, Digest
-from agentref.storage._packs import RECORD_HEAD
+from agentref.storage._batches import ENTRY_SIZE
+from agentref.storage._packs import FULL
 from agentref.storage.protocol import FOREVER, BlobInfo
 
 __all__ = [
     "PackRow",
-    "Place",
     "Row",
-    "add_payloads",
+    "add_pack",
     "delete",
-    "delete_pack",
-    "drop_bytes",
     "epoch",
     "fill_pack",
+    "forget_packs",
+    "give_up",
+    "given_up",
     "insert",
+    "loosen",
     "move",
+    "open_packs",
     "packs",
     "page",
-    "places",
     "rows",
     "touch",
 ]
 
 # All names of a batch travel as one value, 32 bytes each: one statement, prepared once, for any number.
+# Python's sqlite3 lets go of the interpreter lock for every row that it binds or returns, and where other
+# threads compute it waits up to 5 ms to get it back.
 _WANTED: Final = """
 WITH RECURSIVE
     at(i) AS (SELECT 1 UNION ALL SELECT i + 32 FROM at WHERE i + 32 < length(:names)),
     wanted(digest) AS (SELECT substr(:names, i, 32) FROM at)
 """
 
-_ROW: Final = """
-SELECT digest, pack_id, place, stored_size, touched_at, expires_at FROM blob WHERE digest = ?
+# Whatever somebody may have written into the index: these are numbers.
+_COLUMNS: Final = """
+    blob.digest, CAST(pack_id AS INTEGER), CAST(place AS INTEGER), CAST(stored_size AS INTEGER),
+    CAST(touched_at AS REAL), CAST(expires_at AS REAL)
 """
 
-_ROWS: Final = (
-    _WANTED
-    + """
-SELECT blob.digest, pack_id, place, stored_size, touched_at, expires_at
-FROM wanted CROSS JOIN blob ON blob.digest = wanted.digest
-"""
-)
+_ROW: Final = "SELECT" + _COLUMNS + "FROM blob WHERE digest = ?"
 
-_PLACES: Final = (
-    _WANTED
-    + """
-SELECT blob.digest, pack_id, place, stored_size, data
-FROM wanted
-    CROSS JOIN blob ON blob.digest = wanted.digest
-    LEFT JOIN payload ON pack_id IS NULL AND payload.id = place
-"""
-)
+_ROWS: Final = _WANTED + "SELECT" + _COLUMNS + "FROM wanted CROSS JOIN blob ON blob.digest = wanted.digest"
 
 _TOUCH: Final = (
     _WANTED
@@ -69,28 +60,15 @@ WHERE digest IN wanted
 )
 
 _PAGE: Final = """
-SELECT digest, stored_size, touched_at, expires_at FROM blob WHERE digest > ? ORDER BY digest LIMIT ?
-"""
-
-_PAYLOAD: Final = "INSERT INTO payload(data) VALUES (?)"
-
-# All bytes of a batch travel as one value too. Python's sqlite3 lets go of the interpreter lock for every
-# row that it binds or returns, and where other threads compute it waits up to 5 ms to get it back.
-_ALL_PAYLOADS: Final = """
-INSERT INTO payload(id, data)
-SELECT :first + key, coalesce(substr(:data, json_extract(value, '$[0]'), json_extract(value, '$[1]')), x'')
-FROM json_each(:spans)
+SELECT digest, CAST(stored_size AS INTEGER), CAST(touched_at AS REAL), CAST(expires_at AS REAL)
+FROM blob WHERE digest > ? ORDER BY digest LIMIT ?
 """
 
 _INSERT: Final = """
 INSERT INTO blob(digest, pack_id, place, stored_size, touched_at, expires_at)
-SELECT substr(:names, 32 * key + 1, 32), :pack_id, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
-    :now, :expires_at
+SELECT substr(:names, 32 * key + 1, 32), json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+    json_extract(value, '$[2]'), json_extract(value, '$[3]'), coalesce(json_extract(value, '$[4]'), 9e999)
 FROM json_each(:rows)
-"""
-
-_INSERT_ONE: Final = """
-INSERT INTO blob(digest, pack_id, place, stored_size, touched_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)
 """
 
 _MOVE: Final = """
@@ -100,17 +78,20 @@ SET pack_id = ?, place = ?, stored_size = ?,
 WHERE digest = ?
 """
 
-_FILL_PACK: Final = """
-INSERT INTO pack(name, size, live) VALUES (?, ?, ?)
-ON CONFLICT(name) DO UPDATE SET size = excluded.size, live = live + excluded.live
+_PACKS: Final = "SELECT id, name, CAST(size AS INTEGER), CAST(live AS INTEGER), state FROM pack"
+
+_FILL: Final = """
+UPDATE pack SET size = :end, live = live + :more, state = max(state, :end >= :full) WHERE id = :id
 """
+
+_OPEN, _FULL, _GIVEN_UP = range(3)  # _FILL makes an open one full
 
 
 class Row(NamedTuple):
-    """A blob in the index; its bytes are in a pack, or a row of their own if `pack_id` is None."""
+    """A blob and where its bytes are."""
 
     digest: Digest
-    pack_id: int | None
+    pack_id: int
     place: int
     stored_size: int
     touched_at: float
@@ -122,23 +103,19 @@ class Row(NamedTuple):
         return BlobInfo(self.digest, self.stored_size, self.touched_at, self.expires_at)
 
 
-class Place(NamedTuple):
-    """Where a blob's bytes are; `data` is what the index itself holds of them."""
-
-    digest: Digest
-    pack_id: int | None
-    offset: int
-    size: int
-    data: bytes | None
-
-
 class PackRow(NamedTuple):
-    """A pack in the index: how far it reaches, and how many bytes of records are still needed."""
+    """A pack in the index: how far the index knows it, and how many bytes there are still needed."""
 
     id: int
     name: str
     size: int
     live: int
+    state: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something may yet be appended to it."""
+        return self.state == _OPEN
 
 
 def rows(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Row]:
@@ -151,14 +128,6 @@ def rows(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Row]
     else:
         found = connection.execute(_ROWS, {"names": names})
     return list(map(Row._make, found))
-
-
-def places(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Place]:
-    """Where the bytes of those are that are here."""
-    names = b"".join(digests)
-    if not names:
-        return []
-    return list(map(Place._make, connection.execute(_PLACES, {"names": names})))
 
 
 def page(connection: sqlite3.Connection, after: Digest | None, limit: int) -> list[BlobInfo]:
@@ -175,98 +144,51 @@ def touch(
         connection.execute(_TOUCH, {"names": names, "now": now, "expires_at": expires_at})
 
 
-def insert(
-    connection: sqlite3.Connection,
-    spans: Mapping[Digest, tuple[int, int]],
-    pack_id: int | None,
-    *,
-    now: float,
-    expires_at: float,
-) -> None:
-    """Add rows of blobs that are not here; a span is the place and the size of a blob's bytes."""
-    if len(spans) == 1:
-        ((digest, (place, size)),) = spans.items()
-        connection.execute(_INSERT_ONE, (digest, pack_id, place, size, now, expires_at))
-    elif spans:
-        names = sorted(spans)
+def insert(connection: sqlite3.Connection, new: Collection[Row]) -> None:
+    """Add rows of blobs that are not here."""
+    if new:
+        ordered = sorted(new)
         connection.execute(
             _INSERT,
             {
-                "names": b"".join(names),
-                "pack_id": pack_id,
-                "rows": json.dumps([spans[name] for name in names]),
-                "now": now,
-                "expires_at": expires_at,
+                "names": b"".join([row.digest for row in ordered]),
+                "rows": json.dumps([(*row[1:5], None if row[5] == FOREVER else row[5]) for row in ordered]),
             },
         )
 
 
 def move(
     connection: sqlite3.Connection,
-    spans: Mapping[Digest, tuple[int, int]],
-    pack_id: int | None,
+    moved: Iterable[Row],
     *,
     now: float = -FOREVER,
     expires_at: float = -FOREVER,
 ) -> None:
-    """Give blobs that are here other bytes, whose old ones were dropped before; lives only lengthen."""
+    """Say where the bytes of blobs that are here are now, after `loosen`; lives only lengthen."""
     connection.executemany(
         _MOVE,
-        [(pack_id, place, size, now, expires_at, digest) for digest, (place, size) in spans.items()],
+        [(row.pack_id, row.place, row.stored_size, now, expires_at, row.digest) for row in moved],
     )
 
 
-def add_payloads(
-    connection: sqlite3.Connection, blobs: Mapping[Digest, bytes]
-) -> dict[Digest, tuple[int, int]]:
-    """Keep the bytes of blobs as rows: the span of each. Nobody else writes now: the ids after the
-    first one follow it."""
-    if not blobs:
-        return {}
-    if len(blobs) == 1:
-        ((digest, data),) = blobs.items()
-        return {digest: (connection.execute(_PAYLOAD, (data,)).lastrowid or 0, len(data))}
-    first = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM payload").fetchone()[0]
-    sizes = list(map(len, blobs.values()))
-    spans = list(zip(accumulate(sizes, initial=1), sizes, strict=False))
-    connection.execute(
-        _ALL_PAYLOADS, {"first": first, "data": b"".join(blobs.values()), "spans": json.dumps(spans)}
-    )
-    return dict(zip(blobs, zip(range(first, first + len(blobs)), sizes, strict=True), strict=True))
-
-
-def drop_bytes(connection: sqlite3.Connection, old: Iterable[Row]) -> set[int]:
-    """Forget where the bytes of these rows are; returns the packs that now hold less."""
-    payloads: list[tuple[int]] = []
+def loosen(connection: sqlite3.Connection, old: Iterable[Row]) -> set[int]:
+    """The bytes of these rows are no longer needed; returns the packs of which less is needed now."""
     lost: Counter[int] = Counter()
     for row in old:
-        if row.pack_id is None:
-            payloads.append((row.place,))
-        else:
-            lost[row.pack_id] += RECORD_HEAD + row.stored_size
-    if payloads:
-        connection.executemany("DELETE FROM payload WHERE id = ?", payloads)
+        lost[row.pack_id] += ENTRY_SIZE + row.stored_size
     connection.executemany(
         "UPDATE pack SET live = live - ? WHERE id = ?", [(size, pack_id) for pack_id, size in lost.items()]
     )
     return set(lost)
 
 
-def fill_pack(connection: sqlite3.Connection, name: str, end: int, sizes: Collection[int]) -> int:
-    """The id of that pack, which now reaches to `end` and has blobs of those sizes more."""
-    connection.execute(_FILL_PACK, (name, end, sum(sizes) + RECORD_HEAD * len(sizes)))
-    return int(connection.execute("SELECT id FROM pack WHERE name = ?", (name,)).fetchone()[0])
-
-
-def packs(connection: sqlite3.Connection) -> list[PackRow]:
-    """All packs; the newest first."""
-    found = connection.execute("SELECT id, name, size, live FROM pack ORDER BY id DESC")
-    return list(map(PackRow._make, found))
-
-
-def delete_pack(connection: sqlite3.Connection, pack_id: int) -> None:
-    """Forget a pack in which nothing lives."""
-    connection.execute("DELETE FROM pack WHERE id = ?", (pack_id,))
+def delete(connection: sqlite3.Connection, old: Collection[Row]) -> set[int]:
+    """Forget these rows and their bytes; returns the packs of which less is needed now."""
+    smaller = loosen(connection, old)
+    connection.executemany("DELETE FROM blob WHERE digest = ?", [(row.digest,) for row in old])
+    if old:
+        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+    return smaller
 
 
 def epoch(connection: sqlite3.Connection) -> int:
@@ -274,10 +196,49 @@ def epoch(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0])
 
 
-def delete(connection: sqlite3.Connection, old: Collection[Row]) -> set[int]:
-    """Forget these rows and their bytes; returns the packs that now hold less."""
-    smaller = drop_bytes(connection, old)
-    connection.executemany("DELETE FROM blob WHERE digest = ?", [(row.digest,) for row in old])
-    if old:
-        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
-    return smaller
+def packs(connection: sqlite3.Connection) -> list[PackRow]:
+    """All packs."""
+    return list(map(PackRow._make, connection.execute(_PACKS)))
+
+
+def open_packs(connection: sqlite3.Connection) -> list[PackRow]:
+    """The packs to which something may yet be appended; the newest first."""
+    found = connection.execute(_PACKS + " WHERE state = ? ORDER BY id DESC", (_OPEN,))
+    return list(map(PackRow._make, found))
+
+
+def given_up(connection: sqlite3.Connection) -> list[PackRow]:
+    """The packs whose files are to be deleted, or were."""
+    return list(map(PackRow._make, connection.execute(_PACKS + " WHERE state = ?", (_GIVEN_UP,))))
+
+
+def add_pack(connection: sqlite3.Connection, name: str, *, shares_place: int) -> int:
+    """The id of a new pack, in which nothing is yet. No two packs ever have one id, and no two open ones
+    have ids that differ by a multiple of `shares_place`."""
+    taken = {pack.id % shares_place for pack in open_packs(connection)}
+    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'pack'").fetchone()
+    pack_id = (last[0] if last else 0) + 1
+    while pack_id % shares_place in taken and len(taken) < shares_place:
+        pack_id += 1
+    connection.execute(
+        "INSERT INTO pack(id, name, size, live, state) VALUES (?, ?, 0, 0, ?)", (pack_id, name, _OPEN)
+    )
+    return pack_id
+
+
+def fill_pack(connection: sqlite3.Connection, pack_id: int, end: int, new: Collection[Row]) -> None:
+    """The index knows a pack up to `end` now, and these blobs more live there."""
+    more = sum([ENTRY_SIZE + row.stored_size for row in new])
+    connection.execute(_FILL, {"end": end, "more": more, "full": FULL, "id": pack_id})
+
+
+def give_up(connection: sqlite3.Connection, pack_id: int) -> None:
+    """Nothing in a pack is needed any more: its file is to be deleted."""
+    connection.execute("UPDATE pack SET state = ?, live = 0 WHERE id = ?", (_GIVEN_UP, pack_id))
+
+
+def forget_packs(connection: sqlite3.Connection, gone: Collection[PackRow]) -> None:
+    """The files of packs that were given up are deleted."""
+    connection.executemany(
+        "DELETE FROM pack WHERE id = ? AND state = ?", [(pack.id, _GIVEN_UP) for pack in gone]
+    )

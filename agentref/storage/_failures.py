@@ -18,6 +18,7 @@ from agentref.errors import (
 __all__ = ["storage_errors"]
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _HINTS = {
     sqlite3.SQLITE_CORRUPT: "the index is damaged: restore it from a backup, or salvage what can be read "
     "with `sqlite3 index.sqlite3 .recover`",
@@ -51,7 +52,8 @@ class storage_errors:  # noqa: N801  (used like a function; a generator would ta
 def _from_os(error: OSError, root: Path) -> StorageError:
     if error.errno in _NO_ROOM:
         return _full(root, error)
-    return StoreUnavailableError(f"The blob store {root} cannot be used: {error}.")
+    hint = ": check owner and mode of the directory" if error.errno in _NOT_ALLOWED else ""
+    return StoreUnavailableError(f"The blob store {root} cannot be used ({error}){hint}.")
 
 
 def _from_sqlite(error: sqlite3.Error, root: Path) -> StorageError:

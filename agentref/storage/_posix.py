@@ -61,7 +61,7 @@ def try_lock(directory: Path) -> int | None:
     return descriptor if lock_descriptor(descriptor, directory) else None
 
 
-def is_at(descriptor: int, path: Path) -> bool:
+def is_at(descriptor: int, path: str | Path) -> bool:
     """Whether what is open is still what is at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116  (half of Path.stat)
@@ -69,7 +69,7 @@ def is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def lock_descriptor(descriptor: int, path: Path) -> bool:
+def lock_descriptor(descriptor: int, path: str | Path) -> bool:
     """Whether the descriptor now holds the lock of what is at `path`, until it is closed.
 
     If not, because another holds it or something else is there by now, it was closed.

@@ -49,13 +49,14 @@ class Database:
 
     def __init__(self, path: Path, *, busy_timeout: float) -> None:
         self._path = path
+        self._name = str(path)
         self._log = path.with_name(f"{path.name}-wal")
         self._busy_timeout = busy_timeout
         self._closed = False
         self._refuse = False
         self._refuse_child = False
         self._start()
-        self._file = _identity(path)
+        self._file = _identity(self._name)
         watch_forks(self)
 
     def _start(self) -> None:
@@ -137,16 +138,20 @@ class Database:
                 connection.close()
             self._writing.release()
 
+    def check_file(self) -> None:
+        """Raise `StoreUnavailableError` if the database's file is no longer the one that was opened."""
+        if _identity(self._name) != self._file:
+            raise StoreUnavailableError(
+                f"{self._path} was deleted, moved or replaced while in use. Open it again."
+            )
+
     def _look_around(self, connection: sqlite3.Connection) -> None:
         """Is our file still there, and (once a second) is the log in bounds?
 
         A commit to a file that was deleted or replaced would be lost without a word. Readers that
         overlap can keep SQLite's own checkpoints from ever starting the log afresh.
         """
-        if _identity(self._path) != self._file:
-            raise StoreUnavailableError(
-                f"{self._path} was deleted, moved or replaced while in use. Open it again."
-            )
+        self.check_file()
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -275,7 +280,7 @@ class _Write:
         self._database.end(self._connection, commit=error is None)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)  # noqa: PTH116  (before every commit: half of what Path.stat takes)
     except FileNotFoundError:

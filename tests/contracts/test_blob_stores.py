@@ -22,11 +22,17 @@ class TestFilesystemBlobStore(PersistentBlobStoreContract):
         return FilesystemBlobStore(path)
 
 
-class TestFilesystemBlobStoreWithFiles(PersistentBlobStoreContract):
-    """Nearly every blob is a file."""
+class TestFilesystemBlobStoreAtOnce(PersistentBlobStoreContract):
+    """Nothing waits for the index, and a pack is full soon."""
+
+    @pytest.fixture(autouse=True)
+    def at_once(self, monkeypatch):
+        monkeypatch.setattr("agentref.storage._journal._MANY", 1)
+        for module in ("_journal", "_packs", "_blob_table"):
+            monkeypatch.setattr(f"agentref.storage.{module}.FULL", 500)
 
     def make_store(self, path):
-        return FilesystemBlobStore(path, pack_from_bytes=64)
+        return FilesystemBlobStore(path)
 
 
 def clauses(contract):

@@ -44,7 +44,7 @@ def test_twenty_processes_that_make_one_store_at_once_all_use_it(tmp_path):
     def work(number):
         os.close(writing)
         os.read(reading, 1)  # returns when the parent lets go of its end
-        with closing(FilesystemBlobStore(tmp_path / "a" / "store", pack_from_bytes=10)) as store:
+        with closing(FilesystemBlobStore(tmp_path / "a" / "store")) as store:
             store.store({digest(number): b"row", digest(100 + number): b"x" * 10})
 
     children = [fork(lambda n=n: work(n)) for n in range(20)]
@@ -96,7 +96,7 @@ def test_what_a_forked_child_commits_survives_its_parent_closing_the_store(tmp_p
 
 @pytest.mark.parametrize("kind", ["memory", "filesystem"])
 def test_forks_while_threads_write_leave_both_sides_working(tmp_path, kind):
-    store = MemoryBlobStore() if kind == "memory" else FilesystemBlobStore(tmp_path, pack_from_bytes=500)
+    store = MemoryBlobStore() if kind == "memory" else FilesystemBlobStore(tmp_path)
     done = threading.Event()
     failures = []
 
@@ -172,7 +172,8 @@ def test_a_store_that_is_never_closed_ends_quietly_and_leaves_no_log(tmp_path):
         check=True,
     )
     assert child.stderr == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["index.sqlite3"]
+    assert {path.name for path in tmp_path.iterdir()} == {"index.sqlite3", "marks", "packs"}
+    assert [path.stat().st_size for path in (tmp_path / "packs").iterdir()] == [32 + 36 + 4]
 
 
 def test_a_large_transaction_does_not_leave_a_large_log(tmp_path, monkeypatch):

@@ -84,5 +84,5 @@ def test_what_was_acknowledged_survives_sixty_kills(tmp_path: Path) -> None:
         report = cas.verify()
         assert report.ok, report
         assert all(cas.exists(ref.hash) for ref in acknowledged)
-    assert {path.name for path in store.iterdir()} == {"index.sqlite3", "packs"}
+    assert {path.name for path in store.iterdir()} == {"index.sqlite3", "marks", "packs"}
     assert len(list((store / "packs").iterdir())) < KILLS  # the dead ones' packs are filled on

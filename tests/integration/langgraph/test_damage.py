@@ -36,7 +36,7 @@ def opened(database: Path, store: Path) -> Iterator[tuple[Any, CAS]]:
 
 
 class Blobs:
-    """The stored bytes of a store's blobs, behind its back: rows of its index, and packs."""
+    """The stored bytes of a store's blobs, behind its back: in packs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -44,7 +44,7 @@ class Blobs:
             name: place
             for name, *place in self._run(
                 "SELECT hex(digest), pack.name, place, stored_size FROM blob"
-                " LEFT JOIN pack ON pack.id = pack_id ORDER BY digest"
+                " JOIN pack ON pack.id = pack_id ORDER BY digest"
             )
         }
 
@@ -54,15 +54,10 @@ class Blobs:
 
     def read(self, name: str) -> bytes:
         pack, place, size = self.places[name]
-        if pack is not None:
-            return (self.root / "packs" / pack).read_bytes()[place : place + size]
-        return bytes(self._run("SELECT data FROM payload WHERE id = ?", place)[0][0])
+        return (self.root / "packs" / pack).read_bytes()[place : place + size]
 
     def write(self, name: str, data: bytes) -> None:
         pack, place, size = self.places[name]
-        if pack is None:
-            self._run("UPDATE payload SET data = ? WHERE id = ?", data, place)
-            return
         with (self.root / "packs" / pack).open("r+b") as file:
             if len(data) != size:  # there is room for it at the end only
                 place = file.seek(0, 2)
@@ -174,7 +169,6 @@ def test_damage_is_a_typed_error_that_names_the_ref_and_never_wrong_data(
         keeping(saver).invoke(KEPT, AT)
     names = list(Blobs(whole / "store").places)
     assert len(names) > 6
-    assert {bool(pack) for pack, *_ in Blobs(whole / "store").places.values()} == {True, False}
     for index, name in enumerate(names):
         place = tmp_path / str(index)
         shutil.copytree(whole, place)

@@ -210,7 +210,7 @@ def check(place: Path, lanes: list[dict[str, list[Any]]], pipe: int) -> None:
                 newest = saver.get_tuple(at(thread))
                 assert newest is None or newest.checkpoint["id"] == max(found)
             assert saver.runtime.backend.verify().ok
-            mine = {"packs", "index.sqlite3", "index.sqlite3-wal", "index.sqlite3-shm"}
+            mine = {"packs", "marks", "index.sqlite3", "index.sqlite3-wal", "index.sqlite3-shm"}
             assert {path.name for path in (place / "store").iterdir()} <= mine
         assert not list((place / "store").glob("*-wal"))
     for database in place.rglob("*.sqlite*"):

@@ -4,7 +4,7 @@ import math
 import os
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -17,13 +17,15 @@ from agentref.errors import (
 )
 from agentref.refs import Digest
 from agentref.storage import _blob_table as table
+from agentref.storage import _compaction
+from agentref.storage._batches import batch_parts
 from agentref.storage._index import open_index
-from agentref.storage._packs import Packs
+from agentref.storage._packs import Pack, Packs
 from agentref.storage.filesystem import FilesystemBlobStore
 
 A, B, C = (Digest(bytes([n]) * 32) for n in (1, 2, 3))
 LARGE = b"large" * 1000
-HEAD = 36  # of a record in a pack
+HEAD, ENTRY = 32, 36  # of a batch in a pack, and of each blob in it
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def opened(root):
     stores = []
 
     def open_store(**options):
-        stores.append(FilesystemBlobStore(root, **{"pack_from_bytes": 1000, **options}))
+        stores.append(FilesystemBlobStore(root, **options))
         return stores[-1]
 
     yield open_store
@@ -54,8 +56,25 @@ def packs(root):
     return sorted((root / "packs").glob("*"))
 
 
-def packed_bytes(root):
-    return sum(path.stat().st_size for path in packs(root))
+def sizes(root):
+    return sorted(path.stat().st_size for path in packs(root))
+
+
+def batch_size(*datas):
+    return HEAD + sum(ENTRY + len(data) for data in datas)
+
+
+def in_index(root):
+    """What the index knows without the packs, by digest."""
+    with closing(sqlite3.connect(root / "index.sqlite3")) as index:
+        return {Digest(digest) for (digest,) in index.execute("SELECT digest FROM blob")}
+
+
+def end_like_a_killed_process(store):
+    """Let go of its packs, as the kernel does, and tell nobody."""
+    for pack in store._journal.packs._let_go():
+        os.close(pack.descriptor)
+    store._database.close()
 
 
 def tree(directory):
@@ -89,7 +108,7 @@ class TestOpening:
     def test_a_relative_root_outlives_a_change_of_directory(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "other").mkdir()
-        with closing(FilesystemBlobStore("store", pack_from_bytes=1)) as store:
+        with closing(FilesystemBlobStore("store")) as store:
             monkeypatch.chdir(tmp_path / "other")
             store.store({A: b"data"})
             assert store.fetch([A]) == {A: b"data"}
@@ -133,7 +152,7 @@ class TestOpening:
         (root / "index.sqlite3.new").write_bytes(b"half")
         (root / "index.sqlite3.new-journal").write_bytes(b"half")
         FilesystemBlobStore(root).close()
-        assert [path.name for path in root.iterdir()] == ["index.sqlite3"]
+        assert {path.name for path in root.iterdir()} == {"index.sqlite3", "marks"}
 
     @pytest.mark.parametrize("journal", ["delete", "wal"])
     def test_a_foreign_database_is_left_alone(self, root, journal):
@@ -181,8 +200,6 @@ class TestOpening:
     @pytest.mark.parametrize(
         "options",
         [
-            {"pack_from_bytes": 0},
-            {"pack_from_bytes": 2**40},
             {"busy_timeout": -1},
             {"busy_timeout": math.nan},
             {"busy_timeout": math.inf},
@@ -195,51 +212,61 @@ class TestOpening:
 
 
 class TestPacks:
-    def test_only_large_batches_go_to_a_pack(self, store, root):
-        store.store({A: b"x" * 999})
-        assert packs(root) == []
-        store.store({B: b"x" * 600, C: b"y" * 400})
-        [pack] = packs(root)
-        assert pack.stat().st_size == 1000 + 2 * HEAD
-        assert store.fetch([A, B, C]) == {A: b"x" * 999, B: b"x" * 600, C: b"y" * 400}
+    def test_a_batch_is_a_head_and_its_blobs(self, store, root):
+        store.store({A: b"x" * 600, B: b"y" * 400})
+        store.close()
+        assert sizes(root) == [batch_size(b"x" * 600, b"y" * 400)]
 
     def test_one_writer_fills_one_pack(self, store, root):
         for number in range(20):
             store.store({Digest(bytes([number]) * 32): os.urandom(1000)})
-        assert [path.stat().st_size for path in packs(root)] == [20 * (1000 + HEAD)]
+        store.close()
+        assert sizes(root) == [20 * batch_size(bytes(1000))]
 
     def test_the_next_process_goes_on_with_the_pack(self, opened, root):
         for digest in (A, B, C):
             store = opened()
             store.store({digest: LARGE})
             store.close()
-        assert [path.stat().st_size for path in packs(root)] == [3 * (len(LARGE) + HEAD)]
+        assert sizes(root) == [3 * batch_size(LARGE)]
 
-    def test_writers_at_the_same_time_have_packs_of_their_own(self, store, opened, root, monkeypatch):
+    def test_room_is_set_aside_for_small_batches_until_the_store_is_closed(self, store, root):
+        store.store({A: b"small"})
+        assert sizes(root) > [200_000]
+        store.store({B: b"small"})
+        store.close()
+        assert sizes(root) == [2 * batch_size(b"small")]
+
+    def test_writers_at_the_same_time_have_packs_of_their_own(self, store, opened, root):
         other = opened()
-        commit = store._commit
-
-        def other_first(*args, **options):  # our bytes are in our pack, their rows are not yet there
-            other.store({B: LARGE})
-            commit(*args, **options)
-
-        monkeypatch.setattr(store, "_commit", other_first)
-        store.store({A: LARGE})
-        assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
+        for turn in range(3):
+            store.store({Digest(bytes([turn]) * 32): LARGE})
+            other.store({Digest(bytes([100 + turn]) * 32): LARGE})
         assert len(packs(root)) == 2
+        names = [Digest(bytes([n]) * 32) for n in (0, 1, 2, 100, 101, 102)]
+        assert store.fetch(names) == other.fetch(names) == dict.fromkeys(names, LARGE)
 
     def test_a_full_pack_is_followed_by_another(self, store, root, monkeypatch):
-        monkeypatch.setattr("agentref.storage._packs._FULL", 2500)
-        for number in range(5):
-            store.store({Digest(bytes([number]) * 32): bytes([number]) * 1000})
-        assert sorted(path.stat().st_size for path in packs(root)) == [2 * (1000 + HEAD), 3 * (1000 + HEAD)]
-        assert store.fetch([Digest(bytes([4]) * 32)]) == {Digest(bytes([4]) * 32): bytes([4]) * 1000}
+        for module in ("_journal", "_packs", "_blob_table"):
+            monkeypatch.setattr(f"agentref.storage.{module}.FULL", 2500)
+        blobs = {Digest(bytes([number]) * 32): bytes([number]) * 1000 for number in range(5)}
+        for digest, data in blobs.items():
+            store.store({digest: data})
+        assert in_index(root) == set(list(blobs)[:3])  # those of the full pack
+        store.close()
+        assert sizes(root) == [2 * batch_size(bytes(1000)), 3 * batch_size(bytes(1000))]
+        with closing(FilesystemBlobStore(root)) as again:
+            again.store({A: b"last"})
+            assert again.fetch(list(blobs)) == blobs
+        assert sizes(root)[1] == 3 * batch_size(bytes(1000))
 
     @pytest.mark.parametrize("damage", [0, 10, None])
     def test_a_blob_whose_pack_is_lost_or_cut_short_counts_as_absent_until_it_is_stored_again(
         self, opened, root, damage
     ):
-        opened().store({A: LARGE})
+        store = opened()
+        store.store({A: LARGE})
+        store.close()
         [path] = packs(root)
         if damage is None:
             path.unlink()
@@ -257,33 +284,11 @@ class TestPacks:
         packs(root)[0].unlink()
         assert [info.digest for info in store.scan()] == [A]
 
-    def test_what_a_dead_writer_left_is_gone_when_the_store_is_opened_again(self, opened, root):
-        opened().store({A: LARGE})
-        (root / "packs" / "00000000000000aa").write_bytes(b"bytes that no row tells of")
-        (root / "packs" / "README").write_text("no pack")
-        store = opened()
-        assert len(packs(root)) == 2
-        assert (root / "packs" / "README").exists()
-        assert store.fetch([A]) == {A: LARGE}
-
-    def test_what_a_dead_writer_appended_is_cut_off_by_the_next_one(self, opened, root):
-        store = opened()
-        store.store({A: LARGE})
-        store.close()
-        with packs(root)[0].open("ab") as pack:
-            pack.write(b"torn" * 10_000)
-        store = opened()
-        store.store({B: LARGE})
-        assert packed_bytes(root) == 2 * (len(LARGE) + HEAD)
-        assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
-        store.remove([A, B])
-        assert packs(root) == []
-
     def test_a_pack_that_was_cut_short_is_not_written_to_and_keeps_what_is_left(self, opened, root):
         store = opened()
         store.store({A: LARGE, B: LARGE})
         store.close()
-        os.truncate(packs(root)[0], len(LARGE) + HEAD + 50)
+        os.truncate(packs(root)[0], batch_size(LARGE) + ENTRY + 50)
         store = opened()
         store.store({C: LARGE})
         assert len(packs(root)) == 2
@@ -315,7 +320,298 @@ class TestPacks:
         assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
         assert place.exists()
 
-    def test_a_pack_whose_records_cannot_be_told_apart_is_not_given_up(self, opened, root):
+    def test_a_name_in_the_index_that_is_no_packs_name_is_no_path(self, opened, root, tmp_path):
+        (tmp_path / "secret").write_bytes(LARGE)
+        store = opened()
+        store.store({A: LARGE})
+        store.close()
+        with closing(sqlite3.connect(root / "index.sqlite3")) as index:
+            index.execute("UPDATE pack SET name = '../../secret'")
+            index.commit()
+        store = opened()
+        assert store.fetch([A]) == {A: LARGE}  # from the pack, which is one that nobody knew of
+        assert store.remove([A]) == 1
+        store.sweep()
+        assert (tmp_path / "secret").exists()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "UPDATE pack SET name = x'00ff'",
+            "UPDATE pack SET size = 'much', live = 'more'",
+            "UPDATE pack SET state = 'open'",
+            "UPDATE blob SET stored_size = 'much'",
+            "UPDATE blob SET stored_size = 1 << 40",
+            "UPDATE blob SET stored_size = 1 << 62, place = 1 << 62",
+            "UPDATE blob SET place = 'here'",
+            "UPDATE blob SET pack_id = 'mine'",
+            "UPDATE blob SET touched_at = 'yesterday', expires_at = 'never'",
+        ],
+    )
+    def test_whatever_is_in_the_index_no_verb_fails_in_another_way_than_it_says(self, opened, root, change):
+        store = opened()
+        store.store({A: LARGE, B: LARGE})
+        store.close()
+        with closing(sqlite3.connect(root / "index.sqlite3")) as index:
+            index.execute(change)
+            index.commit()
+        store = opened()
+        for verb in (
+            lambda: store.fetch([A]),
+            lambda: store.stat([A]),
+            store.scan,
+            lambda: store.store({A: LARGE, C: LARGE}),
+            lambda: store.replace({B: LARGE}),
+            lambda: store.remove([A]),
+            store.sweep,
+        ):
+            with suppress(StorageError):
+                verb()
+
+
+class TestJournal:
+    """What is in a pack, and not in the index yet."""
+
+    def test_a_put_leaves_the_index_alone_and_all_see_it(self, store, opened, root):
+        other = opened()
+        store.store({A: b"a", B: b""}, expires_at=2e9)
+        assert in_index(root) == set()
+        assert other.fetch([A, B, C]) == {A: b"a", B: b""}
+        assert other.stat([A]) == store.stat([A])
+        assert other.stat([A])[A].expires_at == 2e9
+
+    @pytest.mark.parametrize("how", ["scan", "close", "remove", "again", "many"])
+    def test_the_index_learns_of_it_at_last(self, store, root, how, monkeypatch):
+        monkeypatch.setattr("agentref.storage._journal._MANY", 3 if how == "many" else 4096)
+        store.store({A: b"a", B: b"b"})
+        before = store.stat([A, B])
+        if how == "scan":
+            store.scan()
+        elif how == "remove":
+            store.remove([C])
+        elif how == "again":
+            store.store({A: b"a", C: b"c"})
+        elif how == "many":
+            store.store({C: b"c"})
+        else:
+            store.close()
+        assert in_index(root) >= {A, B}
+        if how != "close":
+            assert store.fetch([A, B]) == {A: b"a", B: b"b"}
+            assert store.stat([B])[B] == before[B]
+
+    def test_what_one_process_settles_another_no_longer_believes_itself(self, store, opened):
+        other = opened()
+        store.store({A: b"a", B: b"b"})
+        assert other.fetch([A, B]) == {A: b"a", B: b"b"}
+        other.remove([A])
+        assert store.fetch([A, B]) == {B: b"b"}
+        assert store.stat([A, B]).keys() == {B}
+        store.store({A: b"again"})
+        assert other.fetch([A, B]) == {A: b"again", B: b"b"}
+
+    def test_two_writers_of_one_blob_both_keep_their_promise(self, store, opened, monkeypatch):
+        other = opened()
+        append = store._journal.append
+
+        def other_first(blobs, expires_at):  # neither knew of it
+            other.store({A: b"theirs"}, expires_at=3e9)
+            append(blobs, expires_at)
+
+        monkeypatch.setattr(store._journal, "append", other_first)
+        store.store({A: b"ours"}, expires_at=2e9)
+        (info,) = opened().scan()
+        assert info.expires_at == 3e9
+        assert store.fetch([A]) == other.fetch([A]) != {}
+        assert store.remove([A]) == 1
+        assert store.fetch([A]) == other.fetch([A]) == {}
+
+    @pytest.mark.parametrize("marks", ["here", "lost"])
+    def test_what_a_killed_writer_acknowledged_is_here(self, opened, root, marks):
+        store = opened()
+        store.store({A: LARGE})
+        store.store({B: LARGE, C: b"c"})
+        end_like_a_killed_process(store)
+        if marks == "lost":  # as after a power cut
+            (root / "marks").unlink()
+        store = opened()
+        assert store.fetch([A, B, C]) == {A: LARGE, B: LARGE, C: b"c"}
+        assert [info.digest for info in store.scan()] == [A, B, C]
+
+    @pytest.mark.parametrize("torn", [1, 20, 60, 1000])
+    def test_a_batch_that_was_cut_short_is_cut_off(self, opened, root, torn):
+        store = opened()
+        store.store({A: LARGE})
+        end = store._journal.packs._idle[0].end
+        store.store({B: LARGE})
+        end_like_a_killed_process(store)
+        (root / "marks").unlink()
+        [pack] = packs(root)
+        with pack.open("r+b") as file:
+            file.seek(end + torn)
+            file.write(bytes(batch_size(LARGE) - torn))
+        store = opened()
+        assert sizes(root) == [batch_size(LARGE)]
+        assert store.fetch([A, B]) == {A: LARGE}
+        store.store({B: LARGE})
+        assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
+
+    def test_a_damaged_batch_hides_none_behind_it(self, opened, root):
+        store = opened()
+        for digest in (A, B, C):
+            store.store({digest: LARGE})
+        end_like_a_killed_process(store)
+        (root / "marks").unlink()
+        with packs(root)[0].open("r+b") as pack:
+            pack.seek(batch_size(LARGE) + 40)
+            pack.write(b"!!!!")
+        store = opened()
+        assert store.fetch([A, B, C]) == {A: LARGE, C: LARGE}
+
+    def test_a_pack_that_reaches_less_far_than_was_promised_is_left_as_it_is(self, opened, root):
+        store = opened()
+        store.store({A: LARGE})
+        store.store({B: LARGE})
+        end_like_a_killed_process(store)
+        with packs(root)[0].open("r+b") as pack:
+            pack.seek(batch_size(LARGE))
+            pack.write(bytes(batch_size(LARGE)))
+        store = opened()
+        store.store({C: LARGE})
+        assert store.fetch([A, B, C]) == {A: LARGE, C: LARGE}
+        assert len(packs(root)) == 2
+
+    def test_packs_of_which_an_older_index_does_not_know_are_taken_in(self, opened, root):
+        store = opened()
+        store.store({A: LARGE})
+        store.close()
+        for file in root.glob("index*"):
+            file.unlink()
+        older = root.with_name("older")
+        with closing(FilesystemBlobStore(older)) as other:
+            other.store({B: LARGE})
+        for path in [older / "index.sqlite3", *packs(older)]:
+            path.rename(root / path.relative_to(older))
+        store = opened()
+        assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
+
+    def test_a_pack_in_which_nothing_whole_is_goes_when_the_store_is_opened(self, opened, root):
+        opened().store({A: LARGE})
+        (root / "packs" / "00000000000000aa").write_bytes(b"bytes that are no batch")
+        (root / "packs" / "README").write_text("no pack")
+        store = opened()
+        assert len(packs(root)) == 2
+        assert (root / "packs" / "README").exists()
+        assert store.fetch([A]) == {A: LARGE}
+
+    def test_bytes_of_a_user_that_look_like_a_batch_are_none(self, opened, root):
+        fake, _ = batch_parts({B: b"fake"}, "0" * 16, 0, stored_at=1.0, expires_at=2.0)
+        _, [forged] = batch_parts({B: b"fake"}, "0" * 16, 0, stored_at=1.0, expires_at=2.0)
+        assert fake.end == len(forged)
+        store = opened()
+        store.store({A: forged * 20})
+        end_like_a_killed_process(store)
+        (root / "marks").unlink()
+        with packs(root)[0].open("r+b") as pack:
+            pack.seek(8)
+            pack.write(b"!")
+        assert opened().fetch([A, B]) == {}
+
+    def test_marks_that_are_too_short_to_be_read_are_refused(self, opened, root):
+        opened().close()
+        os.truncate(root / "marks", 100)
+        with pytest.raises(StoreUnavailableError, match="made anew"):
+            FilesystemBlobStore(root)
+
+    def test_no_two_open_packs_share_a_place_for_their_marks(self, opened, root, monkeypatch):
+        monkeypatch.setattr("agentref.storage._marks.Marks.PLACES", 3)
+        stores = [opened() for _ in range(3)]
+        for number, store in enumerate(stores):
+            store.store({Digest(bytes([number]) * 32): b"x"})
+        for store in stores[1:]:
+            store.remove([Digest(bytes([stores.index(store)]) * 32)])
+            store.close()
+        for _ in range(4):  # packs that come and go
+            with closing(FilesystemBlobStore(root)) as other:
+                other.store({A: b"a"})
+                other.remove([A])
+        with closing(sqlite3.connect(root / "index.sqlite3")) as index:
+            ids = [number for (number,) in index.execute("SELECT id FROM pack WHERE state = 0")]
+        assert len({number % 3 for number in ids}) == len(ids)
+        assert stores[0].fetch([Digest(bytes(32))]) == {Digest(bytes(32)): b"x"}
+
+
+class TestSpace:
+    @pytest.mark.parametrize("kept", [3, 40])
+    def test_a_pack_of_which_little_is_needed_is_given_up(self, opened, root, kept):
+        store = opened()
+        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
+        store.store(blobs)
+        before = packs(root)
+        needed = dict(list(blobs.items())[:kept])
+        infos = store.stat(list(needed))
+        store.remove([digest for digest in blobs if digest not in needed])
+        assert not set(before) & set(packs(root))
+        assert store.fetch(list(blobs)) == needed
+        assert store.stat(list(blobs)) == infos
+        store.close()
+        assert sizes(root) == [batch_size(*needed.values())]
+
+    def test_nothing_is_left_when_nothing_is_needed(self, store, root):
+        store.store({A: LARGE, B: b"b"})
+        store.remove([A, B])
+        assert packs(root) == []
+
+    def test_a_pack_of_which_most_is_needed_stays(self, store, root):
+        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
+        store.store(blobs)
+        store.remove(list(blobs)[:80])
+        assert len(store.fetch(list(blobs))) == 120
+        store.close()
+        assert sizes(root) == [batch_size(*blobs.values())]
+
+    def test_an_empty_blob_keeps_its_place_when_the_rest_of_its_pack_goes(self, store):
+        store.store({A: LARGE, B: b""})
+        store.remove([A])
+        assert store.fetch([A, B]) == {B: b""}
+
+    def test_a_pack_that_another_writes_to_is_given_up_by_a_sweep_once_it_is_not(self, opened, root):
+        writer, other = opened(), opened()
+        writer.store({A: LARGE})
+        other.remove([A])
+        assert len(packs(root)) == 1
+        assert other.sweep() == 0
+        writer.close()
+        assert other.sweep() == 1
+        assert packs(root) == []
+
+    def test_a_pack_that_was_given_up_and_whose_file_stayed_goes_with_the_next_opening(
+        self, opened, root, monkeypatch
+    ):
+        store = opened()
+        store.store({A: LARGE})
+        monkeypatch.setattr(Packs, "unlink", lambda *_: None)  # killed before it came to that
+        store.remove([A])
+        monkeypatch.undo()
+        assert len(packs(root)) == 1
+        assert opened().fetch([A]) == {}
+        assert packs(root) == []
+
+    def test_a_removal_that_finds_no_room_to_copy_has_removed_all_the_same(self, store, monkeypatch):
+        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
+        store.store(blobs)
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Pack, "append", full)
+        assert store.remove(list(blobs)[:160]) == 160
+        monkeypatch.undo()
+        assert len(store.fetch(list(blobs))) == 40
+        assert store.sweep() == 1
+        assert len(store.fetch(list(blobs))) == 40
+
+    def test_a_pack_whose_batches_cannot_be_told_apart_is_not_given_up(self, opened, root):
         blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
         store = opened()
         store.store(blobs)
@@ -328,104 +624,14 @@ class TestPacks:
         assert store.sweep() == 0
         assert store.fetch(list(blobs)) == dict(list(blobs.items())[150:])
 
-    def test_what_a_live_writer_is_writing_is_left_alone(self, store, opened, root, monkeypatch):
-        commit = store._commit
-
-        def open_again_first(*args, **options):
-            opened()
-            assert len(packs(root)) == 1
-            commit(*args, **options)
-
-        monkeypatch.setattr(store, "_commit", open_again_first)
-        store.store({A: LARGE})
-        assert store.fetch([A]) == {A: LARGE}
-
-    def test_bytes_that_move_from_pack_to_row_and_back_leave_nothing_behind(self, store, root):
-        store.store({A: LARGE})
-        store.replace({A: b"small"})
-        assert (store.fetch([A]), packs(root)) == ({A: b"small"}, [])
-        store.replace({A: LARGE})
-        assert store.fetch([A]) == {A: LARGE}
-        assert store.remove([A]) == 1
-        assert packs(root) == []
-
-    def test_another_threshold_reads_what_is_there(self, opened):
-        opened().store({A: LARGE, B: b"small"})
-        other = opened(pack_from_bytes=1)
-        other.store({A: LARGE, B: b"small", C: b"c"})
-        assert other.fetch([A, B, C]) == {A: LARGE, B: b"small", C: b"c"}
-
-    def test_space_goes_back_to_the_disk(self, opened, root):
-        store = opened(pack_from_bytes=10**8)
+    def test_space_of_the_index_goes_back_to_the_disk(self, opened, root):
+        store = opened()
         blobs = {Digest(n.to_bytes(32, "big")): os.urandom(900) for n in range(2000)}
         store.store(blobs)
+        store.scan()
         store.remove(list(blobs))
         store.close()
         assert (root / "index.sqlite3").stat().st_size < 100_000
-
-    @pytest.mark.parametrize("kept", [3, 40])  # few enough for rows; enough for another pack
-    def test_a_pack_of_which_little_is_needed_is_given_up(self, opened, root, kept):
-        store = opened()
-        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
-        store.store(blobs)
-        before = packs(root)
-        needed = dict(list(blobs.items())[:kept])
-        infos = store.stat(list(needed))
-        store.remove([digest for digest in blobs if digest not in needed])
-        assert not set(before) & set(packs(root))
-        assert packed_bytes(root) == ((300 + HEAD) * kept if kept == 40 else 0)
-        assert store.fetch(list(blobs)) == needed
-        assert store.stat(list(blobs)) == infos
-
-    def test_a_pack_of_which_most_is_needed_stays(self, store, root):
-        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
-        store.store(blobs)
-        store.remove(list(blobs)[:80])
-        assert packed_bytes(root) == 200 * (300 + HEAD)
-        assert len(store.fetch(list(blobs))) == 120
-
-    def test_an_empty_blob_keeps_its_place_when_the_rest_of_its_pack_goes(self, store, root):
-        store.store({A: LARGE, B: b""})
-        store.remove([A])
-        assert store.fetch([A, B]) == {B: b""}
-        assert packs(root) == []
-
-    def test_a_pack_that_another_writes_to_is_given_up_by_a_sweep_once_it_is_not(self, opened, root):
-        writer, other = opened(), opened()
-        writer.store({A: LARGE})
-        other.remove([A])
-        assert len(packs(root)) == 1
-        assert other.sweep() == 0
-        writer.close()
-        assert other.sweep() == 1
-        assert packs(root) == []
-
-    def test_a_removal_that_finds_no_room_to_copy_has_removed_all_the_same(self, store, monkeypatch):
-        blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
-        store.store(blobs)
-
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(Packs, "append", full)
-        assert store.remove(list(blobs)[:160]) == 160
-        monkeypatch.undo()
-        assert len(store.fetch(list(blobs))) == 40
-        assert store.sweep() == 1
-        assert len(store.fetch(list(blobs))) == 40
-
-    def test_a_name_in_the_index_that_is_no_packs_name_is_no_path(self, opened, root, tmp_path):
-        (tmp_path / "secret").write_bytes(LARGE)
-        store = opened()
-        store.store({A: LARGE})
-        store.close()
-        with closing(sqlite3.connect(root / "index.sqlite3")) as index:
-            index.execute("UPDATE pack SET name = '../../secret'")
-            index.commit()
-        store = opened()
-        assert store.fetch([A]) == store.stat([A]) == {}
-        assert store.remove([A]) == 1
-        assert (tmp_path / "secret").exists()
 
 
 class TestInterleaving:
@@ -434,13 +640,14 @@ class TestInterleaving:
     def test_a_blob_removed_while_it_is_stored_again_is_written_after_all(self, store, opened, monkeypatch):
         other = opened()
         store.store({A: LARGE})
-        append = store._packs.append
+        appended = store._journal.appended
 
-        def remove_then_append(blobs, known):
+        def remove_then_append(*args):
+            monkeypatch.undo()
             assert other.remove([A]) == 1
-            return append(blobs, known)
+            return appended(*args)
 
-        monkeypatch.setattr(store._packs, "append", remove_then_append)
+        monkeypatch.setattr(store._journal, "appended", remove_then_append)
         store.store({A: LARGE, B: LARGE})
         assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
         assert A in other.stat([A])
@@ -448,14 +655,13 @@ class TestInterleaving:
     def test_a_blob_stored_while_its_pack_is_given_up_is_kept(self, store, opened, monkeypatch):
         other = opened()
         store.store({A: LARGE, B: LARGE})
-        shrink = store._shrink
 
-        def store_then_shrink(pack_ids):  # the rows are gone, the pack is not yet
+        def store_then_shrink(*args):  # the rows are gone, the pack is not yet
             monkeypatch.undo()
             other.store({A: LARGE})
-            return shrink(pack_ids)
+            return _compaction.try_to_shrink(*args)
 
-        monkeypatch.setattr(store, "_shrink", store_then_shrink)
+        monkeypatch.setattr("agentref.storage.filesystem.try_to_shrink", store_then_shrink)
         assert store.remove([A, B]) == 2
         assert other.fetch([A, B]) == {A: LARGE}
         assert store.fetch([A, B]) == {A: LARGE}
@@ -465,13 +671,13 @@ class TestInterleaving:
         blobs = {Digest(bytes([n]) * 32): os.urandom(300) for n in range(200)}
         first, *rest = blobs
         store.store(blobs)
-        resettle = store._resettle
+        resettle = _compaction._resettle
 
         def remove_then_resettle(*args):  # what is needed was copied
             assert other.remove([first]) == 1
             return resettle(*args)
 
-        monkeypatch.setattr(store, "_resettle", remove_then_resettle)
+        monkeypatch.setattr(_compaction, "_resettle", remove_then_resettle)
         store.remove(rest[:150])
         assert store.fetch([first]) == {}
         assert len(store.fetch(list(blobs))) == 49
@@ -490,21 +696,6 @@ class TestInterleaving:
         monkeypatch.setattr(store._packs, "read", replace_then_read)
         assert store.fetch([A]) == {A: b"small"}
 
-    def test_two_writers_of_one_blob_agree_on_one_of_the_two(self, store, opened, root, monkeypatch):
-        other = opened()
-        commit = store._commit
-
-        def other_first(*args, **options):  # ours is in the pack, its row is not yet there
-            monkeypatch.undo()
-            other.store({A: LARGE + b"compressed otherwise"})
-            commit(*args, **options)
-
-        monkeypatch.setattr(store, "_commit", other_first)
-        store.store({A: LARGE})
-        assert store.fetch([A]) == {A: LARGE + b"compressed otherwise"}
-        assert A in store.stat([A])
-        assert packed_bytes(root) == HEAD + len(LARGE + b"compressed otherwise")
-
     def test_a_batch_that_fails_at_the_end_leaves_no_row_no_bytes_and_no_lock(
         self, store, root, monkeypatch
     ):
@@ -513,16 +704,31 @@ class TestInterleaving:
         def fail(*_, **__):
             raise sqlite3.OperationalError
 
-        monkeypatch.setattr(table, "insert", fail)
+        monkeypatch.setattr(table, "touch", fail)
         with pytest.raises(StorageError):
-            store.store({A: LARGE, C: b"c"})
+            store.store({A: LARGE, B: b"before", C: b"c"})
         monkeypatch.undo()
-        assert packed_bytes(root) == 0
         assert store.fetch([A, B, C]) == {B: b"before"}
+        store.close()
+        assert sizes(root) == [batch_size(b"before")]
+
+    def test_a_batch_that_cannot_be_synced_is_taken_back(self, store, root, monkeypatch):
+        store.store({B: b"before"})
+
+        def fail(_):
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr("agentref.storage._packs._sync", fail)
+        with pytest.raises(StoreUnavailableError):
+            store.store({A: LARGE})
+        monkeypatch.undo()
+        assert store.fetch([A, B]) == {B: b"before"}
         store.store({A: LARGE})
-        assert store.fetch([A]) == {A: LARGE}
+        store.close()
+        assert sizes(root) == [batch_size(b"before") + batch_size(LARGE)]
 
     def test_an_interrupt_behind_the_commit_takes_nothing_back(self, store, opened, monkeypatch):
+        store.store({A: b"a"})
         end = store._database.end
 
         def interrupted(connection, *, commit):
@@ -532,42 +738,71 @@ class TestInterleaving:
 
         monkeypatch.setattr(store._database, "end", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            store.store({A: LARGE, B: LARGE})
-        assert opened().fetch([A, B]) == {A: LARGE, B: LARGE}
+            store.store({A: b"a", B: LARGE})
+        assert opened().fetch([A, B]) == {A: b"a", B: LARGE}
         store.store({C: LARGE})
-        assert store.fetch([A, B, C]) == {A: LARGE, B: LARGE, C: LARGE}
+        assert store.fetch([A, B, C]) == {A: b"a", B: LARGE, C: LARGE}
+
+    def test_an_interrupt_behind_the_sync_harms_nothing(self, store, opened, monkeypatch):
+        def interrupted(*_):
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store._journal._marks, "set_durable", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.store({A: LARGE})
+        store.store({B: LARGE})
+        assert store.fetch([B]) == opened().fetch([B]) == {B: LARGE}
+        assert store.fetch([A]).get(A, LARGE) == LARGE
+        store.store({A: LARGE})
+        assert store.fetch([A]) == {A: LARGE}
 
 
 class TestWaiting:
-    def test_a_writer_elsewhere_makes_it_busy_and_does_not_stop_readers(self, opened, root):
+    def test_a_writer_elsewhere_does_not_stop_what_is_new(self, opened, root):
         store = opened(busy_timeout=0.05)
         store.store({A: b"a"})
         with closing(sqlite3.connect(root / "index.sqlite3", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
+            store.store({B: b"b", C: LARGE})
+            assert store.fetch([A, B, C]) == {A: b"a", B: b"b", C: LARGE}
             with pytest.raises(StoreBusyError, match="busy_timeout"):
-                store.store({B: b"b", C: LARGE})
-            assert store.fetch([A, B, C]) == {A: b"a"}
+                store.store({A: b"a"})  # to touch it
+            with pytest.raises(StoreBusyError, match="busy_timeout"):
+                store.remove([A])
             other.execute("ROLLBACK")
-        assert packed_bytes(root) == 0
-        store.store({B: b"b"})
-        assert store.fetch([A, B]) == {A: b"a", B: b"b"}
+        assert store.remove([A]) == 1
+        assert store.fetch([A, B]) == {B: b"b"}
+
+    def test_when_the_index_is_locked_it_learns_later(self, opened, root, monkeypatch):
+        monkeypatch.setattr("agentref.storage._journal._MANY", 2)
+        store = opened(busy_timeout=0.05)
+        store.store({A: b"a"})
+        with closing(sqlite3.connect(root / "index.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            store.store({B: b"b"})
+            other.execute("ROLLBACK")
+        assert in_index(root) == set()
+        store.store({C: b"c", Digest(bytes(32)): b""})
+        assert len(in_index(root)) == 4
 
     def test_a_writer_in_another_thread_makes_it_busy(self, opened):
         store = opened(busy_timeout=0.05)
+        store.store({A: b"a"})
         with store._database.write(), pytest.raises(StoreBusyError, match="Another thread"):
             store.store({A: b"a"})
         store.store({A: b"a"})
 
     def test_close_waits_for_a_verb_that_runs(self, store, monkeypatch):
         begun, go_on = threading.Event(), threading.Event()
-        append = Packs.append
+        append = Pack.append
 
-        def slowly(self, blobs, known):
+        def slowly(self, *args, **options):
             begun.set()
             go_on.wait(10)
-            return append(self, blobs, known)
+            return append(self, *args, **options)
 
-        monkeypatch.setattr(Packs, "append", slowly)
+        monkeypatch.setattr(Pack, "append", slowly)
         writer = threading.Thread(target=store.store, args=({A: LARGE},))
         writer.start()
         begun.wait(10)

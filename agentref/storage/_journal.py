@@ -1,0 +1,332 @@
+"""The open packs as a journal: what was appended and synced is here, and the index learns of it later.
+
+A batch costs one sync, of its pack. Its rows wait in memory, with every process that looks, until a few
+thousand can go to the index at once: names are random, and a hundred of them touch as many pages of the
+index as a thousand do. `settle` moves them. A process that dies in between leaves nothing to repair: the
+packs tell all that their rows would.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from agentref.errors import StorageError
+from agentref.refs import Digest
+from agentref.storage import _blob_table as table
+from agentref.storage._fork import watch_forks
+from agentref.storage._marks import Marks
+from agentref.storage._packs import FULL, Pack, Packs
+from agentref.storage._sqlite import Database
+from agentref.storage._tail import Appended, Tail
+
+__all__ = ["Journal"]
+
+_MANY: Final = 4096
+"""Blobs of ours that may wait for the index: about 2 MB of memory."""
+
+
+class Journal:
+    """The open packs of one store. Safe for threads, processes and across forks.
+
+    To be used within sessions of the database.
+    """
+
+    def __init__(self, root: Path, database: Database, *, patience: float) -> None:
+        self._database = database
+        self.packs = Packs(root)
+        self._marks = Marks(root / "marks", patience=patience)
+        self._lock = threading.Lock()
+        self._tails: dict[int, Tail] = {}
+        self._newest = -1
+        self._waiting = 0
+        self._names: dict[int, str] = {}
+        watch_forks(self)
+
+    # Looking
+
+    def find(self, digests: Iterable[Digest]) -> dict[Digest, table.Row]:
+        """Those that the index may not know yet. To be asked before the index is."""
+        self._look()
+        found: dict[Digest, table.Row] = {}
+        for tail in list(self._tails.values()):
+            if rows := tail.rows:
+                found.update([(digest, row) for digest in digests if (row := rows.get(digest)) is not None])
+        return found
+
+    def whole(self, rows: Collection[table.Row]) -> list[table.Row]:
+        """Those of which all bytes are in their packs."""
+        names = self.names({row.pack_id for row in rows})
+        sizes = {pack_id: self.packs.size(name) for pack_id, name in names.items()}
+        return [row for row in rows if row.place + row.stored_size <= sizes.get(row.pack_id, -1)]
+
+    def names(self, pack_ids: Collection[int]) -> dict[int, str]:
+        """The names of packs; one that is deleted may be among them. No two packs ever have one id."""
+        if not all(map(self._names.__contains__, pack_ids)):
+            with self._database.read() as connection:
+                self._names = {pack.id: pack.name for pack in table.packs(connection)}
+        return {pack_id: self._names[pack_id] for pack_id in pack_ids if pack_id in self._names}
+
+    def _look(self) -> None:
+        with self._lock:
+            if self._marks.newest != self._newest:
+                self._list()
+            for tail in self._tails.values():
+                durable, settled = self._marks.of(tail.id)
+                if settled > tail.settled:
+                    tail.settle(settled)
+                if durable > tail.position:
+                    for batch in self.packs.batches(tail.name, tail.position, durable):
+                        tail.add(batch)
+                    tail.position = durable  # even if something on the way is damaged
+
+    def _list(self) -> None:
+        newest = self._marks.newest  # before we look: what comes later is for the next time
+        with self._database.read() as connection:
+            found = table.open_packs(connection)
+        self._tails = {pack.id: self._tails.get(pack.id) or Tail(pack) for pack in found}
+        self._newest = newest
+
+    # Appending
+
+    def append(self, blobs: Mapping[Digest, bytes], expires_at: float) -> None:
+        """Keep blobs that are not here; durable, and visible to all processes, on return."""
+        pack = self._claim()
+        try:
+            batch = pack.append(blobs, stored_at=time.time(), expires_at=expires_at)
+            self._marks.set_durable(pack.id, batch.end)
+            with self._lock:
+                if pack.id not in self._tails:
+                    self._list()
+                tail = self._tails.get(pack.id)
+                if tail is not None and tail.position == batch.begin:
+                    tail.add(batch)
+                self._waiting += len(blobs)
+        finally:
+            self.packs.give_back(pack)
+        if self._waiting >= _MANY or batch.end >= FULL:
+            self.try_to_settle()
+
+    @contextmanager
+    def appended(self, blobs: Mapping[Digest, bytes], expires_at: float) -> Iterator[Appended]:
+        """Append blobs, of which nobody knows before the block has called `commit` in a transaction.
+
+        When the block raises, or does not call it, they are cut off again.
+        """
+        if not blobs:
+            yield Appended(Pack("", -1), None)
+            return
+        pack = self._claim()
+        try:
+            batch = pack.append(blobs, stored_at=time.time(), expires_at=expires_at)
+            try:
+                yield Appended(pack, batch)
+            finally:
+                # The error may have come when all was committed, as Ctrl-C does: then others rely on it.
+                with self._database.read() as connection:
+                    known = {row.id: row.size for row in table.packs(connection)}
+                if known.get(pack.id, 0) >= batch.end:
+                    self._marks.set_durable(pack.id, batch.end)
+                    self._marks.set_settled(pack.id, batch.end)
+                else:
+                    pack.cut(batch.begin)
+        finally:
+            self.packs.give_back(pack)
+
+    def _claim(self) -> Pack:
+        pack = self.packs.idle()
+        if pack is not None:
+            return pack
+        self._database.check_file()
+        if self._waiting:
+            self.try_to_settle()  # the pack of those that wait may be lost, and others should know
+        with self._database.read() as connection:
+            found = table.open_packs(connection)
+        full = False
+        for known in found:
+            pack = self.take(known)
+            if pack is None:
+                continue
+            if pack.end < FULL:
+                return pack
+            pack.close()
+            full = True
+        if full:
+            self.try_to_settle()  # nobody need look at them again
+        return self._create()
+
+    def take(self, known: table.PackRow) -> Pack | None:
+        """An open pack for this process alone; None if another has it, or if it is not whole any more."""
+        pack = self.packs.take(known.name)
+        if pack is None or pack.id:
+            return pack
+        try:
+            ready = self._make_ready(pack, known.id)
+        except BaseException:
+            pack.close()
+            raise
+        if ready:
+            return pack
+        pack.close()
+        return None
+
+    def _make_ready(self, pack: Pack, pack_id: int) -> bool:
+        """Find out how far a pack reaches that we have just locked. Its last writer may have crashed."""
+        with self._database.read() as connection:  # not before: until now, others could write to it
+            known = next((row for row in table.open_packs(connection) if row.id == pack_id), None)
+        size = pack.file_size
+        if known is None or known.size > size:
+            return False  # it was given up, or cut short
+        if not pack.recover(known.size, at_least=min(self._marks.of(pack_id)[0], size)):
+            return False
+        pack.id = pack_id
+        self._marks.take(pack_id, pack.end, known.size)
+        return True
+
+    def _create(self) -> Pack:
+        pack = self.packs.create()
+        try:
+            self._register(pack)
+        except BaseException:
+            pack.close()
+            self.packs.unlink([pack.name])
+            raise
+        return pack
+
+    def _register(self, pack: Pack) -> None:
+        with self._database.write() as connection:
+            pack.id = table.add_pack(connection, pack.name, shares_place=Marks.PLACES)
+        self._marks.take(pack.id, pack.end, 0)
+        self._marks.newest = pack.id
+
+    # Settling
+
+    @contextmanager
+    def settled(self) -> Iterator[sqlite3.Connection]:
+        """A transaction in which the index knows all that was appended before it."""
+        with self._database.write() as connection:
+            ends = self._settle(connection)
+            yield connection
+        for pack_id, end in ends.items():
+            self._marks.set_settled(pack_id, end)
+
+    def settle(self) -> None:
+        """Let the index know all that was appended until now, if there is something."""
+        self._look()
+        if any(tail.rows for tail in self._tails.values()):
+            with self.settled():
+                pass
+
+    def try_to_settle(self) -> None:
+        """`settle`, if there is room, and nobody has locked the index: or later."""
+        self._waiting = 0
+        with suppress(OSError, sqlite3.Error, StorageError):
+            self.settle()
+
+    def _settle(self, connection: sqlite3.Connection) -> dict[int, int]:
+        self._look()
+        self._waiting = 0
+        ends = {}
+        for pack in table.open_packs(connection):
+            tail = self._tails.get(pack.id)
+            if tail is None:
+                continue  # it was made a moment ago
+            rows = [row for row in list(tail.rows.values()) if row.place >= pack.size]
+            known = {row.digest: row for row in table.rows(connection, [row.digest for row in rows])}
+            ends[pack.id] = max(tail.position, pack.size)
+            if ends[pack.id] > pack.size:
+                new = [row for row in rows if row.digest not in known]
+                table.insert(connection, new)
+                if known:
+                    new += self._settle_again(
+                        connection, known, [row for row in rows if row.digest in known]
+                    )
+                table.fill_pack(connection, pack.id, ends[pack.id], new)
+        return ends
+
+    def _settle_again(
+        self, connection: sqlite3.Connection, known: dict[Digest, table.Row], rows: list[table.Row]
+    ) -> list[table.Row]:
+        """Two writers came with one blob at the same time, or its first pack is lost. All promises hold.
+
+        Returns the rows that now say where the blob is.
+        """
+        whole = {row.digest for row in self.whole(known.values())}
+        for row in rows:
+            table.touch(connection, [row.digest], now=row.touched_at, expires_at=row.expires_at)
+        moved = [row for row in rows if row.digest not in whole]
+        table.loosen(connection, [known[row.digest] for row in moved])
+        table.move(connection, moved)
+        return moved
+
+    # Opening and closing
+
+    def adopt(self) -> int:
+        """Take over what crashed writers left; delete the files of packs that were given up.
+
+        Returns how many files were deleted.
+        """
+        dropped = self._drop_given_up()
+        with self._database.read() as connection:
+            found = table.packs(connection)
+        for pack in found:
+            durable, _ = self._marks.of(pack.id)
+            if pack.is_open and self.packs.size(pack.name) > max(pack.size, durable):
+                taken = self.take(pack)
+                if taken is not None:
+                    taken.close()
+        for name in set(self.packs.names()).difference([pack.name for pack in found]):
+            dropped += self._adopt_unlisted(name)
+        return dropped
+
+    def _drop_given_up(self) -> int:
+        with self._database.read() as connection:
+            gone = table.given_up(connection)
+        if gone:
+            self.packs.unlink([pack.name for pack in gone])
+            with self._database.write() as connection:
+                table.forget_packs(connection, gone)
+        return len(gone)
+
+    def _adopt_unlisted(self, name: str) -> bool:
+        """A pack that the index does not know: an older one was put back, or a writer died with its first
+        batch. True if nothing was in it."""
+        pack = self.packs.take(name)
+        if pack is None:
+            return False  # its writer lives
+        try:
+            with self._database.read() as connection:
+                listed = any(known.name == name for known in table.packs(connection))
+            if listed or pack.id:
+                return False
+            pack.recover(0)
+            if pack.end:
+                self._register(pack)
+                return False
+            self.packs.unlink([name])
+            return True
+        finally:
+            pack.close()
+
+    @property
+    def waits(self) -> bool:
+        """Whether blobs that we appended wait for the index."""
+        return self._waiting > 0
+
+    def close(self) -> None:
+        """Let go of packs and marks."""
+        self.packs.close()
+        self._marks.close()
+
+    def before_fork(self) -> None:
+        """Nothing: verbs that run are waited for by the database."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing."""
+
+    def after_fork_in_child(self) -> None:
+        """A lock of the child's own."""
+        self._lock = threading.Lock()

@@ -1,0 +1,70 @@
+"""What was appended to a pack, on its way into the index."""
+
+import sqlite3
+from collections.abc import Collection
+from itertools import repeat
+
+from agentref.refs import Digest
+from agentref.storage import _blob_table as table
+from agentref.storage._batches import Batch
+from agentref.storage._packs import Pack
+
+__all__ = ["Appended", "Tail"]
+
+
+class Tail:
+    """What an open pack holds that the index did not know when we looked."""
+
+    __slots__ = ("id", "name", "position", "rows", "settled")
+
+    def __init__(self, pack: table.PackRow) -> None:
+        self.id = pack.id
+        self.name = pack.name
+        self.position = self.settled = pack.size
+        self.rows: dict[Digest, table.Row] = {}
+
+    def add(self, batch: Batch) -> None:
+        columns = zip(
+            batch.digests,
+            repeat(self.id),
+            batch.places,
+            batch.sizes,
+            repeat(batch.stored_at),
+            repeat(batch.expires_at),
+            strict=False,
+        )
+        self.rows.update(zip(batch.digests, map(table.Row._make, columns), strict=True))
+        self.position = batch.end
+
+    def settle(self, end: int) -> None:
+        """The index knows what lies before `end`, and knows better from now on."""
+        self.settled = end
+        if end >= self.position:
+            self.position = end
+            self.rows.clear()
+        else:
+            self.rows = {digest: row for digest, row in self.rows.items() if row.place >= end}
+
+
+class Appended:
+    """A batch that was synced, and which only a transaction of the caller's makes visible."""
+
+    def __init__(self, pack: Pack, batch: Batch | None) -> None:
+        self._pack = pack
+        self._batch = batch
+
+    def rows(self, digests: Collection[Digest]) -> list[table.Row]:
+        """The rows of those blobs of the batch."""
+        if self._batch is None:
+            return []
+        _, _, names, places, sizes, stored_at, expires_at, _ = self._batch
+        return [
+            table.Row(digest, self._pack.id, place, size, stored_at, expires_at)
+            for digest, place, size in zip(names, places, sizes, strict=True)
+            if digest in digests
+        ]
+
+    def commit(self, connection: sqlite3.Connection, new: Collection[table.Row]) -> None:
+        """Of the batch these rows live; to be called in the transaction."""
+        if self._batch is not None:
+            table.fill_pack(connection, self._pack.id, self._batch.end, new)
