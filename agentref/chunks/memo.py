@@ -36,6 +36,8 @@ class _Generations:
         self._put(key, (known, size))
 
     def _put(self, key: Hashable, entry: tuple[Any, int]) -> None:
+        if not self._half:
+            return
         if self._young_bytes > self._half:
             self._old, self._young, self._young_bytes = self._young, {}, 0
         self._young[key] = entry

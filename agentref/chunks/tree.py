@@ -26,6 +26,11 @@ _ITEM_BYTES: Final = 100
 
 _Result = TypeVar("_Result")
 
+OnNew = Callable[[Digest, Kind, bytes | memoryview], None]
+
+
+_FORGETFUL: Final = Memo(0)
+
 
 class Pending(NamedTuple):
     """A blob that was hashed and may have to be stored; `size` is of its canonical bytes.
@@ -111,11 +116,15 @@ class Kept(NamedTuple):
 
 
 class TreeBuilder:
-    """Collects the blobs of one value, each once. For one thread, for one value."""
+    """Collects the blobs of one value, each once. For one thread, for one value.
 
-    def __init__(self, memo: Memo | None = None) -> None:
+    `on_new` is told of each blob that is hashed here, with its canonical bytes, which must not change.
+    """
+
+    def __init__(self, memo: Memo | None = None, *, on_new: OnNew | None = None) -> None:
         self.blobs: dict[Digest, Pending] = {}
-        self.memo = memo if memo is not None else Memo(0)
+        self._on_new = on_new
+        self.memo = memo if memo is not None else _FORGETFUL
         self._heights: dict[Digest, int] = {}
 
     def raw(self, data: bytes | str) -> Sequence[Link]:
@@ -288,5 +297,8 @@ class TreeBuilder:
         size: int = -1,
     ) -> Link:
         digest = blob_digest(kind, canonical)
-        self.blobs.setdefault(digest, Pending(kind, source, len(canonical)))
+        if digest not in self.blobs:
+            self.blobs[digest] = Pending(kind, source, len(canonical))
+            if self._on_new is not None:
+                self._on_new(digest, kind, canonical)
         return Link(digest, len(canonical) if size < 0 else size)

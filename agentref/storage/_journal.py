@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agentref.errors import StorageError
+from agentref.errors import StoreBusyError, StoreFullError
 from agentref.refs import Digest
 from agentref.storage import _blob_table as table
 from agentref.storage._fork import watch_forks
@@ -32,7 +32,8 @@ _MANY: Final = 4096
 class Journal:
     """The open packs of one store. Safe for threads, processes and across forks.
 
-    To be used within sessions of the database.
+    To be used within sessions of the database. `changes` is another number than before if the index or
+    another process may have got something new, as far as `find` could see.
     """
 
     def __init__(self, root: Path, database: Database, *, patience: float) -> None:
@@ -42,6 +43,7 @@ class Journal:
         self._lock = threading.Lock()
         self._tails: dict[int, Tail] = {}
         self._newest = -1
+        self.changes = 0
         self._waiting = 0
         self._names: dict[int, str] = {}
         watch_forks(self)
@@ -78,7 +80,9 @@ class Journal:
                 durable, settled = self._marks.of(tail.id)
                 if settled > tail.settled:
                     tail.settle(settled)
+                    self.changes += 1
                 if durable > tail.position:
+                    self.changes += 1
                     for batch in self.packs.batches(tail.name, tail.position, durable):
                         tail.add(batch)
                     tail.position = durable  # even if something on the way is damaged
@@ -87,6 +91,7 @@ class Journal:
         newest = self._marks.newest  # before we look: what comes later is for the next time
         with self._database.read() as connection:
             found = table.open_packs(connection)
+        self.changes += 1
         self._tails = {pack.id: self._tails.get(pack.id) or Tail(pack) for pack in found}
         self._newest = newest
 
@@ -223,7 +228,7 @@ class Journal:
     def try_to_settle(self) -> None:
         """`settle`, if there is room, and nobody has locked the index: or later."""
         self._waiting = 0
-        with suppress(OSError, sqlite3.Error, StorageError):
+        with suppress(OSError, sqlite3.Error, StoreBusyError, StoreFullError):
             self.settle()
 
     def _settle(self, connection: sqlite3.Connection) -> dict[int, int]:

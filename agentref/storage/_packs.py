@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from agentref.refs import Digest
 from agentref.storage._batches import Batch, batch_parts, intact_end, read_all, read_batches
 from agentref.storage._fork import watch_forks
-from agentref.storage._posix import is_at, lock_descriptor, make_directory, sync_directory
+from agentref.storage._posix import lock_descriptor, make_directory, sync_directory
 
 __all__ = ["FULL", "Pack", "Packs", "Span"]
 
@@ -52,6 +52,7 @@ class Pack:
     def __init__(self, name: str, descriptor: int) -> None:
         self.name = name
         self.descriptor = descriptor
+        self.identity: tuple[int, int] | None = None
         self.id = 0
         self.end = 0
         self._room = 0
@@ -185,8 +186,10 @@ class Packs:
                     return None
                 pack = self._idle.pop()
             # Somebody may have deleted the file, or cut it short: no hole may look like blobs.
-            if self.size(pack.name) >= pack.end and is_at(pack.descriptor, self.path(pack.name)):
-                return pack
+            with suppress(FileNotFoundError):
+                status = os.stat(self.path(pack.name))  # noqa: PTH116
+                if pack.identity == (status.st_dev, status.st_ino) and status.st_size >= pack.end:
+                    return pack
             os.close(pack.descriptor)
 
     def take(self, name: str) -> Pack | None:
@@ -243,7 +246,12 @@ class Packs:
             if not flags and error.errno in _NOT_OURS:
                 return None
             raise
-        return Pack(name, descriptor) if lock_descriptor(descriptor, path) else None
+        if not lock_descriptor(descriptor, path):
+            return None
+        pack = Pack(name, descriptor)
+        status = os.fstat(descriptor)
+        pack.identity = status.st_dev, status.st_ino
+        return pack
 
     def before_fork(self) -> None:
         """Nothing: verbs that run are waited for by the database."""

@@ -61,8 +61,9 @@ class Database:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._gate = threading.Condition(threading.Lock())
-        self._sessions = 0
+        self._lock = threading.Lock()
+        self._gate = threading.Condition(self._lock)  # to wait; only to look, the lock alone is faster
+        self._sessions = self._awaited = 0
         self._gate_shut = False
         self._writing = threading.Lock()
         self._next_look = 0.0
@@ -79,7 +80,7 @@ class Database:
                 f"{self._path} was in use by another thread while this process was forked. "
                 f"Open the store anew after the fork, or fork before threads use it."
             )
-        with self._gate:
+        with self._lock:
             while self._gate_shut and not self._closed:
                 self._gate.wait()
             if self._closed:
@@ -88,9 +89,9 @@ class Database:
 
     def leave(self) -> None:
         """End a session."""
-        with self._gate:
+        with self._lock:
             self._sessions -= 1
-            if not self._sessions:
+            if not self._sessions and self._awaited:
                 self._gate.notify_all()
 
     def read(self) -> "_Read":
@@ -161,7 +162,7 @@ class Database:
 
     def borrow(self) -> sqlite3.Connection:
         """A connection for the caller alone."""
-        with self._gate:
+        with self._lock:
             if self._idle:
                 return self._idle.pop()
         connection = connect(self._path, busy_timeout=self._busy_timeout)
@@ -178,7 +179,7 @@ class Database:
 
     def give_back(self, connection: sqlite3.Connection) -> None:
         """Let others have a connection on which no statement runs."""
-        with self._gate:
+        with self._lock:
             if len(self._idle) < _IDLE_CONNECTIONS:
                 self._idle.append(connection)
                 return
@@ -198,8 +199,10 @@ class Database:
         """Close what is idle once no session runs; false if one still runs after `patience` seconds."""
         deadline = time.monotonic() + patience
         with self._gate:
+            self._awaited += 1
             while self._sessions and (left := deadline - time.monotonic()) > 0:
                 self._gate.wait(left)
+            self._awaited -= 1
             drained = not self._sessions
             idle, self._idle = self._idle, []
         for connection in idle:

@@ -2,12 +2,12 @@
 
 import asyncio
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from agentref.chunks import Link, Memo, Pending, TreeBuilder, cut_stream, unpack_blob
+from agentref.chunks import Link, Memo, TreeBuilder, cut_stream, unpack_blob
 from agentref.codecs import CODEC_ID, ValueCodec, too_deep
 from agentref.errors import (
     BlobNotFoundError,
@@ -20,12 +20,13 @@ from agentref.errors import (
 from agentref.refs import ContentRef, Digest, parse_digest
 from agentref.storage import _arguments as arguments
 from agentref.storage._room import with_room
+from agentref.storage.ahead import Ahead
 from agentref.storage.audit import pages, store_stats, verify_store
 from agentref.storage.frames import open_frame
 from agentref.storage.protocol import BlobStore
 from agentref.storage.reading import BlobReader, ByteStream
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
-from agentref.storage.writing import BlobWriter
+from agentref.storage.writing import BlobWriter, Encoded
 
 __all__ = ["CAS", "RAW_CODEC"]
 
@@ -177,7 +178,7 @@ class CAS:
 
     def dump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
         """Store many values in one batch: their refs, in order."""
-        encoded = self.encode(values)
+        encoded = self._encode(values, self._writer.ahead())
         self.store(encoded, ttl=ttl)
         return encoded.refs
 
@@ -204,10 +205,13 @@ class CAS:
             for ref, link in zip(wanted, links, strict=True)
         ]
 
-    def encode(self, values: Iterable[object]) -> "Encoded":
+    def encode(self, values: Iterable[object]) -> Encoded:
         """The first half of `dump_many`: CPU only. What it returns no longer depends on the values,
         so that they may be mutated before `store` runs."""
-        builder = TreeBuilder(self._memo)
+        return self._encode(values)
+
+    def _encode(self, values: Iterable[object], ahead: Ahead | None = None) -> Encoded:
+        builder = TreeBuilder(self._memo, on_new=ahead.add if ahead else None)
         refs, values = [], list(arguments.each_of("dump_many()", values))
         for index, value in enumerate(values):
             try:
@@ -217,13 +221,13 @@ class CAS:
                 self.codec.place(error, values, index)
                 raise
             refs.append(ContentRef(link.digest, self.codec.id, link.size, self.backend_id))
-        return Encoded(refs, builder.blobs)
+        return Encoded(refs, builder.blobs, ahead)
 
-    def store(self, encoded: "Encoded", *, ttl: float | None = None) -> None:
+    def store(self, encoded: Encoded, *, ttl: float | None = None) -> None:
         """The second half of `dump_many`: ask what is missing, compress only that, write it."""
         if not isinstance(encoded, Encoded):
             raise InvalidInputError(f"store() takes what encode() returned, not {type(encoded).__name__}.")
-        self._writer.write(encoded.blobs, ttl)
+        self._writer.write(encoded.blobs, ttl, ahead=encoded.ahead)
         self.counters.values_dumped += len(encoded.refs)
 
     def size_of(self, value: object) -> int:
@@ -377,16 +381,6 @@ class CAS:
         called = f"{name} (ref {ref.hash})" if name else f"ref {ref.hash}"
         self._check_size(ref.size, called)
         return called
-
-
-class Encoded:
-    """Values that were encoded and hashed, and are not stored yet."""
-
-    __slots__ = ("blobs", "refs")
-
-    def __init__(self, refs: list[ContentRef], blobs: Mapping[Digest, Pending]) -> None:
-        self.refs = refs
-        self.blobs = blobs
 
 
 def _nested_too_deeply() -> MalformedBlobError:

@@ -13,7 +13,14 @@ from typing import Final
 from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
 from agentref.refs import Digest
 from agentref.storage import _blob_table as table
-from agentref.storage._arguments import check_digest, check_limit, check_time, unique_digests, valid_blobs
+from agentref.storage._arguments import (
+    check_digest,
+    check_limit,
+    check_root,
+    check_time,
+    unique_digests,
+    valid_blobs,
+)
 from agentref.storage._compaction import shrink, try_to_shrink
 from agentref.storage._failures import storage_errors
 from agentref.storage._index import open_index, read_store_id
@@ -57,7 +64,8 @@ class FilesystemBlobStore:
             raise InvalidInputError(
                 f"busy_timeout must be from 0 to {_MAX_BUSY_TIMEOUT:,} s, not {busy_timeout!r:.40}."
             )
-        self._root = Path(root).absolute()
+        self._root = Path(check_root(root)).absolute()
+        self._absent: tuple[int, set[Digest]] = -1, set()
         with storage_errors(self._root):
             index = open_index(self._root, create=create, patience=busy_timeout)
             self._database = Database(index, busy_timeout=busy_timeout)
@@ -104,11 +112,10 @@ class FilesystemBlobStore:
         with self._verb():
             if not given:
                 return
-            self._database.check_file()
-            if self._rows(given):
-                self._keep(given, expires_at, overwrite=False)
-            else:
+            if self._none_is_here(given):
                 self._journal.append(given, expires_at)
+            else:
+                self._keep(given, expires_at, overwrite=False)
 
     def replace(self, blobs: Mapping[Digest, bytes], /) -> None:
         """Overwrite the bytes of blobs that are here, whose lives go on; store the others for ever."""
@@ -125,7 +132,9 @@ class FilesystemBlobStore:
         """
         wanted = unique_digests(digests)
         with self._verb():
-            return {row.digest: row.info for row in self._journal.whole(self._rows(wanted))}
+            rows = self._rows(wanted)
+            self._absent = self._journal.changes, set(wanted).difference([row.digest for row in rows])
+            return {row.digest: row.info for row in self._journal.whole(rows)} if rows else {}
 
     def epoch(self) -> int:
         """How many removals took something away, in any process: one row."""
@@ -197,6 +206,15 @@ class FilesystemBlobStore:
         unknown = [digest for digest in digests if digest not in found] if found else digests
         with self._database.read() as connection:
             return [*found.values(), *table.rows(connection, unknown)]
+
+    def _none_is_here(self, blobs: dict[Digest, bytes]) -> bool:
+        """Whether all of these are new. Mostly somebody has just asked for them: then the index has not
+        got them since, unless the journal saw a change."""
+        found = self._journal.find(blobs)
+        changes, absent = self._absent
+        if not found and changes == self._journal.changes and absent.issuperset(blobs):
+            return True
+        return not found and not self._rows(blobs)
 
     def _fetch_into(self, found: dict[Digest, bytes], wanted: list[Digest]) -> list[Digest]:
         """Add to `found` what is here; returns those whose row names a pack that is not there."""

@@ -14,7 +14,16 @@ from agentref.errors import CorruptBlobError, MalformedBlobError
 from agentref.refs import Digest
 from agentref.storage.parallel import shared_out, started
 
-__all__ = ["Leaves", "Packed", "Unpacked", "has_links", "open_frame", "pack_frame", "pack_frames"]
+__all__ = [
+    "Leaves",
+    "Packed",
+    "Unpacked",
+    "has_links",
+    "open_frame",
+    "pack_alone",
+    "pack_frame",
+    "pack_frames",
+]
 
 _VERSION: Final = 0x10
 _ZSTD: Final = 0x08
@@ -106,10 +115,11 @@ def pack_frame(kind: Kind, data: bytes | memoryview, level: int) -> bytes:
 
 def pack_frames(blobs: Sequence[Packed]) -> list[bytes]:
     """The frame of each, in order: on several cores where it is worth it."""
-    return shared_out(_pack, blobs, [len(blob.data) for blob in blobs])
+    return shared_out(pack_alone, blobs, [len(blob.data) for blob in blobs])
 
 
-def _pack(blobs: Sequence[Packed]) -> list[bytes]:
+def pack_alone(blobs: Sequence[Packed]) -> list[bytes]:
+    """The same on one core."""
     levels: dict[int, list[int]] = {}
     for index, blob in enumerate(blobs):
         if len(blob.data) >= _MIN_COMPRESSED:
@@ -234,5 +244,6 @@ def _parse(frame: bytes) -> tuple[Kind, int, bytes | memoryview, bool]:
 def _corrupt(digest: Digest, why: str) -> CorruptBlobError:
     return CorruptBlobError(
         f"The stored bytes of blob {digest.hex()} are damaged: {why}. "
-        f"Restore it from a backup, or store the same content again through this object, which replaces it."
+        "Restore it from a backup, or store the same content again through this object, which replaces it; "
+        "repair() replaces all blobs of a value."
     )

@@ -8,13 +8,14 @@ from typing import Final
 
 from agentref.chunks import Kind, Pending
 from agentref.errors import InvalidInputError
-from agentref.refs import Digest
+from agentref.refs import ContentRef, Digest
 from agentref.storage._fork import watch_forks
-from agentref.storage.frames import Packed, pack_frames
+from agentref.storage.ahead import Ahead, Fresh
+from agentref.storage.frames import Packed, pack_alone, pack_frames
 from agentref.storage.protocol import FOREVER, BlobStore
 from agentref.storage.reports import Counters
 
-__all__ = ["BlobWriter"]
+__all__ = ["BlobWriter", "Encoded"]
 
 _MAX_PRESENT: Final = 32 * 1024
 _LONG_TEXT: Final = 8 * 1024
@@ -24,6 +25,19 @@ _BATCH_BYTES: Final = 8 * 1024 * 1024
 _PACK_BYTES: Final = 1024 * 1024
 _MIN_TTL: Final = 0.001
 _MAX_TTL: Final = 100 * 365 * 24 * 3600
+
+
+class Encoded:
+    """Values that were encoded and hashed, and are not stored yet."""
+
+    __slots__ = ("ahead", "blobs", "refs")
+
+    def __init__(
+        self, refs: list[ContentRef], blobs: Mapping[Digest, Pending], ahead: Ahead | None = None
+    ) -> None:
+        self.refs = refs
+        self.blobs = blobs
+        self.ahead = ahead
 
 
 class BlobWriter:
@@ -53,11 +67,19 @@ class BlobWriter:
         """A lock of the child's own."""
         self._lock = threading.Lock()
 
-    def write(self, blobs: Mapping[Digest, Pending], ttl: float | None, *, replace: bool = False) -> None:
+    def write(
+        self,
+        blobs: Mapping[Digest, Pending],
+        ttl: float | None,
+        *,
+        replace: bool = False,
+        ahead: Ahead | None = None,
+    ) -> None:
         """Make sure that all blobs are kept until `ttl` seconds from now at least.
 
         `blobs` are in an order in which none links to a later one. They are written in batches of
         8 MiB, so that whatever happens in between, a blob is never kept without what it links to.
+        `ahead` may have compressed some of them already.
         """
         expires_at = _expiry(ttl)
         with self._lock:
@@ -66,7 +88,7 @@ class BlobWriter:
             for batch in _batches(
                 list(blobs.items()) if replace else self._missing(blobs, expires_at), _BATCH_BYTES
             ):
-                named = self._frames(batch)
+                named = self._frames(batch, ahead)
                 damaged = named if replace else {d: named[d] for d in named if d in self._distrusted}
                 if damaged:
                     self._store.replace(damaged)
@@ -77,24 +99,47 @@ class BlobWriter:
                 self._counters.bytes_stored += sum(map(len, named.values()))
 
     def distrust(self, digest: Digest) -> None:
-        """A blob turned out to be damaged or lost: the next write of it replaces it."""
+        """A blob turned out to be damaged or lost: the next write of it replaces it.
+
+        What else was believed to be here is asked for again: whole packs are lost, not single blobs.
+        """
         with self._lock:
-            self._present.pop(digest, None)
+            self._present.clear()
             self._distrusted.add(digest)
 
-    def _frames(self, batch: Iterable[tuple[Digest, Pending]]) -> dict[Digest, bytes]:
-        """The frame of each, a few at a time: not all of their bytes at once are needed."""
+    def ahead(self) -> Ahead:
+        """What is to be told of new blobs while they are being encoded, and given to `write`."""
+        return Ahead(self._pack_missing)
+
+    def _pack_missing(self, fresh: list[Fresh]) -> dict[Digest, bytes]:
+        """The frames of those that are not here, as far as can be told now."""
+        known = self._store.stat([digest for digest, _, _ in fresh])
+        fresh = [blob for blob in fresh if blob[0] not in known]
+        frames = pack_alone([self._packed(kind, canonical) for _, kind, canonical in fresh])
+        return dict(zip([digest for digest, _, _ in fresh], frames, strict=True))
+
+    def _frames(self, batch: list[tuple[Digest, Pending]], ahead: Ahead | None) -> dict[Digest, bytes]:
+        """The frame of each, in order."""
+        taken = ahead.taken() if ahead is not None else set()
+        if ahead is None or not taken:
+            return self._pack_now(batch)
+        frames = self._pack_now([blob for blob in batch if blob[0] not in taken])
+        frames.update(ahead.frames())
+        frames.update(self._pack_now([blob for blob in batch if blob[0] not in frames]))
+        return {digest: frames[digest] for digest, _ in batch}
+
+    def _pack_now(self, blobs: list[tuple[Digest, Pending]]) -> dict[Digest, bytes]:
+        """A few at a time: not all of their bytes at once are needed."""
         frames: dict[Digest, bytes] = {}
-        for few in _batches(batch, _PACK_BYTES):
-            packed = pack_frames([self._packed(pending) for _, pending in few])
+        for few in _batches(blobs, _PACK_BYTES):
+            packed = pack_frames([self._packed(pending.kind, pending.canonical()) for _, pending in few])
             frames.update(zip([digest for digest, _ in few], packed, strict=True))
         return frames
 
-    def _packed(self, pending: Pending) -> Packed:
+    def _packed(self, kind: Kind, canonical: bytes | memoryview) -> Packed:
         # Structured values come in small leaves, often and soon outdated; long texts come once, and stay.
-        is_text = pending.kind is Kind.RAW and pending.size >= _LONG_TEXT
-        level = self._level or (_TEXT_LEVEL if is_text else _VALUE_LEVEL)
-        return Packed(pending.kind, pending.canonical(), level)
+        is_text = kind is Kind.RAW and len(canonical) >= _LONG_TEXT
+        return Packed(kind, canonical, self._level or (_TEXT_LEVEL if is_text else _VALUE_LEVEL))
 
     def _missing(self, blobs: Mapping[Digest, Pending], expires_at: float) -> list[tuple[Digest, Pending]]:
         present = self._present
