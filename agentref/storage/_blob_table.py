@@ -16,7 +16,6 @@ __all__ = [
     "Row",
     "add_pack",
     "delete",
-    "epoch",
     "fill_pack",
     "forget_packs",
     "give_up",
@@ -186,14 +185,7 @@ def delete(connection: sqlite3.Connection, old: Collection[Row]) -> set[int]:
     """Forget these rows and their bytes; returns the packs of which less is needed now."""
     smaller = loosen(connection, old)
     connection.executemany("DELETE FROM blob WHERE digest = ?", [(row.digest,) for row in old])
-    if old:
-        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
     return smaller
-
-
-def epoch(connection: sqlite3.Connection) -> int:
-    """How many removals took something away."""
-    return int(connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0])
 
 
 def packs(connection: sqlite3.Connection) -> list[PackRow]:

@@ -107,7 +107,7 @@ def _build(root: Path) -> None:
         connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
         connection.executemany(
             "INSERT INTO meta(key, value) VALUES (?, ?)",
-            [("store_id", f"fs-{uuid.uuid4().hex[:12]}"), ("created_at", time.time()), ("epoch", 0)],
+            [("store_id", f"fs-{uuid.uuid4().hex[:12]}"), ("created_at", time.time())],
         )
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {_FORMAT}")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,7 @@ class Journal:
         self._tails: dict[int, Tail] = {}
         self._newest = -1
         self.changes = 0
+        self._doubts = count(2)
         self._waiting = 0
         self._names: dict[int, str] = {}
         watch_forks(self)
@@ -217,6 +219,23 @@ class Journal:
             yield connection
         for pack_id, end in ends.items():
             self._marks.set_settled(pack_id, end)
+
+    @contextmanager
+    def removing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that takes blobs away. Nobody trusts what he knew to be here while it lasts."""
+        with self._database.write() as connection:
+            # Odd before anything is gone, and until after all of it is. If we die in between it stays so:
+            # then nobody remembers anything until the next removal, which is slow, and safe.
+            begun = (self._marks.epoch + 1) | 1
+            self._marks.epoch = begun
+            yield connection
+        if self._marks.epoch == begun:  # else another has begun to remove
+            self._marks.epoch = begun + 1
+
+    def epoch(self) -> int:
+        """A number that moves whenever blobs are removed; never the same twice while they may be."""
+        epoch = self._marks.epoch
+        return epoch if epoch % 2 == 0 else -next(self._doubts)
 
     def settle(self) -> None:
         """Let the index know all that was appended until now, if there is something."""

@@ -57,6 +57,15 @@ class Marks:
     def newest(self, pack_id: int) -> None:
         _NUMBER.pack_into(self._map, 0, pack_id)
 
+    @property
+    def epoch(self) -> int:
+        """Moves whenever something is removed; odd while it may be under way."""
+        return int(_NUMBER.unpack_from(self._map, 8)[0])
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        _NUMBER.pack_into(self._map, 8, number)
+
     def of(self, pack_id: int) -> tuple[int, int]:
         """How far a pack is durable, and how far of that the index knows it; at most too low."""
         owner, durable, settled = _SLOT.unpack_from(self._map, _offset(pack_id))
