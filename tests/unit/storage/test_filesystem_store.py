@@ -426,6 +426,29 @@ class TestJournal:
         assert store.remove([A]) == 1
         assert store.fetch([A]) == other.fetch([A]) == {}
 
+    def test_the_epoch_moves_with_a_removal_and_is_never_the_same_while_one_may_be_under_way(
+        self, store, opened, monkeypatch
+    ):
+        other = opened()
+        store.store({A: b"a", B: b"b"})
+        before = other.epoch()
+        assert before == other.epoch()
+        assert store.remove([A]) == 1
+        after = other.epoch()
+        assert after not in (before, None)
+        assert after == other.epoch()
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(table, "delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.remove([B])
+        monkeypatch.undo()
+        assert len({after, other.epoch(), other.epoch(), other.epoch()}) == 4
+        assert store.remove([B]) == 1
+        assert other.epoch() == other.epoch() == store.epoch()
+
     @pytest.mark.parametrize("marks", ["here", "lost"])
     def test_what_a_killed_writer_acknowledged_is_here(self, opened, root, marks):
         store = opened()
