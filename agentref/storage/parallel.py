@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import accumulate
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
-__all__ = ["shared_out", "started"]
+__all__ = ["Task", "shared_out"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -53,14 +53,34 @@ def shared_out(
     return results
 
 
-def started(work: Callable[[_Item], _Result], item: _Item, size: int) -> Callable[[], _Result]:
-    """What returns `work(item)`, which another thread begins now if `size` makes it worth it."""
-    if _WORKERS > 1 and size >= _WORTHWHILE_BYTES:
-        try:
-            return _threads().submit(work, item).result
-        except RuntimeError:  # the interpreter is shutting down and starts no more threads
-            pass
-    return partial(work, item)
+class Task(Generic[_Result]):
+    """`work()`, done once: by another thread, if `size` makes that worth it, or by the one that asks for
+    it, whoever comes first."""
+
+    def __init__(self, work: Callable[[], _Result], size: int) -> None:
+        self._work = work
+        self._future: Future[_Result] | None = None
+        self._results: list[_Result] = []
+        if _WORKERS > 1 and size >= _WORTHWHILE_BYTES:
+            with suppress(RuntimeError):  # the interpreter is shutting down and starts no more threads
+                self._future = _threads().submit(work)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another thread is at it right now."""
+        return self._future is not None and self._future.running()
+
+    def do(self) -> bool:
+        """Do it here, unless somebody has begun; whether it was done here."""
+        if self._results or (self._future is not None and not self._future.cancel()):
+            return False
+        self._results.append(self._work())
+        return True
+
+    def result(self) -> _Result:
+        """What it returned, or raised."""
+        self.do()
+        return self._results[0] if self._results or self._future is None else self._future.result()
 
 
 def _threads() -> ThreadPoolExecutor:
