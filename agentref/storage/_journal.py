@@ -220,15 +220,16 @@ class Journal:
         for pack_id, end in ends.items():
             self._marks.set_settled(pack_id, end)
 
-    @contextmanager
-    def removing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that takes blobs away. Nobody trusts what he knew to be here while it lasts."""
-        with self._database.write() as connection:
-            # Odd before anything is gone, and until after all of it is. If we die in between it stays so:
-            # then nobody remembers anything until the next removal, which is slow, and safe.
-            begun = (self._marks.epoch + 1) | 1
-            self._marks.epoch = begun
-            yield connection
+    def begin_removal(self) -> int:
+        """To be called in a transaction before it takes blobs away: nobody trusts what he knew to be here
+        until `end_removal` is called with what this returns."""
+        # Odd before anything is gone, and until after all of it is. If we die in between it stays so: then
+        # nobody remembers anything until the next removal, which is slow, and safe.
+        self._marks.epoch = begun = (self._marks.epoch + 1) | 1
+        return begun
+
+    def end_removal(self, begun: int) -> None:
+        """The transaction has ended."""
         if self._marks.epoch == begun:  # else another has begun to remove
             self._marks.epoch = begun + 1
 

@@ -1,12 +1,12 @@
 """Compressing what was hashed while the rest of a value is still being encoded."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from functools import partial
 from typing import Final
 
 from agentref.chunks import Kind
 from agentref.refs import Digest
-from agentref.storage.parallel import submitted
+from agentref.storage.parallel import Task
 
 __all__ = ["Ahead", "Fresh"]
 
@@ -14,42 +14,42 @@ Fresh = tuple[Digest, Kind, bytes | memoryview]
 """A blob that was hashed a moment ago, with its canonical bytes."""
 
 _GROUP_BYTES: Final = 256 * 1024
-_MOST_GROUPS: Final = 8  # that wait; what comes then is compressed later, so that memory stays bounded
+_MOST_GROUPS: Final = 8  # that wait, and so much in all: memory stays bounded
+_MOST_BYTES: Final = 64 * 1024 * 1024
 
 
 class Ahead:
-    """Hands blobs to another thread as they come, about 256 KiB at once. For one thread.
+    """Hands blobs to another thread as they come, about 256 KiB at once. For one thread, which does a part
+    of the work itself when the other falls behind.
 
-    `work` returns the frames of those of them that are to be stored. What it did not come to, or could
-    not do, is left to whoever stores them.
+    `work` returns the frames of those of them that are to be stored.
     """
 
     def __init__(self, work: Callable[[list[Fresh]], Mapping[Digest, bytes]]) -> None:
         self._work = work
         self._group: list[Fresh] = []
-        self._bytes = 0
-        self._jobs: list[tuple[list[Fresh], Future[Mapping[Digest, bytes]]]] = []
+        self._bytes = self._total = 0
+        self._tasks: list[Task[Mapping[Digest, bytes]]] = []
+        self._frames: dict[Digest, bytes] = {}
 
     def add(self, digest: Digest, kind: Kind, canonical: bytes | memoryview) -> None:
         """One more."""
+        if self._total >= _MOST_BYTES:
+            return
         self._group.append((digest, kind, canonical))
         self._bytes += len(canonical)
         if self._bytes >= _GROUP_BYTES:
-            if len(self._jobs) < _MOST_GROUPS or self._jobs[-_MOST_GROUPS][1].done():
-                job = submitted(self._work, self._group)
-                if job is not None:
-                    self._jobs.append((self._group, job))
+            self._tasks.append(Task(partial(self._work, self._group), self._bytes))
+            self._total += self._bytes
             self._group, self._bytes = [], 0
-
-    def taken(self) -> set[Digest]:
-        """Those whose frames are ready, or will be in a moment. To be asked once all have come."""
-        self._jobs = [job for job in reversed(self._jobs) if not job[1].cancel()]
-        return {blob[0] for group, _ in self._jobs for blob in group}
+            if len(self._tasks) > _MOST_GROUPS:
+                self._frames.update(self._tasks.pop(0).result())
 
     def frames(self) -> dict[Digest, bytes]:
-        """The frames of those; fewer if some of them could not be made."""
-        found: dict[Digest, bytes] = {}
-        for _, job in self._jobs:
-            if job.exception() is None:
-                found.update(job.result())
-        return found
+        """What is ready, once all have come. The last few, too few to be handed over, are not."""
+        for task in reversed(self._tasks):
+            task.do()
+        for task in self._tasks:
+            self._frames.update(task.result())
+        self._tasks = []
+        return self._frames

@@ -168,9 +168,13 @@ class FilesystemBlobStore:
             # Two transactions: once the first is committed, and not before, everybody asks the index.
             with self._journal.settled():
                 pass
-            with self._journal.removing() as connection:
+            with self._database.write() as connection:
                 old = [row for row in table.rows(connection, wanted) if row.touched_at < untouched_since]
+                if not old:
+                    return 0
+                begun = self._journal.begin_removal()
                 smaller = table.delete(connection, old)
+            self._journal.end_removal(begun)
             try_to_shrink(self._database, self._journal, smaller)
             return len(old)
 

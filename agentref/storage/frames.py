@@ -5,14 +5,15 @@ Compression is no part of a blob's name: a frame may be rewritten at any level, 
 
 import struct
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import zstandard
 
-from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, read_varint, varint
+from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, blob_digests, read_varint, varint
 from agentref.errors import CorruptBlobError, MalformedBlobError
 from agentref.refs import Digest
-from agentref.storage.parallel import shared_out, started
+from agentref.storage.parallel import Task, shared_out
 
 __all__ = [
     "Leaves",
@@ -30,7 +31,11 @@ _ZSTD: Final = 0x08
 _LINKS: Final = 0x04
 _KIND_MASK: Final = 0x03
 
+_NOT_OF_LEAVES: Final = 0xF0 | _LINKS
+
 _KINDS: Final = tuple(Kind)  # by number; one that is missing is an IndexError
+_RAW: Final = Kind.RAW
+_NODE: Final = Kind.NODE
 
 _MIN_COMPRESSED: Final = 64
 _MIN_GAIN: Final = 0.95
@@ -83,11 +88,9 @@ class _Contexts:
         idle.append(context)
         return packed  # type: ignore[no-any-return]
 
-    def decompress(self, packed: Sequence[tuple[bytes | memoryview, int]]) -> Iterable[Any]:
+    def decompress(self, datas: list[Any], sizes: Sequence[int]) -> Iterable[Any]:
         """What each of them, whose size is known, unpacks to: bytes, or segments of a buffer."""
         unpacked: Any
-        datas: list[Any] = [data for data, _ in packed]
-        sizes = [size for _, size in packed]
         try:
             context = self._decompressors.pop()
         except IndexError:
@@ -138,7 +141,7 @@ def pack_alone(blobs: Sequence[Packed]) -> list[bytes]:
 
 
 def _head(kind: Kind, data: bytes | memoryview, flags: int) -> bytes:
-    return bytes((_VERSION | kind | flags | (_LINKS if kind is not Kind.RAW and data[0] else 0),))
+    return bytes((_VERSION | kind | flags | (_LINKS if kind is not _RAW and data[0] else 0),))
 
 
 def has_links(frame: bytes) -> bool:
@@ -154,7 +157,7 @@ def open_frame(digest: Digest, frame: bytes) -> Unpacked:
     """
     try:
         kind, length, body, is_packed = _parse(frame)
-        (data,) = _contexts.decompress([(body, length)]) if is_packed else (bytes(body),)
+        (data,) = _contexts.decompress([body], [length]) if is_packed else (bytes(body),)
         _check(kind, length, data, frame)
     except _BROKEN as error:
         raise _corrupt(digest, str(error)) from error
@@ -174,52 +177,90 @@ class Leaves:
         *,
         ahead: bool = False,
     ) -> None:
-        self._digests = digests
-        self._frames = frames
-        self._parsed: list[tuple[Kind, int, bytes | memoryview, bool]] | None = []
-        packed: list[tuple[bytes | memoryview, int]] = []
+        self._digests = list(digests)
+        self._kinds: list[Kind] = []
+        self._lengths: list[int] = []
+        self._plain: dict[int, memoryview] = {}
+        self._broken = False
+        packed: list[memoryview] = []
         try:
             for frame, size in zip(frames, sizes, strict=True):
-                kind, length, body, is_packed = _parse(frame)
-                # What has no links is its payload, and one byte that says so unless it is raw. A frame
-                # that claims otherwise could have us make room for much more than was asked for.
-                if frame[0] & _LINKS or length != size + (kind is not Kind.RAW):
-                    raise MalformedBlobError("they are of another size")
-                self._parsed.append((kind, length, body, is_packed))
+                kind, length, body, is_packed = _parse_leaf(frame, size)
                 if is_packed:
-                    packed.append((body, length))
+                    packed.append(body)
+                else:
+                    self._plain[len(self._kinds)] = body
+                self._kinds.append(kind)
+                self._lengths.append(length)
         except _BROKEN:
-            self._parsed, packed = None, []
-        size = sum([length for _, length in packed]) if ahead else 0
-        self._unpack = started(_contexts.decompress, packed, size)
+            self._broken = True
+            return
+        lengths = self._lengths
+        if self._plain:
+            lengths = [length for index, length in enumerate(lengths) if index not in self._plain]
+        self._unpacking = Task(partial(_contexts.decompress, packed, lengths), sum(lengths) if ahead else 0)
 
-    def opened(self) -> list[Unpacked] | None:
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another thread is unpacking them right now."""
+        return not self._broken and self._unpacking.is_elsewhere
+
+    def unpack(self) -> bool:
+        """Unpack them here, unless that was begun; whether it was done."""
+        try:
+            return not self._broken and self._unpacking.do()
+        except _BROKEN:
+            self._broken = True
+            return True
+
+    def opened(self) -> list[tuple[Kind, memoryview]] | None:
         """`open_frame` of each, in order. None if any of them is not what it should be: to be opened one
         by one, to see which and why."""
-        if self._parsed is None:
+        if self._broken:
             return None
+        kinds = self._kinds
         try:
-            unpacked = iter(self._unpack())
-            opened = []
-            for digest, frame, (kind, length, body, is_packed) in zip(
-                self._digests, self._frames, self._parsed, strict=True
-            ):
-                # The thread that unpacks leaves it to us to make bytes of it: each object that it makes
-                # would take the interpreter lock from us.
-                data = bytes(next(unpacked) if is_packed else body)
-                _check(kind, length, data, frame)
-                if blob_digest(kind, data) != digest:
-                    return None
-                opened.append(Unpacked(kind, data))
+            # No copies are made: they would take as long as a third of the hashes.
+            datas: list[memoryview] = [memoryview(data) for data in self._unpacking.result()]
+            for index, body in self._plain.items():
+                datas.insert(index, body)
+            if list(map(len, datas)) != self._lengths:
+                return None
+            if any(data[0] for kind, data in zip(kinds, datas, strict=True) if kind is not _RAW):
+                return None
+            if blob_digests(kinds, datas) != self._digests:
+                return None
         except _BROKEN:
             return None
-        return opened
+        return list(zip(kinds, datas, strict=True))
+
+
+def _parse_leaf(frame: bytes, size: int) -> tuple[Kind, int, memoryview, bool]:
+    """`_parse` of the frame of a blob that has no links and is no node."""
+    head = frame[0]
+    kind = _KINDS[head & _KIND_MASK]
+    # Such a blob is its payload, and one byte that says so unless it is raw. A frame that claims
+    # otherwise could have us make room for much more than was asked for.
+    length = size if kind is _RAW else size + 1
+    announced = varint(length)
+    if (
+        head & _NOT_OF_LEAVES != _VERSION
+        or kind is _NODE
+        or length > MAX_BLOB_BYTES
+        or not frame.startswith(announced, 1)
+    ):
+        raise MalformedBlobError("they are of another size")
+    body = memoryview(frame)[1 + len(announced) :]
+    is_packed = bool(head & _ZSTD)
+    if is_packed and zstandard.frame_content_size(body) != length:
+        raise MalformedBlobError("their two lengths do not agree")
+    return kind, length, body, is_packed
 
 
 def _check(kind: Kind, length: int, data: bytes, frame: bytes) -> None:
     if len(data) != length:
         raise MalformedBlobError("they are cut off")
-    if kind is not Kind.RAW and (not data or bool(data[0]) != bool(frame[0] & _LINKS)):
+    if kind is not _RAW and (not data or bool(data[0]) != bool(frame[0] & _LINKS)):
         raise MalformedBlobError("they hide their links")
 
 

@@ -6,9 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import accumulate, chain
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
-__all__ = ["shared_out", "started", "submitted"]
+__all__ = ["Task", "shared_out"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -40,19 +40,12 @@ def shared_out(
     total = sum(sizes)
     if _WORKERS == 1 or len(items) < 2 or total < _WORTHWHILE_BYTES:
         return work(items)
-    shares = _shares(items, sizes, total)
-    jobs = [submitted(work, share) for share in shares[1:]]
-    results = [work(shares[0]), *([] for _ in jobs)]
-    # A share that the others have not begun with, since something else keeps them busy, is ours.
-    for index in range(len(jobs), 0, -1):
-        job = jobs[index - 1]
-        if job is None or job.cancel():
-            results[index] = work(shares[index])
-            jobs[index - 1] = None
-    for index, job in enumerate(jobs, 1):
-        if job is not None:
-            results[index] = job.result()
-    return list(chain.from_iterable(results))
+    first, *others = _shares(items, sizes, total)
+    tasks = [Task(partial(work, share), total) for share in others]
+    results = work(first)
+    for task in reversed(tasks):
+        task.do()  # what the other threads have not begun with, since something else keeps them busy
+    return list(chain(results, *[task.result() for task in tasks]))
 
 
 def _shares(items: Sequence[_Item], sizes: Sequence[int], total: int) -> list[list[_Item]]:
@@ -62,22 +55,34 @@ def _shares(items: Sequence[_Item], sizes: Sequence[int], total: int) -> list[li
     return [share for share in shares if share]
 
 
-def started(work: Callable[[_Item], _Result], item: _Item, size: int) -> Callable[[], _Result]:
-    """What returns `work(item)`, which another thread begins now if `size` makes it worth it."""
-    if _WORKERS > 1 and size >= _WORTHWHILE_BYTES:
-        try:
-            return _threads().submit(work, item).result
-        except RuntimeError:  # the interpreter is shutting down and starts no more threads
-            pass
-    return partial(work, item)
+class Task(Generic[_Result]):
+    """`work()`, done once: by another thread, if `size` makes that worth it, or by the one that asks for
+    it, whoever comes first."""
 
+    def __init__(self, work: Callable[[], _Result], size: int) -> None:
+        self._work = work
+        self._future: Future[_Result] | None = None
+        self._results: list[_Result] = []
+        if _WORKERS > 1 and size >= _WORTHWHILE_BYTES:
+            with suppress(RuntimeError):  # the interpreter is shutting down and starts no more threads
+                self._future = _threads().submit(work)
 
-def submitted(work: Callable[[_Item], _Result], item: _Item) -> Future[_Result] | None:
-    """`work(item)`, to be done by another thread; None where there is but one core."""
-    if _WORKERS > 1:
-        with suppress(RuntimeError):  # the interpreter is shutting down and starts no more threads
-            return _threads().submit(work, item)
-    return None
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another thread is at it right now."""
+        return self._future is not None and self._future.running()
+
+    def do(self) -> bool:
+        """Do it here, unless somebody has begun; whether it was done here."""
+        if self._results or (self._future is not None and not self._future.cancel()):
+            return False
+        self._results.append(self._work())
+        return True
+
+    def result(self) -> _Result:
+        """What it returned, or raised."""
+        self.do()
+        return self._results[0] if self._results or self._future is None else self._future.result()
 
 
 def _threads() -> ThreadPoolExecutor:

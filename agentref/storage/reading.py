@@ -1,7 +1,9 @@
 """From refs to bytes and values: fetch in batches, verify everything, hand out only what is whole."""
 
 import io
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 from agentref.chunks import MAX_DEPTH, Blob, Kind, Link, unpack_blob
@@ -19,9 +21,15 @@ from agentref.storage.reports import Counters
 
 __all__ = ["BlobReader", "ByteStream", "Tree"]
 
+_RAW: Final = Kind.RAW
+_VALUE: Final = Kind.VALUE
+_NODE: Final = Kind.NODE
+
 _READ_AHEAD: Final = 16
 _FETCH_BATCH: Final = 1000
-_OPEN_BATCH_BYTES: Final = 512 * 1024
+_WINDOW_BYTES: Final = 512 * 1024
+_WINDOWS_AHEAD: Final = 2
+_SHARED_BYTES: Final = 256 * 1024
 
 
 class BlobReader:
@@ -69,18 +77,20 @@ class BlobReader:
             frontier = {}
             for at in range(0, len(links), _FETCH_BATCH):
                 batch = links[at : at + _FETCH_BATCH]
-                frames = self.frames(batch, [origin[link.digest] for link in batch])
+                frames = self.frames(batch, [origin[link[0]] for link in batch])
                 for link in batch:
-                    frame = frames[link.digest]
+                    digest = link[0]
                     # Leaves stay compressed until they are decoded: they are most of the bytes.
-                    found[link.digest] = frame
+                    frame = found[digest] = frames[digest]
                     if not has_links(frame):
                         leaves.append(link)
                         continue
-                    blob = found[link.digest] = _open(link, frame, origin[link.digest], self._distrust)
-                    for child in blob.links:
-                        frontier[child.digest] = child
-                        origin.setdefault(child.digest, origin[link.digest])
+                    name = origin[digest]
+                    blob = found[digest] = _open(link, frame, name, self._distrust)
+                    for child in blob[1]:
+                        digest = child[0]
+                        frontier[digest] = child
+                        origin.setdefault(digest, name)
             frontier = {digest: link for digest, link in frontier.items() if digest not in found}
         raise MalformedBlobError(f"The tree of {names[0]} is deeper than {MAX_DEPTH} levels.")
 
@@ -117,14 +127,22 @@ def _open(link: Link, frame: bytes, name: str, distrust: Callable[[Digest], None
 def _sized(blob: Blob, link: Link) -> Blob:
     # A small tree could otherwise claim, by linking one blob again and again, to be of any size.
     if blob.size != link.size:
-        raise MalformedBlobError(f"A blob of {blob.size:,} bytes was announced as {link.size:,} bytes.")
+        raise _of_another_size(blob.size, link.size)
     return blob
+
+
+def _of_another_size(size: int, announced: int) -> MalformedBlobError:
+    return MalformedBlobError(f"A blob of {size:,} bytes was announced as {announced:,} bytes.")
+
+
+def _of_another_kind(expected: Kind, kind: Kind) -> MalformedBlobError:
+    return MalformedBlobError(f"A {expected.name} blob was expected, not {kind.name}.")
 
 
 class _Window(NamedTuple):
     """Leaves that are read one after the other; `end` is where the next ones begin."""
 
-    links: list[Link]
+    digests: list[Digest]
     end: int
     size: int
     leaves: Leaves
@@ -133,7 +151,7 @@ class _Window(NamedTuple):
 class Tree:
     """Fetched blobs, from which a decoder reads.
 
-    Leaves are opened, and verified, as they are read: with each one those that will be read next, up to
+    Leaves are opened, and verified, as they are read: with each one those that will be read next, about
     half a megabyte together. For one thread.
     """
 
@@ -148,88 +166,134 @@ class Tree:
         self._leaves = leaves
         self._origin = origin
         self._distrust = distrust
-        self._unread = {link.digest: index for index, link in enumerate(leaves)}
-        self._ahead: dict[Digest, Blob] = {}
+        self._unread = {link[0]: index for index, link in enumerate(leaves)}
+        self._ahead: dict[Digest, tuple[Kind, memoryview]] = {}
         self._ahead_bytes = 0
-        self._next: _Window | None = None
-        self._size = sum([link.size for link in leaves])
+        self._coming: list[_Window] = []
+        self._end = 0
+        self._ends = list(accumulate([link[1] for link in leaves]))
 
     def raw(self, links: Iterable[Link]) -> Iterator[bytes | memoryview]:
         """The bytes below the links, in order."""
         for leaf in self._below(links):
-            yield self._open(leaf, Kind.RAW).payload
+            kind, payload, _ = self._opened(leaf)
+            if kind is not _RAW:
+                raise _of_another_kind(_RAW, kind)
+            yield payload
 
-    def values(self, links: Iterable[Link]) -> Iterator[tuple[bytes | memoryview, tuple[Link, ...]]]:
-        """The packed values below the links, in order, each with its own links."""
-        for leaf in self._below(links):
-            _, own, payload, _ = self._open(leaf, Kind.VALUE)
-            yield payload, own
+    def values(self, links: Iterable[Link]) -> Iterator[tuple[list[bytes | memoryview], tuple[Link, ...]]]:
+        """The packed values below the links, in order: one with its own links, or several without any."""
+        below = list(self._below(links))
+        at = 0
+        while at < len(below):
+            payloads = self._opened_before(below, at)
+            if payloads:
+                at += len(payloads)
+                yield payloads, ()
+                continue
+            kind, payload, own = self._opened(below[at])
+            if kind is not _VALUE:
+                raise _of_another_kind(_VALUE, kind)
+            at += 1
+            yield [payload], own
+
+    def _opened_before(self, links: list[Link], at: int) -> list[bytes | memoryview]:
+        """The payloads of the values from `at` on that are open already."""
+        payloads: list[bytes | memoryview] = []
+        take = self._ahead.pop
+        total = 0
+        for digest, size in links[at:] if at else links:
+            leaf = take(digest, None)
+            if leaf is None:
+                break
+            kind, data = leaf
+            if kind is not _VALUE:
+                raise _of_another_kind(_VALUE, kind)
+            if len(data) - 1 != size:
+                raise _of_another_size(len(data) - 1, size)
+            total += size
+            payloads.append(data[1:])
+        self._ahead_bytes -= total
+        return payloads
 
     def is_bytes(self, link: Link) -> bool:
         """Whether the first leaf below a link is bytes."""
-        return self._opened(next(self._below([link]))).kind is Kind.RAW
+        return self._opened(next(self._below([link])))[0] is _RAW
 
     def _below(self, links: Iterable[Link]) -> Iterator[Link]:
         for link in links:
-            blob = self._found[link.digest]
-            if isinstance(blob, bytes) or blob.kind is not Kind.NODE:
+            blob = self._found[link[0]]
+            if isinstance(blob, bytes) or blob.kind is not _NODE:
                 yield link
             else:
                 # It was checked against one link to it; another may lie about its size.
                 yield from self._below(_sized(blob, link).links)
 
-    def _open(self, link: Link, kind: Kind) -> Blob:
-        blob = self._opened(link)
-        if blob.kind is not kind:
-            raise MalformedBlobError(f"A {kind.name} blob was expected, not {blob.kind.name}.")
-        return blob
+    def _opened(self, link: Link) -> tuple[Kind, bytes | memoryview, tuple[Link, ...]]:
+        """Kind, payload and links of what is no inner node."""
+        digest, size = link
+        leaf = self._ahead.pop(digest, None)
+        if leaf is None:
+            if digest in self._unread:
+                self._look_ahead(digest)
+                leaf = self._ahead.pop(digest, None)
+            if leaf is None:  # it has links, or was read before, or something is wrong
+                return self._opened_alone(link)
+        kind, data = leaf
+        payload = data if kind is _RAW else data[1:]
+        self._ahead_bytes -= len(payload)
+        if len(payload) != size:
+            raise _of_another_size(len(payload), size)
+        return kind, payload, ()
 
-    def _opened(self, link: Link) -> Blob:
-        blob = self._found[link.digest]
-        if not isinstance(blob, bytes):
-            return _sized(blob, link)
-        if link.digest in self._unread:
-            self._look_ahead(self._leaves[self._unread[link.digest]])
-        ahead = self._ahead.pop(link.digest, None)
-        if ahead is None:  # read before, or something is wrong
-            return _open(link, blob, self._origin[link.digest], self._distrust)
-        self._ahead_bytes -= link.size
-        return _sized(ahead, link)
+    def _opened_alone(self, link: Link) -> tuple[Kind, bytes | memoryview, tuple[Link, ...]]:
+        found = self._found[link.digest]
+        if isinstance(found, bytes):
+            found = _open(link, found, self._origin[link.digest], self._distrust)
+        kind, links, payload, _ = _sized(found, link)
+        return kind, payload, links
 
-    def _look_ahead(self, link: Link) -> None:
-        """Open the leaves from this one on, up to half a megabyte; the next ones are unpacked meanwhile."""
-        if self._ahead_bytes > _OPEN_BATCH_BYTES:  # read in another order than they were found
+    def _look_ahead(self, digest: Digest) -> None:
+        """Open the leaves from this one on, about half a megabyte; the next ones are unpacked meanwhile."""
+        if self._ahead_bytes > 2 * _WINDOW_BYTES:  # read in another order than they were found
             self._ahead.clear()
             self._ahead_bytes = 0
-        window, self._next = self._next, None
-        if window is None or link not in window.links:
-            self._next, window = window, self._window(self._unread[link.digest], ahead=False)
-        if self._next is None:
-            self._next = self._window(window.end, ahead=True)
-        for opened in window.links:
-            self._unread.pop(opened.digest, None)
-        blobs = window.leaves.opened()
-        if blobs is not None:
-            digests = [opened.digest for opened in window.links]
-            self._ahead.update(zip(digests, [unpack_blob(*blob) for blob in blobs], strict=True))
+        window = next((coming for coming in self._coming if digest in coming.digests), None)
+        if window is None:
+            window = self._window(self._unread[digest], ahead=False)
+            self._end = self._end or window.end
+        else:
+            self._coming.remove(window)
+        while len(self._coming) < _WINDOWS_AHEAD and self._end < len(self._leaves):
+            self._coming.append(self._window(self._end, ahead=True))
+            self._end = self._coming[-1].end
+        for opened in window.digests:
+            self._unread.pop(opened, None)
+        if window.leaves.is_elsewhere:  # rather than to wait for it
+            any(coming.leaves.unpack() for coming in self._coming)
+        leaves = window.leaves.opened()
+        if leaves is not None:
+            self._ahead.update(zip(window.digests, leaves, strict=True))
             self._ahead_bytes += window.size
 
-    def _window(self, begin: int, *, ahead: bool) -> "_Window":
-        links: list[Link] = []
-        size = 0
-        end = begin
-        # Of a value in few leaves this thread unpacks one half, and another one meanwhile the other.
-        limit = min(_OPEN_BATCH_BYTES, self._size // 2)
-        while end < len(self._leaves) and size <= limit:
-            link = self._leaves[end]
-            if link.digest in self._unread:
-                links.append(link)
-                size += link.size
-            end += 1
-        digests = [link.digest for link in links]
+    def _window(self, begin: int, *, ahead: bool) -> _Window:
+        before = self._ends[begin - 1] if begin else 0
+        end = bisect_right(self._ends, before + self._limit(before, ahead=ahead), begin) + 1
+        links = [link for link in self._leaves[begin:end] if link[0] in self._unread]
+        digests = [link[0] for link in links]
+        sizes = [link[1] for link in links]
         frames: Any = [self._found[digest] for digest in digests]
-        leaves = Leaves(digests, frames, [link.size for link in links], ahead=ahead)
-        return _Window(links, end, size, leaves)
+        leaves = Leaves(digests, frames, sizes, ahead=ahead)
+        return _Window(digests, min(end, len(self._ends)), sum(sizes), leaves)
+
+    def _limit(self, before: int, *, ahead: bool) -> int:
+        total = self._ends[-1]
+        if ahead:
+            # What would be left over goes with the last one.
+            return _WINDOW_BYTES if total - before > 3 * _WINDOW_BYTES // 2 else total
+        # Of a value in few leaves this thread unpacks less than a half, as it has to hash and decode them
+        # all; and all of them if it is not worth it.
+        return min(_WINDOW_BYTES, total * 2 // 5 if total > _SHARED_BYTES else total)
 
 
 class ByteStream(io.RawIOBase):

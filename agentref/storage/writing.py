@@ -82,13 +82,14 @@ class BlobWriter:
         `ahead` may have compressed some of them already.
         """
         expires_at = _expiry(ttl)
+        ready = ahead.frames() if ahead is not None else {}
         with self._lock:
             self._counters.blobs_offered += len(blobs)
             self._counters.bytes_offered += sum([pending.size for pending in blobs.values()])
             for batch in _batches(
                 list(blobs.items()) if replace else self._missing(blobs, expires_at), _BATCH_BYTES
             ):
-                named = self._frames(batch, ahead)
+                named = self._frames(batch, ready)
                 damaged = named if replace else {d: named[d] for d in named if d in self._distrusted}
                 if damaged:
                     self._store.replace(damaged)
@@ -118,15 +119,14 @@ class BlobWriter:
         frames = pack_alone([self._packed(kind, canonical) for _, kind, canonical in fresh])
         return dict(zip([digest for digest, _, _ in fresh], frames, strict=True))
 
-    def _frames(self, batch: list[tuple[Digest, Pending]], ahead: Ahead | None) -> dict[Digest, bytes]:
+    def _frames(
+        self, batch: list[tuple[Digest, Pending]], ready: Mapping[Digest, bytes]
+    ) -> dict[Digest, bytes]:
         """The frame of each, in order."""
-        taken = ahead.taken() if ahead is not None else set()
-        if ahead is None or not taken:
+        if not ready:
             return self._pack_now(batch)
-        frames = self._pack_now([blob for blob in batch if blob[0] not in taken])
-        frames.update(ahead.frames())
-        frames.update(self._pack_now([blob for blob in batch if blob[0] not in frames]))
-        return {digest: frames[digest] for digest, _ in batch}
+        frames = self._pack_now([blob for blob in batch if blob[0] not in ready])
+        return {digest: frames[digest] if digest in frames else ready[digest] for digest, _ in batch}
 
     def _pack_now(self, blobs: list[tuple[Digest, Pending]]) -> dict[Digest, bytes]:
         """A few at a time: not all of their bytes at once are needed."""
