@@ -9,7 +9,7 @@ from agentref.refs import Digest
 from agentref.storage import _blob_table as table
 from agentref.storage._batches import ENTRY_SIZE
 from agentref.storage._journal import Journal
-from agentref.storage._packs import Pack, Span
+from agentref.storage._packs import Pack
 from agentref.storage._sqlite import Database
 from agentref.storage._tail import Appended
 from agentref.storage.protocol import FOREVER
@@ -58,9 +58,11 @@ def _needed(database: Database, journal: Journal, old: table.PackRow, pack: Pack
     )
     with database.read() as connection:
         rows = table.rows(connection, dict.fromkeys(digests))
-    places = {row.digest: Span(row.place, row.stored_size) for row in rows if row.pack_id == old.id}
-    read = journal.packs.read(old.name, places.values()) or {}
-    return {digest: read[span] for digest, span in places.items() if len(read.get(span, b"")) == span.size}
+    here = sorted((row.place, row.stored_size, row.digest) for row in rows if row.pack_id == old.id)
+    read = journal.packs.read(old.name, [(place, size) for place, size, _ in here])
+    return {
+        digest: data for (_, size, digest), data in zip(here, read or (), strict=False) if len(data) == size
+    }
 
 
 def _resettle(

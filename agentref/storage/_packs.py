@@ -8,17 +8,17 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentref.refs import Digest
 from agentref.storage._batches import Batch, batch_parts, intact_end, read_all, read_batches
 from agentref.storage._fork import watch_forks
 from agentref.storage._posix import lock_descriptor, make_directory, sync_directory
 
-__all__ = ["FULL", "Pack", "Packs", "Span"]
+__all__ = ["FULL", "Pack", "Packs"]
 
 FULL: Final = 32 * 1024 * 1024
 """Nothing is appended to a pack that reaches so far."""
@@ -37,13 +37,6 @@ _NOT_OURS: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EAC
 
 _sync: Final = getattr(os, "fdatasync", os.fsync)  # a file's size counts as its data
 _allocate: Final = getattr(os, "posix_fallocate", None)  # macOS has none
-
-
-class Span(NamedTuple):
-    """Where in a pack the bytes of a blob lie."""
-
-    offset: int
-    size: int
 
 
 class Pack:
@@ -138,8 +131,9 @@ class Packs:
         except FileNotFoundError:
             return 0
 
-    def read(self, name: str, spans: Collection[Span]) -> dict[Span, bytes] | None:
-        """The bytes of each span, fewer where the file ends early; None if there is no such file.
+    def read(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """The bytes of each span, which is a place and a size, in order of their places; less where the
+        file ends early. None if there is no such file.
 
         Spans that lie together are read together.
         """
@@ -148,14 +142,24 @@ class Packs:
         except FileNotFoundError:
             return None
         try:
-            found: dict[Span, bytes] = {}
-            for run in _runs(sorted(spans)):
-                first, end = run[0].offset, run[-1].offset + run[-1].size
+            found: list[bytes] = []
+            at = 0
+            while at < len(spans):
+                first, size = spans[at]
+                end, upto = first + size, at + 1
+                while upto < len(spans):
+                    place, size = spans[upto]
+                    if place - end > _GAP or place + size - first > _RUN:
+                        break
+                    end, upto = max(end, place + size), upto + 1
                 if end - first > _RUN:  # one alone: nobody has us make room for what is not there
-                    end = min(end, os.fstat(descriptor).st_size)
-                data = read_all(descriptor, first, end - first) if end > first else b""
-                for span in run:
-                    found[span] = data[span.offset - first : span.offset - first + span.size]
+                    end = max(first, min(end, os.fstat(descriptor).st_size))
+                data = read_all(descriptor, first, end - first)
+                if upto - at > 1:
+                    found += [data[place - first : place - first + size] for place, size in spans[at:upto]]
+                else:
+                    found.append(data)
+                at = upto
             return found
         finally:
             os.close(descriptor)
@@ -266,20 +270,6 @@ class Packs:
         for pack in self._let_go():
             os.close(pack.descriptor)
         self._closed = closed
-
-
-def _runs(spans: Sequence[Span]) -> Iterable[list[Span]]:
-    """Neighbours that are cheaper to read at once than one by one."""
-    run: list[Span] = []
-    for span in spans:
-        if run:
-            gap = span.offset - run[-1].offset - run[-1].size
-            if gap > _GAP or span.offset + span.size - run[0].offset > _RUN:
-                yield run
-                run = []
-        run.append(span)
-    if run:
-        yield run
 
 
 def _write_all(descriptor: int, datas: Sequence[bytes], offset: int) -> None:

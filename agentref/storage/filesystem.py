@@ -3,9 +3,10 @@
 import os
 import time
 import weakref
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -25,7 +26,6 @@ from agentref.storage._compaction import shrink, try_to_shrink
 from agentref.storage._failures import storage_errors
 from agentref.storage._index import open_index, read_store_id
 from agentref.storage._journal import Journal
-from agentref.storage._packs import Span
 from agentref.storage._sqlite import Database
 from agentref.storage._tail import Appended
 from agentref.storage.protocol import FOREVER, BlobInfo
@@ -34,6 +34,8 @@ __all__ = ["FilesystemBlobStore"]
 
 _MAX_BUSY_TIMEOUT: Final = 24 * 60 * 60
 _ATTEMPTS: Final = 10
+_PACK: Final = itemgetter(1)
+_PLACE: Final = itemgetter(1, 2)
 
 
 class FilesystemBlobStore:
@@ -93,12 +95,11 @@ class FilesystemBlobStore:
         What lies together in a pack is read together.
         """
         found: dict[Digest, bytes] = {}
-        wanted = unique_digests(digests)
         with self._verb():
-            lost = self._fetch_into(found, wanted)
+            lost = self._fetch_into(found, self._rows(unique_digests(digests)))
             if lost:
                 # They may have moved between our look at the index and our look at the pack.
-                self._fetch_into(found, lost)
+                self._fetch_into(found, self._rows(lost))
         return found
 
     def store(self, blobs: Mapping[Digest, bytes], /, *, expires_at: float = FOREVER) -> None:
@@ -220,20 +221,19 @@ class FilesystemBlobStore:
             return True
         return not found and not self._rows(blobs)
 
-    def _fetch_into(self, found: dict[Digest, bytes], wanted: list[Digest]) -> list[Digest]:
-        """Add to `found` what is here; returns those whose row names a pack that is not there."""
-        packed: dict[int, dict[Span, list[Digest]]] = defaultdict(lambda: defaultdict(list))
-        for digest, pack_id, place, size, _, _ in self._rows(wanted):
-            packed[pack_id][Span(place, size)].append(digest)
-        names = self._journal.names(packed)
+    def _fetch_into(self, found: dict[Digest, bytes], rows: list[table.Row]) -> list[Digest]:
+        """Add to `found` what these rows stand for; returns those of packs that are not there."""
+        rows.sort(key=_PLACE)
+        names = self._journal.names({row[1] for row in rows})
         lost: list[Digest] = []
-        for pack_id, spans in packed.items():
+        for pack_id, lying in groupby(rows, _PACK):
+            digests, _, places, sizes, _, _ = zip(*lying, strict=True)
+            spans = list(zip(places, sizes, strict=True))
             read = self._packs.read(names[pack_id], spans) if pack_id in names else None
-            for span, digests in spans.items():
-                if read is None:
-                    lost += digests
-                else:
-                    found.update(dict.fromkeys(digests, read[span]))
+            if read is None:
+                lost += digests
+            else:
+                found.update(zip(digests, read, strict=True))
         return lost
 
     def _keep(self, blobs: dict[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
