@@ -5,7 +5,7 @@ inner node of a tree; both open with a table of links to other blobs, so that wh
 be told without decoding it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -21,7 +21,6 @@ __all__ = [
     "Kind",
     "Link",
     "blob_digest",
-    "blob_digests",
     "link_table",
     "read_varint",
     "unpack_blob",
@@ -121,49 +120,19 @@ def unpack_blob(kind: Kind, data: bytes) -> Blob:
     count, at = read_varint(data, 0)
     if count > _MAX_LINKS or count * (DIGEST_SIZE + 1) > len(data) - at:
         raise MalformedBlobError(f"A blob claims {count:,} links, more than its bytes can hold.")
-    try:
-        links, at = _read_links(data, at, count)
-    except IndexError:
-        raise MalformedBlobError("A link in a blob is cut off.") from None
+    links = []
+    for _ in range(count):
+        digest: Any = data[at : at + DIGEST_SIZE]
+        size, at = read_varint(data, at + DIGEST_SIZE)
+        if len(digest) != DIGEST_SIZE or size < 1:
+            raise MalformedBlobError("A link in a blob is cut off or claims to be empty.")
+        links.append(Link(digest, size))
     if kind is _NODE and (at != len(data) or not links):
         raise MalformedBlobError("An inner node holds something else than links.")
     payload = memoryview(data)[at:]
     return Blob(kind, tuple(links), payload, len(payload) + sum([link[1] for link in links]))
 
 
-def _read_links(data: bytes, at: int, count: int) -> tuple[list[Link], int]:
-    """So many links from `at` on, and the offset behind them. `IndexError` where they are cut off."""
-    # Sizes of one to three bytes, which most have, are read right here, and no `Link` is called: it takes
-    # a third of the time.
-    links: list[Link] = []
-    new = tuple.__new__
-    for _ in range(count):
-        end = at + DIGEST_SIZE
-        size, at = data[end], end + 1
-        if size > 0x7F:
-            second = data[at]
-            if 0 < second < 0x80:
-                size, at = size & 0x7F | second << 7, at + 1
-            else:
-                third = data[at + 1]
-                if second and 0 < third < 0x80:
-                    size, at = size & 0x7F | (second & 0x7F) << 7 | third << 14, at + 2
-                else:
-                    size, at = read_varint(data, end)
-        if not size:
-            raise MalformedBlobError("A link in a blob claims to be empty.")
-        links.append(new(Link, (data[end - DIGEST_SIZE : end], size)))
-    return links, at
-
-
 def blob_digest(kind: Kind, data: bytes | memoryview) -> Digest:
     """BLAKE3-256 of the canonical bytes: plain for `RAW`, keyed by kind for the others."""
     return Digest(blake3(data, key=_KEYS[kind]).digest())
-
-
-def blob_digests(kinds: Iterable[Kind], datas: Iterable[bytes | memoryview]) -> list[Digest]:
-    """The same of many. Little Python runs between two of them: it is slow where data has just gone through
-    the caches."""
-    keys = map(_KEYS.__getitem__, kinds)
-    digests: Any = [blake3(data, key=key).digest() for data, key in zip(datas, keys, strict=True)]
-    return digests  # type: ignore[no-any-return]

@@ -35,8 +35,8 @@ class Source(Protocol):
         """The bytes below the links, in order."""
         ...
 
-    def values(self, links: Iterable[Any], /) -> Iterator[tuple[list[bytes | memoryview], tuple[Any, ...]]]:
-        """The packed values below the links, in order: one with its own links, or several without any."""
+    def values(self, links: Iterable[Any], /) -> Iterator[tuple[bytes | memoryview, tuple[Any, ...]]]:
+        """The packed values below the links, in order, each with its own links."""
         ...
 
 
@@ -66,33 +66,37 @@ class Decoder:
         """The value below a link. Raises `MalformedBlobError` or `UntrustedTypeError`, and
         `RecursionError` where the caller's stack leaves too little room."""
         values = list(self._source.values([link]))
-        if len(values) != 1 or len(values[0][0]) != 1:
+        if len(values) != 1:
             raise MalformedBlobError("A ref to a value leads to several of them.")
-        return self._blobs(*values[0])[0]
+        return self._blob(*values[0])
 
-    def _blobs(self, payloads: Sequence[bytes | memoryview], links: Sequence[Any]) -> list[Any]:
+    def _blob(self, payload: bytes | memoryview, links: Sequence[Any]) -> object:
         outer = self._links, self._used
         self._links, self._used = links, 0
-        values = self._unpack(payloads)
+        value = self._unpack(payload)
         if self._used != len(links):
             raise MalformedBlobError("A stored value has more links than it uses.")
         self._links, self._used = outer
-        return values
+        return value
 
-    def _unpack(self, payloads: Sequence[bytes | memoryview]) -> list[Any]:
+    def _unpack(self, payload: bytes | memoryview) -> Any:
         if self._depth > 2 * MAX_NESTING:  # richer types, and trees within one another
             raise MalformedBlobError("A stored value is nested too deeply.")
         self._depth += 1
         used = self._used
         try:
             try:
-                return self._unpack_each(payloads)
+                return msgpack.unpackb(
+                    payload, ext_hook=self._ext, strict_map_key=False, unicode_errors=self._unicode_errors
+                )
             except UnicodeDecodeError:
                 # Lone surrogates. Allowing for them takes a third longer, so it is done from here on only:
                 # were it tried at every level anew, a few nested levels would take for ever.
                 self._unicode_errors = "surrogatepass"
                 self._used = used
-                return self._unpack_each(payloads)
+                return msgpack.unpackb(
+                    payload, ext_hook=self._ext, strict_map_key=False, unicode_errors="surrogatepass"
+                )
         except (AgentRefError, RecursionError):
             raise
         except (*_BAD_STATE, msgpack.UnpackException) as error:
@@ -100,17 +104,10 @@ class Decoder:
         finally:
             self._depth -= 1
 
-    def _unpack_each(self, payloads: Sequence[bytes | memoryview]) -> list[Any]:
-        unpack, ext, errors = msgpack.unpackb, self._ext, self._unicode_errors
-        return [
-            unpack(payload, ext_hook=ext, strict_map_key=False, unicode_errors=errors)
-            for payload in payloads
-        ]
-
     def _ext(self, code: int, data: bytes) -> object:
         if Ext.TEXT_TREE <= code <= Ext.DICT_TREE:
             return self._tree(code, data)
-        state = self._unpack([data])[0]
+        state = self._unpack(data)
         if code == Ext.SET:
             return set(state)
         if code == Ext.FROZENSET:
@@ -159,11 +156,11 @@ class Decoder:
         return joined.decode("utf-8", "surrogatepass") if code == Ext.TEXT_TREE else joined
 
     def _leaves(self, links: Sequence[Any], kind: type) -> Iterator[Any]:
-        for payloads, own in self._source.values(links):
-            for leaf in self._blobs(payloads, own):
-                if type(leaf) is not kind:
-                    raise MalformedBlobError(f"A leaf of a stored {kind.__name__} is none.")
-                yield leaf
+        for payload, own in self._source.values(links):
+            leaf = self._blob(payload, own)
+            if type(leaf) is not kind:
+                raise MalformedBlobError(f"A leaf of a stored {kind.__name__} is none.")
+            yield leaf
 
     def _extension(self, tag: object) -> Any:
         found = self._extensions.by_tag.get(tag) if isinstance(tag, str) else None

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import zstandard
 
-from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, blob_digests, read_varint, varint
+from agentref.chunks import MAX_BLOB_BYTES, Kind, blob_digest, read_varint, varint
 from agentref.errors import CorruptBlobError, MalformedBlobError
 from agentref.refs import Digest
 from agentref.storage.parallel import Task, shared_out
@@ -200,19 +200,6 @@ class Leaves:
             lengths = [length for index, length in enumerate(lengths) if index not in self._plain]
         self._unpacking = Task(partial(_contexts.decompress, packed, lengths), sum(lengths) if ahead else 0)
 
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether another thread is unpacking them right now."""
-        return not self._broken and self._unpacking.is_elsewhere
-
-    def unpack(self) -> bool:
-        """Unpack them here, unless that was begun; whether it was done."""
-        try:
-            return not self._broken and self._unpacking.do()
-        except _BROKEN:
-            self._broken = True
-            return True
-
     def opened(self) -> list[tuple[Kind, memoryview]] | None:
         """`open_frame` of each, in order. None if any of them is not what it should be: to be opened one
         by one, to see which and why."""
@@ -228,7 +215,7 @@ class Leaves:
                 return None
             if any(data[0] for kind, data in zip(kinds, datas, strict=True) if kind is not _RAW):
                 return None
-            if blob_digests(kinds, datas) != self._digests:
+            if list(map(blob_digest, kinds, datas)) != self._digests:
                 return None
         except _BROKEN:
             return None

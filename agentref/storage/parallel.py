@@ -67,11 +67,6 @@ class Task(Generic[_Result]):
             with suppress(RuntimeError):  # the interpreter is shutting down and starts no more threads
                 self._future = _threads().submit(work)
 
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether another thread is at it right now."""
-        return self._future is not None and self._future.running()
-
     def do(self) -> bool:
         """Do it here, unless somebody has begun; whether it was done here."""
         if self._results or (self._future is not None and not self._future.cancel()):

@@ -28,7 +28,6 @@ _NODE: Final = Kind.NODE
 _READ_AHEAD: Final = 16
 _FETCH_BATCH: Final = 1000
 _WINDOW_BYTES: Final = 512 * 1024
-_WINDOWS_AHEAD: Final = 2
 _SHARED_BYTES: Final = 256 * 1024
 
 
@@ -169,8 +168,7 @@ class Tree:
         self._unread = {link[0]: index for index, link in enumerate(leaves)}
         self._ahead: dict[Digest, tuple[Kind, memoryview]] = {}
         self._ahead_bytes = 0
-        self._coming: list[_Window] = []
-        self._end = 0
+        self._next: _Window | None = None
         self._ends = list(accumulate([link[1] for link in leaves]))
 
     def raw(self, links: Iterable[Link]) -> Iterator[bytes | memoryview]:
@@ -181,40 +179,13 @@ class Tree:
                 raise _of_another_kind(_RAW, kind)
             yield payload
 
-    def values(self, links: Iterable[Link]) -> Iterator[tuple[list[bytes | memoryview], tuple[Link, ...]]]:
-        """The packed values below the links, in order: one with its own links, or several without any."""
-        below = list(self._below(links))
-        at = 0
-        while at < len(below):
-            payloads = self._opened_before(below, at)
-            if payloads:
-                at += len(payloads)
-                yield payloads, ()
-                continue
-            kind, payload, own = self._opened(below[at])
+    def values(self, links: Iterable[Link]) -> Iterator[tuple[bytes | memoryview, tuple[Link, ...]]]:
+        """The packed values below the links, in order, each with its own links."""
+        for leaf in self._below(links):
+            kind, payload, own = self._opened(leaf)
             if kind is not _VALUE:
                 raise _of_another_kind(_VALUE, kind)
-            at += 1
-            yield [payload], own
-
-    def _opened_before(self, links: list[Link], at: int) -> list[bytes | memoryview]:
-        """The payloads of the values from `at` on that are open already."""
-        payloads: list[bytes | memoryview] = []
-        take = self._ahead.pop
-        total = 0
-        for digest, size in links[at:] if at else links:
-            leaf = take(digest, None)
-            if leaf is None:
-                break
-            kind, data = leaf
-            if kind is not _VALUE:
-                raise _of_another_kind(_VALUE, kind)
-            if len(data) - 1 != size:
-                raise _of_another_size(len(data) - 1, size)
-            total += size
-            payloads.append(data[1:])
-        self._ahead_bytes -= total
-        return payloads
+            yield payload, own
 
     def is_bytes(self, link: Link) -> bool:
         """Whether the first leaf below a link is bytes."""
@@ -258,19 +229,13 @@ class Tree:
         if self._ahead_bytes > 2 * _WINDOW_BYTES:  # read in another order than they were found
             self._ahead.clear()
             self._ahead_bytes = 0
-        window = next((coming for coming in self._coming if digest in coming.digests), None)
-        if window is None:
-            window = self._window(self._unread[digest], ahead=False)
-            self._end = self._end or window.end
-        else:
-            self._coming.remove(window)
-        while len(self._coming) < _WINDOWS_AHEAD and self._end < len(self._leaves):
-            self._coming.append(self._window(self._end, ahead=True))
-            self._end = self._coming[-1].end
+        window, self._next = self._next, None
+        if window is None or digest not in window.digests:
+            self._next, window = window, self._window(self._unread[digest], ahead=False)
+        if self._next is None and window.end < len(self._leaves):
+            self._next = self._window(window.end, ahead=True)
         for opened in window.digests:
             self._unread.pop(opened, None)
-        if window.leaves.is_elsewhere:  # rather than to wait for it
-            any(coming.leaves.unpack() for coming in self._coming)
         leaves = window.leaves.opened()
         if leaves is not None:
             self._ahead.update(zip(window.digests, leaves, strict=True))

@@ -85,21 +85,3 @@ def test_many_threads_at_once() -> None:
         refs = list(pool.map(lambda seed: cas.dump(value(seed % 3)), range(12)))
     assert cas.load_many(refs) == [value(seed % 3) for seed in range(12)]
     assert cas.verify().ok
-
-
-@pytest.mark.parametrize("workers", [1, 2, 8])
-def test_work_that_is_shared_out_comes_back_in_order(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
-    monkeypatch.setattr(parallel, "_WORKERS", workers)
-    items = list(range(1000))
-    sizes = [random.Random(n).randrange(3000) for n in items]
-    assert parallel.shared_out(lambda some: [n * 2 for n in some], items, sizes) == [n * 2 for n in items]
-
-
-def test_an_error_in_work_that_is_shared_out_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_WORKERS", 2)
-
-    def work(some: object) -> list[int]:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        parallel.shared_out(work, [1, 2, 3], [10**6] * 3)

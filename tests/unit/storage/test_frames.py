@@ -173,3 +173,5 @@ def test_no_room_is_made_for_what_a_leaf_claims_beyond_its_size() -> None:
     assert Leaves([digest] * count, [bomb] * count, [5] * count).opened() is None
     linked = pack_frame(Kind.NODE, canonical(Kind.NODE), 1)
     assert Leaves([blob_digest(Kind.NODE, canonical(Kind.NODE))], [linked], [5]).opened() is None
+    empty = pack_frame(Kind.NODE, b"\0", 1)
+    assert Leaves([blob_digest(Kind.NODE, b"\0")], [empty], [0]).opened() is None

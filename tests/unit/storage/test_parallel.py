@@ -1,12 +1,13 @@
 """Work that is handed to another thread is done once, by whoever comes to it first."""
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from agentref.storage import parallel
-from agentref.storage.parallel import Task
+from agentref.storage.parallel import Task, shared_out
 
 LARGE = 1 << 20
 
@@ -28,7 +29,6 @@ def test_what_no_other_thread_has_begun_is_done_here(busy: Callable[[], None]) -
     tasks = [Task(lambda: threads.append(threading.get_ident()), LARGE) for _ in range(2)]
     assert tasks[0].do()
     assert not tasks[0].do()
-    assert not tasks[1].is_elsewhere
     for task in tasks:
         assert task.result() is None
     busy()
@@ -47,7 +47,6 @@ def test_what_another_thread_has_begun_is_waited_for(busy: Callable[[], None]) -
     task = Task(work, LARGE)
     busy()
     assert begun.wait(30)
-    assert task.is_elsewhere
     assert not task.do()
     go_on.set()
     assert task.result() != threading.get_ident()
@@ -57,3 +56,21 @@ def test_what_another_thread_has_begun_is_waited_for(busy: Callable[[], None]) -
 def test_what_it_raises_is_raised_to_whoever_asks(size: int) -> None:
     with pytest.raises(ZeroDivisionError):
         Task(lambda: 1 // 0, size).result()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_work_that_is_shared_out_comes_back_in_order(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    monkeypatch.setattr(parallel, "_WORKERS", workers)
+    items = list(range(1000))
+    sizes = [random.Random(n).randrange(3000) for n in items]
+    assert shared_out(lambda some: [n * 2 for n in some], items, sizes) == [n * 2 for n in items]
+
+
+def test_an_error_in_work_that_is_shared_out_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_WORKERS", 2)
+
+    def work(some: object) -> list[int]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        shared_out(work, [1, 2, 3], [10**6] * 3)
