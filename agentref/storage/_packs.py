@@ -28,15 +28,10 @@ _VECTORS: Final = 512  # buffers a call of writev; POSIX allows 16 at least, Lin
 _GAP: Final = 16 * 1024
 _RUN: Final = 4 * 1024 * 1024
 
-# Small batches are written into room that the file has already: where each append changes the file's size,
-# a sync takes 1.4 times as long (1 KB each, ext4: 233 us against 165).
-_ROOM: Final = 256 * 1024
-
 _NOT_OURS: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
 """Why a file that is there, or was, is none that we may append to: others can be."""
 
 _sync: Final = getattr(os, "fdatasync", os.fsync)  # a file's size counts as its data
-_allocate: Final = getattr(os, "posix_fallocate", None)  # macOS has none
 
 
 class Pack:
@@ -48,11 +43,10 @@ class Pack:
         self.identity: tuple[int, int] | None = None
         self.id = 0
         self.end = 0
-        self._room = 0
 
     @property
     def file_size(self) -> int:
-        """Bytes in the file, of which some may be room that was only set aside."""
+        """Bytes in the file; more than `end` where a crash has left some."""
         return os.fstat(self.descriptor).st_size
 
     def append(self, blobs: Mapping[Digest, bytes], *, stored_at: float, expires_at: float) -> Batch:
@@ -60,10 +54,6 @@ class Pack:
         begin = self.end
         batch, parts = batch_parts(blobs, self.name, begin, stored_at=stored_at, expires_at=expires_at)
         try:
-            if batch.end - begin < _ROOM and batch.end > self._room and _allocate is not None:
-                with suppress(OSError):  # a disk that is nearly full may have room for the batch itself
-                    _allocate(self.descriptor, begin, batch.end - begin + _ROOM)
-                    self._room = batch.end + _ROOM
             _write_all(self.descriptor, parts, begin)
             _sync(self.descriptor)
         except BaseException:
@@ -74,7 +64,7 @@ class Pack:
 
     def cut(self, end: int) -> None:
         """Forget what lies behind `end`, as far as the disk lets us."""
-        self.end = self._room = end
+        self.end = end
         with suppress(OSError):
             os.ftruncate(self.descriptor, end)
 
@@ -99,12 +89,8 @@ class Pack:
         return read_batches(self.descriptor, self.name, 0, self.end)
 
     def close(self) -> None:
-        """Let anyone have the pack, without the room that was set aside."""
-        try:
-            if self._room > self.end:
-                self.cut(self.end)
-        finally:
-            os.close(self.descriptor)
+        """Let anyone have the pack."""
+        os.close(self.descriptor)
 
 
 class Packs:
@@ -194,7 +180,7 @@ class Packs:
                 status = os.stat(self.path(pack.name))  # noqa: PTH116
                 if pack.identity == (status.st_dev, status.st_ino) and status.st_size >= pack.end:
                     return pack
-            os.close(pack.descriptor)
+            pack.close()
 
     def take(self, name: str) -> Pack | None:
         """That pack for this process alone, idle or not opened yet; None if another has it, or if there
@@ -233,14 +219,11 @@ class Packs:
 
     def close(self) -> None:
         """Let go of all packs."""
-        for pack in self._let_go():
-            pack.close()
-
-    def _let_go(self) -> list[Pack]:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        return idle
+        for pack in idle:
+            pack.close()
 
     def _open(self, name: str, flags: int = 0) -> Pack | None:
         try:
@@ -267,8 +250,7 @@ class Packs:
         """The packs are the parent's."""
         self._lock = threading.Lock()
         closed = self._closed
-        for pack in self._let_go():
-            os.close(pack.descriptor)
+        self.close()
         self._closed = closed
 
 

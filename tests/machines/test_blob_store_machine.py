@@ -102,8 +102,7 @@ class BlobStores(RuleBasedStateMachine):
         """What a killed process leaves: nothing of it is in the index."""
         other = self.open()
         other.store(blobs)
-        for pack in other._journal.packs._let_go():
-            os.close(pack.descriptor)
+        other._journal.packs.close()
         self.model.store(blobs)
 
     @rule()

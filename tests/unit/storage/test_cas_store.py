@@ -127,7 +127,7 @@ def test_a_pack_that_is_damaged_lost_or_cut_short_is_found(tmp_path: Path) -> No
         data = random.Random(4).randbytes(200_000)
         name = cas.put(data)
         (file,) = (tmp_path / "store" / "packs").iterdir()
-        good = file.read_bytes().rstrip(b"\0")  # without the room that was set aside
+        good = file.read_bytes()
         for bad in (good[:-1], good[:100_000] + b"!" + good[100_001:], b""):
             file.write_bytes(bad)
             with pytest.raises((CorruptBlobError, BlobNotFoundError), match=name):
