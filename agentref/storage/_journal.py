@@ -27,7 +27,7 @@ from agentref.storage._tail import Appended, Tail
 __all__ = ["Journal"]
 
 _MANY: Final = 4096
-"""Blobs of ours that may wait for the index: about 2 MB of memory."""
+"""Blobs that may wait for the index, whoever stored them: less than 2 MB of memory."""
 
 
 class Journal:
@@ -47,6 +47,7 @@ class Journal:
         self.changes = 0
         self._doubts = count(2)
         self._waiting = 0
+        self._more = 0
         self._names: dict[int, str] = {}
         watch_forks(self)
 
@@ -114,7 +115,10 @@ class Journal:
                 self._waiting += len(blobs)
         finally:
             self.packs.give_back(pack)
-        if self._waiting >= _MANY or batch.end >= FULL:
+        if (
+            batch.end >= FULL
+            or sum([len(tail.rows) for tail in self._tails.values()]) >= _MANY + self._more
+        ):
             self.try_to_settle()
 
     @contextmanager
@@ -206,7 +210,7 @@ class Journal:
     def _register(self, pack: Pack) -> None:
         with self._database.write() as connection:
             pack.id = table.add_pack(connection, pack.name, shares_place=Marks.PLACES)
-        self._marks.take(pack.id, pack.end, 0)
+            self._marks.take(pack.id, pack.end, 0)  # before anybody can find it in the index
         self._marks.newest = pack.id
 
     # Settling
@@ -246,10 +250,11 @@ class Journal:
                 pass
 
     def try_to_settle(self) -> None:
-        """`settle`, if there is room, and nobody has locked the index: or later."""
-        self._waiting = 0
+        """`settle`, if there is room, and nobody has locked the index; else when as many more have come."""
+        self._more += _MANY
         with suppress(OSError, sqlite3.Error, StoreBusyError, StoreFullError):
             self.settle()
+            self._more = 0
 
     def _settle(self, connection: sqlite3.Connection) -> dict[int, int]:
         self._look()
@@ -298,8 +303,10 @@ class Journal:
         with self._database.read() as connection:
             found = table.packs(connection)
         for pack in found:
-            durable, _ = self._marks.of(pack.id)
-            if pack.is_open and self.packs.size(pack.name) > max(pack.size, durable):
+            durable, settled = self._marks.of(pack.id)
+            # The index cannot know less than the marks say, unless an older one was put back.
+            unknown = settled > pack.size or self.packs.size(pack.name) > max(pack.size, durable)
+            if pack.is_open and unknown:
                 taken = self.take(pack)
                 if taken is not None:
                     taken.close()

@@ -509,6 +509,35 @@ class TestJournal:
         store = opened()
         assert store.fetch([A, B]) == {A: LARGE, B: LARGE}
 
+    @pytest.mark.parametrize("full", [False, True])
+    def test_what_packs_hold_beyond_an_older_index_is_taken_in(self, opened, root, full, monkeypatch):
+        store = opened()
+        store.store({A: LARGE})
+        store.close()
+        older = (root / "index.sqlite3").read_bytes()
+        if full:
+            for module in ("_journal", "_packs", "_blob_table"):
+                monkeypatch.setattr(f"agentref.storage.{module}.FULL", 2 * len(LARGE))
+        store = opened()
+        store.store({B: LARGE})
+        store.store({C: LARGE})
+        store.close()
+        monkeypatch.undo()
+        (root / "index.sqlite3").write_bytes(older)
+        assert in_index(root) == {A}
+        store = opened()
+        assert store.fetch([A, B, C]) == {A: LARGE, B: LARGE, C: LARGE}
+        assert [info.digest for info in store.scan()] == [A, B, C]
+
+    def test_what_others_stored_counts_for_what_may_wait(self, opened, root, monkeypatch):
+        monkeypatch.setattr("agentref.storage._journal._MANY", 20)
+        stores = [opened() for _ in range(4)]
+        for number in range(40):
+            stores[number % 4].store({Digest(bytes([number]) * 32): b"x"})
+            waiting = number + 1 - len(in_index(root))
+            assert waiting <= 20
+        assert len(in_index(root)) >= 20
+
     def test_a_pack_in_which_nothing_whole_is_goes_when_the_store_is_opened(self, opened, root):
         opened().store({A: LARGE})
         (root / "packs" / "00000000000000aa").write_bytes(b"bytes that are no batch")
