@@ -115,10 +115,8 @@ class Journal:
                 self._waiting += len(blobs)
         finally:
             self.packs.give_back(pack)
-        if (
-            batch.end >= FULL
-            or sum([len(tail.rows) for tail in self._tails.values()]) >= _MANY + self._more
-        ):
+        waiting = sum([len(tail.rows) for tail in list(self._tails.values())])
+        if batch.end >= FULL or waiting >= _MANY + self._more:
             self.try_to_settle()
 
     @contextmanager
@@ -258,15 +256,17 @@ class Journal:
 
     def _settle(self, connection: sqlite3.Connection) -> dict[int, int]:
         self._look()
-        self._waiting = 0
+        with self._lock:  # other threads append: what is in the rows and how far they reach must agree
+            tails = {tail.id: (tail.position, list(tail.rows.values())) for tail in self._tails.values()}
+            self._waiting = 0
         ends = {}
         for pack in table.open_packs(connection):
-            tail = self._tails.get(pack.id)
-            if tail is None:
+            if pack.id not in tails:
                 continue  # it was made a moment ago
-            rows = [row for row in list(tail.rows.values()) if row.place >= pack.size]
+            position, rows = tails[pack.id]
+            rows = [row for row in rows if row.place >= pack.size]
             known = {row.digest: row for row in table.rows(connection, [row.digest for row in rows])}
-            ends[pack.id] = max(tail.position, pack.size)
+            ends[pack.id] = max(position, pack.size)
             if ends[pack.id] > pack.size:
                 new = [row for row in rows if row.digest not in known]
                 table.insert(connection, new)

@@ -739,6 +739,24 @@ class TestInterleaving:
         monkeypatch.setattr(store._packs, "read", replace_then_read)
         assert store.fetch([A]) == {A: b"small"}
 
+    def test_what_is_appended_while_the_index_learns_waits_for_the_next_time(
+        self, store, root, monkeypatch
+    ):
+        store.store({A: b"a"})
+        rows = table.rows
+
+        def append_first(connection, digests):
+            monkeypatch.undo()
+            thread = threading.Thread(target=store.store, args=({B: b"b"},))
+            thread.start()
+            thread.join(10)
+            return rows(connection, digests)
+
+        monkeypatch.setattr(table, "rows", append_first)
+        assert [info.digest for info in store.scan()] == [A]
+        assert store.fetch([A, B]) == {A: b"a", B: b"b"}
+        assert [info.digest for info in store.scan()] == [A, B]
+
     def test_a_batch_that_fails_at_the_end_leaves_no_row_no_bytes_and_no_lock(
         self, store, root, monkeypatch
     ):
