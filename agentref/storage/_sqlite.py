@@ -63,7 +63,8 @@ class Database:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._gate = threading.Condition(self._lock)  # to wait; only to look, the lock alone is faster
-        self._sessions = self._awaited = 0
+        self._sessions: set[object] = set()
+        self._awaited = 0
         self._gate_shut = False
         self._writing = threading.Lock()
         self._next_look = 0.0
@@ -73,25 +74,33 @@ class Database:
         """Keep the database open, and the process from forking, until the block ends."""
         return _Session(self)
 
-    def enter(self) -> None:
-        """Begin a session. Raises `StoreUnavailableError` if the database is closed, or was forked."""
+    def enter(self, session: object) -> None:
+        """Begin a session, which this object stands for.
+
+        Raises `StoreUnavailableError` if the database is closed, or was forked.
+        """
         if self._pid != os.getpid() or self._refuse:
             raise StoreUnavailableError(
                 f"{self._path} was in use by another thread while this process was forked. "
                 f"Open the store anew after the fork, or fork before threads use it."
             )
-        with self._lock:
-            while self._gate_shut and not self._closed:
-                self._gate.wait()
-            if self._closed:
-                raise StoreUnavailableError(f"The blob store {self._path.parent} is closed.")
-            self._sessions += 1
+        try:
+            with self._lock:
+                while self._gate_shut and not self._closed:
+                    self._gate.wait()
+                if not self._closed:
+                    self._sessions.add(session)
+                    return
+        except BaseException:  # Ctrl-C among them: whoever closes the store would wait for this session
+            self._sessions.discard(session)
+            raise
+        raise StoreUnavailableError(f"The blob store {self._path.parent} is closed.")
 
-    def leave(self) -> None:
+    def leave(self, session: object) -> None:
         """End a session."""
-        with self._lock:
-            self._sessions -= 1
-            if not self._sessions and self._awaited:
+        self._sessions.discard(session)
+        if not self._sessions and self._awaited:
+            with self._lock:
                 self._gate.notify_all()
 
     def read(self) -> "_Read":
@@ -240,12 +249,12 @@ class _Session:
         self._database = database
 
     def __enter__(self) -> None:
-        self._database.enter()
+        self._database.enter(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.leave()
+        self._database.leave(self)
 
 
 class _Read:

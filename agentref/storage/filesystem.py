@@ -286,12 +286,12 @@ class _Verb(storage_errors):
         self._database = database
 
     def __enter__(self) -> None:
-        self._database.enter()
+        self._database.enter(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.leave()
+        self._database.leave(self)
         super().__exit__(kind, error, trace)
 
 
