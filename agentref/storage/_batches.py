@@ -77,16 +77,14 @@ def read_batches(descriptor: int, name: str, begin: int, end: int) -> Iterator[B
 
     Reads their heads only: whether the bytes are what they were is not checked.
     """
-    while begin + _HEAD_SIZE <= end:
-        batch = _read_head(descriptor, name, begin, end)
-        if batch is not None:
-            yield batch
-            begin = batch.end
-        else:
-            begin = _next_magic(descriptor, begin + 1, end)
+    while batch := _read_head(descriptor, name, begin, end) or _resync(descriptor, name, begin + 1, end):
+        yield batch
+        begin = batch.end
 
 
 def _read_head(descriptor: int, name: str, begin: int, end: int) -> Batch | None:
+    if begin + _HEAD_SIZE > end:
+        return None
     window = read_all(descriptor, begin, min(_WINDOW, end - begin))
     if window[:4] != _MAGIC or len(window) < _HEAD_SIZE:
         return None
@@ -107,14 +105,20 @@ def _read_head(descriptor: int, name: str, begin: int, end: int) -> Batch | None
     return batch if batch.end <= end else None
 
 
-def _next_magic(descriptor: int, begin: int, end: int) -> int:
+def _resync(descriptor: int, name: str, begin: int, end: int) -> Batch | None:
+    """The first batch from `begin` on, wherever it begins."""
     while begin + _HEAD_SIZE <= end:
         window = read_all(descriptor, begin, min(_CHECK_AT_ONCE, end - begin))
         at = window.find(_MAGIC)
-        if at >= 0:
-            return begin + at
-        begin += max(1, len(window) - len(_MAGIC) + 1)
-    return end
+        while at >= 0:
+            batch = _read_head(descriptor, name, begin + at, end)
+            if batch is not None:
+                return batch
+            at = window.find(_MAGIC, at + 1)
+        if len(window) < _HEAD_SIZE:
+            break  # the file is shorter than it should be
+        begin += len(window) - len(_MAGIC) + 1
+    return None
 
 
 def intact_end(descriptor: int, name: str, begin: int, end: int) -> int:

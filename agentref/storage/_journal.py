@@ -43,7 +43,7 @@ class Journal:
         self._marks = Marks(root / "marks", patience=patience)
         self._lock = threading.Lock()
         self._tails: dict[int, Tail] = {}
-        self._newest = -1
+        self._listing = -1
         self.changes = 0
         self._doubts = count(2)
         self._waiting = 0
@@ -77,26 +77,29 @@ class Journal:
 
     def _look(self) -> None:
         with self._lock:
-            if self._marks.newest != self._newest:
+            if self._marks.listing != self._listing:
                 self._list()
             for tail in self._tails.values():
                 durable, settled = self._marks.of(tail.id)
+                if settled <= tail.settled and durable <= tail.position:
+                    continue
+                self.changes += 1
+                size = self.packs.size(tail.name)  # whatever is in the marks
                 if settled > tail.settled:
-                    tail.settle(settled)
-                    self.changes += 1
+                    tail.settle(min(settled, max(size, tail.position)))
+                durable = min(durable, size)
                 if durable > tail.position:
-                    self.changes += 1
                     for batch in self.packs.batches(tail.name, tail.position, durable):
                         tail.add(batch)
                     tail.position = durable  # even if something on the way is damaged
 
     def _list(self) -> None:
-        newest = self._marks.newest  # before we look: what comes later is for the next time
+        listing = self._marks.listing  # before we look: what comes later is for the next time
         with self._database.read() as connection:
             found = table.open_packs(connection)
         self.changes += 1
         self._tails = {pack.id: self._tails.get(pack.id) or Tail(pack) for pack in found}
-        self._newest = newest
+        self._listing = listing
 
     # Appending
 
@@ -150,6 +153,7 @@ class Journal:
         if pack is not None:
             return pack
         self._database.check_file()
+        self._marks.check_file()
         if self._waiting:
             self.try_to_settle()  # the pack of those that wait may be lost, and others should know
         with self._database.read() as connection:
@@ -193,6 +197,7 @@ class Journal:
             return False
         pack.id = pack_id
         self._marks.take(pack_id, pack.end, known.size)
+        self._marks.list_anew()  # whoever made it may have died before he could say so
         return True
 
     def _create(self) -> Pack:
@@ -209,13 +214,14 @@ class Journal:
         with self._database.write() as connection:
             pack.id = table.add_pack(connection, pack.name, shares_place=Marks.PLACES)
             self._marks.take(pack.id, pack.end, 0)  # before anybody can find it in the index
-        self._marks.newest = pack.id
+        self._marks.list_anew()
 
     # Settling
 
     @contextmanager
     def settled(self) -> Iterator[sqlite3.Connection]:
         """A transaction in which the index knows all that was appended before it."""
+        self._marks.check_file()
         with self._database.write() as connection:
             ends = self._settle(connection)
             yield connection
@@ -232,8 +238,9 @@ class Journal:
 
     def end_removal(self, begun: int) -> None:
         """The transaction has ended."""
-        if self._marks.epoch == begun:  # else another has begun to remove
-            self._marks.epoch = begun + 1
+        with self._database.write():  # in which nobody else begins a removal
+            if self._marks.epoch == begun:  # else another has begun one
+                self._marks.epoch = begun + 1
 
     def epoch(self) -> int:
         """A number that moves whenever blobs are removed; never the same twice while they may be."""
@@ -259,8 +266,12 @@ class Journal:
         with self._lock:  # other threads append: what is in the rows and how far they reach must agree
             tails = {tail.id: (tail.position, list(tail.rows.values())) for tail in self._tails.values()}
             self._waiting = 0
-        ends = {}
-        for pack in table.open_packs(connection):
+        found = table.open_packs(connection)
+        # Of a pack that may not grow any more the index knows all; its last writer may have died before he
+        # could say so.
+        closed = {pack_id for pack_id, _ in self._marks.unsettled()}.difference([pack.id for pack in found])
+        ends = {pack_id: self._marks.of(pack_id)[0] for pack_id in closed}
+        for pack in found:
             if pack.id not in tails:
                 continue  # it was made a moment ago
             position, rows = tails[pack.id]

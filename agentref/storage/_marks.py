@@ -39,8 +39,10 @@ class Marks:
                     _make(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
+            status = os.fstat(descriptor)
+            self._path, self._identity = str(path), (status.st_dev, status.st_ino)
             # To touch a page that is beyond the end of its file ends the process.
-            if os.fstat(descriptor).st_size != _SIZE:
+            if status.st_size != _SIZE:
                 raise StoreUnavailableError(
                     f"{path} is damaged. Close the store everywhere and delete this file: it is made anew."
                 )
@@ -49,13 +51,13 @@ class Marks:
             os.close(descriptor)
 
     @property
-    def newest(self) -> int:
-        """Another number than before, if packs were made meanwhile."""
+    def listing(self) -> int:
+        """Another number than before, if there may be packs that were not there before."""
         return int(_NUMBER.unpack_from(self._map, 0)[0])
 
-    @newest.setter
-    def newest(self, pack_id: int) -> None:
-        _NUMBER.pack_into(self._map, 0, pack_id)
+    def list_anew(self) -> None:
+        """Have all processes look which packs there are. Drawn by chance, so that no two callers agree."""
+        _NUMBER.pack_into(self._map, 0, int.from_bytes(os.urandom(8), "big"))
 
     @property
     def epoch(self) -> int:
@@ -84,6 +86,22 @@ class Marks:
         offset = _offset(pack_id)
         if _NUMBER.unpack_from(self._map, offset)[0] == pack_id:
             _NUMBER.pack_into(self._map, offset + 16, end)
+
+    def unsettled(self) -> list[tuple[int, int]]:
+        """The packs of which the index may not know all, and how far they are durable."""
+        slots = list(_SLOT.iter_unpack(self._map))[1:]
+        return [(pack_id, durable) for pack_id, durable, settled in slots if durable > settled]
+
+    def check_file(self) -> None:
+        """Raise `StoreUnavailableError` if others no longer see what we do."""
+        try:
+            status = os.stat(self._path)  # noqa: PTH116
+        except FileNotFoundError:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) != self._identity:
+            raise StoreUnavailableError(
+                f"{self._path} was deleted or replaced while in use. Open it again."
+            )
 
     def close(self) -> None:
         """Let go of the page."""

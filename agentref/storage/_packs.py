@@ -31,6 +31,9 @@ _RUN: Final = 4 * 1024 * 1024
 _NOT_OURS: Final = frozenset({errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM})
 """Why a file that is there, or was, is none that we may append to: others can be."""
 
+# What is no file must not block us: a pipe would.
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
 _sync: Final = getattr(os, "fdatasync", os.fsync)  # a file's size counts as its data
 
 
@@ -124,7 +127,7 @@ class Packs:
         Spans that lie together are read together.
         """
         try:
-            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path(name), _READ)
         except FileNotFoundError:
             return None
         try:
@@ -153,7 +156,7 @@ class Packs:
     def batches(self, name: str, begin: int, end: int) -> list[Batch]:
         """The batches from `begin` to `end`: none where there is no such file, or none of ours there."""
         try:
-            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path(name), _READ)
         except FileNotFoundError:
             return []
         try:
@@ -228,7 +231,9 @@ class Packs:
     def _open(self, name: str, flags: int = 0) -> Pack | None:
         try:
             path = self.path(name)
-            descriptor = os.open(path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            descriptor = os.open(
+                path, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666
+            )
         except OSError as error:
             if not flags and error.errno in _NOT_OURS:
                 return None

@@ -350,7 +350,7 @@ class CAS:
         links = []
         for digest in digests:
             if digest not in frames:
-                self._writer.distrust(digest)
+                self._writer.distrust(digest, is_here=False)
                 raise BlobNotFoundError(
                     f"Content {digest.hex()} is not in the store {self._store.store_id}."
                 )

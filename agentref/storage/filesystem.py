@@ -135,7 +135,7 @@ class FilesystemBlobStore:
         with self._verb():
             rows = self._rows(wanted)
             self._absent = self._journal.changes, set(wanted).difference([row.digest for row in rows])
-            return {row.digest: row.info for row in self._journal.whole(rows)} if rows else {}
+            return {row.digest: row.info for row in self._whole(rows)} if rows else {}
 
     def epoch(self) -> int:
         """Another number than before if something was removed, by whatever process; no system call."""
@@ -212,6 +212,15 @@ class FilesystemBlobStore:
         with self._database.read() as connection:
             return [*found.values(), *table.rows(connection, unknown)]
 
+    def _whole(self, rows: list[table.Row]) -> list[table.Row]:
+        """Those that are here with all of their bytes."""
+        whole = self._journal.whole(rows)
+        if len(whole) < len(rows):
+            # They may have moved between our look at the index and our look at the pack.
+            lost = {row.digest for row in rows}.difference([row.digest for row in whole])
+            whole += self._journal.whole(self._rows(lost))
+        return whole
+
     def _none_is_here(self, blobs: dict[Digest, bytes]) -> bool:
         """Whether all of these are new. Mostly somebody has just asked for them: then the index has not
         got them since, unless the journal saw a change."""
@@ -239,7 +248,7 @@ class FilesystemBlobStore:
     def _keep(self, blobs: dict[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
         """Touch what is here, and write what is not: all in one transaction."""
         for _ in range(_ATTEMPTS):
-            here = set() if overwrite else {row.digest for row in self._journal.whole(self._rows(blobs))}
+            here = set() if overwrite else {row.digest for row in self._whole(self._rows(blobs))}
             fresh = {digest: data for digest, data in blobs.items() if digest not in here}
             # The slow part, writing and syncing, is done before anyone has to wait for us.
             with self._journal.appended(fresh, expires_at) as appended:

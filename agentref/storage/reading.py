@@ -34,7 +34,7 @@ _SHARED_BYTES: Final = 256 * 1024
 class BlobReader:
     """Fetches blobs of a store, verified and parsed. Thread-safe."""
 
-    def __init__(self, store: BlobStore, counters: Counters, distrust: Callable[[Digest], None]) -> None:
+    def __init__(self, store: BlobStore, counters: Counters, distrust: Callable[..., None]) -> None:
         self._store = store
         self._counters = counters
         self._distrust = distrust
@@ -48,7 +48,7 @@ class BlobReader:
         frames = self._store.fetch(digests)
         for link, name in zip(links, names, strict=True) if len(frames) < len(set(digests)) else ():
             if link.digest not in frames:
-                self._distrust(link.digest)
+                self._distrust(link.digest, is_here=False)
                 raise BlobNotFoundError(
                     f"Blob {link.digest.hex()} of {name} is not in the store {self._store.store_id}. "
                     f"It was deleted, or the checkpoint belongs to another store."
@@ -114,7 +114,7 @@ def _refuse_tangles(found: Mapping[Digest, Blob | bytes], roots: Sequence[Link])
             raise MalformedBlobError("A stored value is in far more pieces than anything that is written.")
 
 
-def _open(link: Link, frame: bytes, name: str, distrust: Callable[[Digest], None]) -> Blob:
+def _open(link: Link, frame: bytes, name: str, distrust: Callable[..., None]) -> Blob:
     try:
         return _sized(unpack_blob(*open_frame(link.digest, frame)), link)
     except IntegrityError as error:
@@ -159,7 +159,7 @@ class Tree:
         found: Mapping[Digest, Blob | bytes],
         leaves: Sequence[Link],
         origin: Mapping[Digest, str],
-        distrust: Callable[[Digest], None],
+        distrust: Callable[..., None],
     ) -> None:
         self._found = found
         self._leaves = leaves

@@ -99,14 +99,16 @@ class BlobWriter:
                 self._counters.blobs_stored += len(named)
                 self._counters.bytes_stored += sum(map(len, named.values()))
 
-    def distrust(self, digest: Digest) -> None:
-        """A blob turned out to be damaged or lost: the next write of it replaces it.
+    def distrust(self, digest: Digest, *, is_here: bool = True) -> None:
+        """A blob turned out to be damaged, or not to be here: the next write of it stores it.
 
         What else was believed to be here is asked for again: whole packs are lost, not single blobs.
         """
         with self._lock:
-            self._present.clear()
-            self._distrusted.add(digest)
+            if is_here:
+                self._distrusted.add(digest)
+            if is_here or digest in self._present:
+                self._present.clear()
 
     def ahead(self) -> Ahead:
         """What is to be told of new blobs while they are being encoded, and given to `write`."""
