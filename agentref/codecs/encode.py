@@ -273,6 +273,7 @@ class Encoder(Packing):
 
     def _default(self, item: Any) -> msgpack.ExtType | bytes:
         """Called by msgpack for what is not plain: the item as an extension type."""
+        self._asked += 1
         if type(item) is Rows:
             if len(item.data) <= _SPILL:
                 return item.data

@@ -75,6 +75,22 @@ def map_header(count: int) -> bytes:
     return b"\xde" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdf" + count.to_bytes(4, "big")
 
 
+def _check_counts(packed: Sequence[bytes]) -> None:
+    """msgpack writes how long a list is before it goes through it. Where it asks us in between, another
+    thread may run, and make the list longer or shorter. Of a dict, Python itself notices."""
+    unpacker = msgpack.Unpacker(max_buffer_size=0)
+    end = 0
+    for data in packed:
+        end += len(data)
+        unpacker.feed(data)
+        try:
+            unpacker.skip()
+        except msgpack.OutOfData:
+            end = -1
+        if unpacker.tell() != end:
+            raise RuntimeError("list changed size during iteration")
+
+
 def _steps(totals: Sequence[int]) -> list[int]:
     return list(map(sub, totals[1:], totals))
 
@@ -87,6 +103,7 @@ class Packing(ABC):
         self._links: list[Any] = []
         self._spilled = 0
         self._depth = 0
+        self._asked = 0
         self._packers: list[_Pack] = []
 
     @abstractmethod
@@ -99,7 +116,11 @@ class Packing(ABC):
 
     def _pack_all(self, values: Sequence[object]) -> list[bytes]:
         """The same for many."""
-        return self._packed(lambda pack: [pack(value) for value in values])
+        asked = self._asked
+        packed = self._packed(lambda pack: [pack(value) for value in values])
+        if self._asked != asked:
+            _check_counts(packed)
+        return packed
 
     def _pack_each(self, values: Sequence[object]) -> Elements:
         """The same for many, and the links of each."""
@@ -112,7 +133,11 @@ class Packing(ABC):
             links, spilled = zip(*marks, strict=True)
             return Elements(packed, _steps(links), _steps(spilled))
 
-        return self._packed(each)
+        asked = self._asked
+        elements = self._packed(each)
+        if self._asked != asked:
+            _check_counts(elements.packed)
+        return elements
 
     def _packed(self, work: Callable[[_Pack], _Result]) -> _Result:
         depth = self._depth

@@ -149,11 +149,11 @@ class Journal:
             self.packs.give_back(pack)
 
     def _claim(self) -> Pack:
+        self._marks.check_file()
         pack = self.packs.idle()
         if pack is not None:
             return pack
         self._database.check_file()
-        self._marks.check_file()
         if self._waiting:
             self.try_to_settle()  # the pack of those that wait may be lost, and others should know
         with self._database.read() as connection:

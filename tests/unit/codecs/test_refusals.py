@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
@@ -15,6 +16,8 @@ import msgpack
 import pytest
 from pydantic import BaseModel
 
+from agentref.codecs import ValueCodec
+from agentref.codecs.encode import Encoder
 from agentref.errors import AgentRefError, UnsupportedTypeError, ValueTooLargeError
 from agentref.storage import InMemoryCAS
 
@@ -348,3 +351,22 @@ def test_parts_that_are_shared_within_bounds_are_stored_each_time() -> None:
     doc = {"id": 1, "tags": ["a", "b"]}
     cas = InMemoryCAS()
     assert cas.load(cas.dump([doc] * 3000)) == [doc] * 3000
+
+
+def test_a_list_that_another_thread_makes_longer_while_it_is_packed_is_packed_again() -> None:
+    items: list[object] = [Decimal(n) for n in range(20)]
+    changes = iter([1, 2])
+
+    class Watched(Encoder):
+        def _default(self, item: Any) -> Any:
+            if next(changes, None):
+                items.append(Decimal(99))  # as a thread may that runs now
+            return super()._default(item)
+
+    class Codec(ValueCodec):
+        def encode(self, value: object, sink: Any) -> Any:
+            return Watched(sink, self._taker).encode(value)
+
+    cas = InMemoryCAS(codec=Codec())
+    assert cas.load(cas.dump(items)) == items
+    assert len(items) == 22
