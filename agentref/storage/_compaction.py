@@ -12,7 +12,6 @@ from agentref.storage._journal import Journal
 from agentref.storage._packs import Pack
 from agentref.storage._sqlite import Database
 from agentref.storage._tail import Appended
-from agentref.storage.protocol import FOREVER
 
 __all__ = ["shrink", "try_to_shrink"]
 
@@ -43,7 +42,9 @@ def _move_out(database: Database, journal: Journal, old: table.PackRow) -> bool:
     try:
         pack.end = pack.end or old.size
         needed = _needed(database, journal, old, pack)
-        with journal.appended(needed, FOREVER) as appended:
+        # If we die before all is said and done, the copies are taken for what somebody has stored. They
+        # lengthen no life then, and what was removed meanwhile is back without one.
+        with journal.appended(needed, 0.0) as appended:
             moved = _resettle(journal, old, needed, appended)
     finally:
         if moved:

@@ -100,7 +100,7 @@ class Marks:
             status = None
         if status is None or (status.st_dev, status.st_ino) != self._identity:
             raise StoreUnavailableError(
-                f"{self._path} was deleted or replaced while in use. Open it again."
+                f"{self._path} was deleted, moved or replaced while in use. Open it again."
             )
 
     def close(self) -> None:

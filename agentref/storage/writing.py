@@ -4,6 +4,8 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import compress, repeat
+from operator import attrgetter, lt
 from typing import Final
 
 from agentref.chunks import Kind, Pending
@@ -23,6 +25,7 @@ _TEXT_LEVEL: Final = 3
 _VALUE_LEVEL: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _PACK_BYTES: Final = 1024 * 1024
+_SIZE: Final = attrgetter("size")
 _MIN_TTL: Final = 0.001
 _MAX_TTL: Final = 100 * 365 * 24 * 3600
 
@@ -85,7 +88,7 @@ class BlobWriter:
         ready = ahead.frames() if ahead is not None else {}
         with self._lock:
             self._counters.blobs_offered += len(blobs)
-            self._counters.bytes_offered += sum([pending.size for pending in blobs.values()])
+            self._counters.bytes_offered += sum(map(_SIZE, blobs.values()))
             for batch in _batches(
                 list(blobs.items()) if replace else self._missing(blobs, expires_at), _BATCH_BYTES
             ):
@@ -152,7 +155,9 @@ class BlobWriter:
             if epoch != self._epoch:
                 present.clear()
                 self._epoch = epoch
-        unknown = [digest for digest in blobs if present.get(digest, -1.0) < expires_at]
+        # In C: mostly, nearly all of a value is here.
+        until = map(present.get, blobs, repeat(-1.0))
+        unknown = list(compress(blobs, map(lt, until, repeat(expires_at))))
         if unknown:
             known = self._store.stat(unknown)
             present.update(

@@ -94,6 +94,25 @@ def test_what_a_forked_child_commits_survives_its_parent_closing_the_store(tmp_p
         assert sorted(again.fetch([digest(n) for n in range(4)])) == [digest(n) for n in range(4)]
 
 
+def test_a_process_that_dies_while_it_copies_out_of_a_pack_lengthens_no_life(tmp_path, monkeypatch):
+    blobs = {digest(n): os.urandom(300) for n in range(100)}
+    kept = list(blobs)[:20]
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        store.store(blobs, expires_at=2e9)
+
+    def work():
+        monkeypatch.setattr("agentref.storage._compaction._resettle", lambda *_: os._exit(0))
+        FilesystemBlobStore(tmp_path).remove(list(blobs)[20:])
+
+    assert wait_for([fork(work)]) == [0]
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        assert [info.expires_at for info in store.scan()] == [2e9] * 20
+        assert store.fetch(kept) == {name: blobs[name] for name in kept}
+        store.sweep()
+        assert store.fetch(kept) == {name: blobs[name] for name in kept}
+        assert [info.expires_at for info in store.scan()] == [2e9] * 20
+
+
 @pytest.mark.parametrize("kind", ["memory", "filesystem"])
 def test_forks_while_threads_write_leave_both_sides_working(tmp_path, kind):
     store = MemoryBlobStore() if kind == "memory" else FilesystemBlobStore(tmp_path)
