@@ -237,9 +237,10 @@ class Journal:
         return begun
 
     def end_removal(self, begun: int) -> None:
-        """The transaction has ended."""
-        with self._database.write():  # in which nobody else begins a removal
-            if self._marks.epoch == begun:  # else another has begun one
+        """The transaction has ended. If the index is busy now, the removal counts as under way still."""
+        with suppress(StoreBusyError, sqlite3.OperationalError), self._database.write():
+            # In here nobody else begins a removal; before it, somebody may have.
+            if self._marks.epoch == begun:
                 self._marks.epoch = begun + 1
 
     def epoch(self) -> int:

@@ -23,7 +23,7 @@ from agentref.storage._index import open_index
 from agentref.storage._packs import Pack, Packs
 from agentref.storage.filesystem import FilesystemBlobStore
 
-A, B, C = (Digest(bytes([n]) * 32) for n in (1, 2, 3))
+A, B, C, D = (Digest(bytes([n]) * 32) for n in (1, 2, 3, 4))
 LARGE = b"large" * 1000
 HEAD, ENTRY = 32, 36  # of a batch in a pack, and of each blob in it
 
@@ -144,7 +144,10 @@ class TestOpening:
 
     def test_the_root_of_a_volume_may_be_a_store(self, root):
         (root / "lost+found").mkdir(parents=True)
-        FilesystemBlobStore(root).close()
+        with closing(FilesystemBlobStore(root)) as store:
+            store.store({A: b"a"})
+            assert store.fetch([A]) == {A: b"a"}
+        assert (root / "lost+found").is_dir()
 
     def test_making_a_store_that_was_cut_short_is_taken_up_again(self, root):
         root.mkdir()
@@ -358,6 +361,10 @@ class TestPacks:
         ):
             with suppress(StorageError):
                 verb()
+        with suppress(StorageError):  # what is acknowledged, is there
+            store.store({D: LARGE})
+            assert store.fetch([D]) == {D: LARGE}
+            assert D in store.stat([D])
 
 
 class TestJournal:
@@ -439,6 +446,27 @@ class TestJournal:
         assert len({after, other.epoch(), other.epoch(), other.epoch()}) == 4
         assert store.remove([B]) == 1
         assert other.epoch() == other.epoch() == store.epoch()
+
+    def test_a_removal_after_which_the_index_is_busy_has_been_made(self, store, opened, monkeypatch):
+        other = opened()
+        store.store({A: b"a", B: b"b"})
+        delete, write = table.delete, store._database.write
+
+        def busy_from_now_on(connection, old):
+            def busy():
+                raise StoreBusyError("held by another")
+
+            monkeypatch.setattr(store._database, "write", busy)
+            return delete(connection, old)
+
+        monkeypatch.setattr(table, "delete", busy_from_now_on)
+        assert store.remove([A]) == 1
+        monkeypatch.undo()
+        assert store._database.write.__func__ is write.__func__
+        assert other.epoch() != other.epoch()  # nobody trusts what he remembers
+        assert store.fetch([A, B]) == other.fetch([A, B]) == {B: b"b"}
+        assert store.remove([B]) == 1
+        assert other.epoch() == other.epoch()
 
     @pytest.mark.parametrize("marks", ["here", "lost"])
     def test_what_a_killed_writer_acknowledged_is_here(self, opened, root, marks):
