@@ -16,6 +16,8 @@ so that code which never heard of agentref handles it correctly.
     │   ├── UnsetFieldError (AttributeError, KeyError)
     │   └── InPlaceMutationError (RuntimeError)
     ├── BlobNotFoundError (KeyError)         restore the data, or drop the ref
+    ├── AliasNotFoundError (KeyError)        set the alias, or look for another
+    ├── AliasConflictError                   look at what stands there now, and decide again
     ├── IntegrityError (ValueError)          the bytes are not to be trusted
     │   ├── CorruptBlobError
     │   ├── MalformedBlobError
@@ -34,6 +36,8 @@ from typing import ClassVar
 
 __all__ = [
     "AgentRefError",
+    "AliasConflictError",
+    "AliasNotFoundError",
     "BlobNotFoundError",
     "ConfigurationError",
     "CorruptBlobError",
@@ -164,6 +168,26 @@ class BlobNotFoundError(AgentRefError, KeyError):
     """No blob of this name is in the store."""
 
     code = "blob_not_found"
+
+
+class AliasNotFoundError(AgentRefError, KeyError):
+    """No alias of this name is in the store, or its life has ended."""
+
+    code = "alias_not_found"
+
+
+class AliasConflictError(AgentRefError):
+    """An alias did not stand for what was expected; it was left as it is.
+
+    Attributes: `name`; `current`, the text of the ref that it stands for now, or None if there is none.
+    """
+
+    code = "alias_conflict"
+
+    def __init__(self, message: str = "", *, name: str = "", current: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+        self.current = current
 
 
 class IntegrityError(AgentRefError, ValueError):

@@ -8,14 +8,17 @@ from typing import Final, TypeVar
 from agentref.codecs import ValueCodec
 from agentref.errors import InvalidDigestError, InvalidInputError
 from agentref.refs import DIGEST_SIZE, Digest
-from agentref.storage.protocol import BlobStore
+from agentref.storage.protocol import AliasRow, BlobStore
 
 __all__ = [
+    "check_alias",
     "check_codec",
     "check_digest",
     "check_level",
     "check_limit",
     "check_max_value_bytes",
+    "check_name",
+    "check_owner",
     "check_root",
     "check_store",
     "check_time",
@@ -26,6 +29,7 @@ __all__ = [
 
 _Item = TypeVar("_Item")
 
+_MAX_NAME_BYTES: Final = 512
 _MAX_LEVEL: Final = 19  # zstd's own range, without its ultra levels
 
 
@@ -123,3 +127,32 @@ def check_limit(limit: object) -> None:
     """Raise `InvalidInputError` unless `limit` is a positive int."""
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit < 2**63:
         raise InvalidInputError(f"limit must be a positive int, not {limit!r:.80}.")
+
+
+def check_name(what: str, name: object) -> None:
+    """Raise `InvalidInputError` unless `name` is text that every store can keep and compare alike."""
+    if isinstance(name, str) and name and "\0" not in name:
+        try:
+            if len(name.encode()) <= _MAX_NAME_BYTES:
+                return
+        except UnicodeEncodeError:
+            pass
+    raise InvalidInputError(
+        f"{what} must be a text of 1 to {_MAX_NAME_BYTES} bytes in UTF-8, without a NUL; not {name!r:.80}."
+    )
+
+
+def check_owner(owner: object) -> None:
+    """Raise `InvalidInputError` unless `owner` can own pins."""
+    check_name("The owner of a pin", owner)
+
+
+def check_alias(alias: object) -> None:
+    """Raise `InvalidInputError` unless `alias` can be kept."""
+    if not isinstance(alias, AliasRow):
+        raise InvalidInputError(f"An AliasRow is needed, not {_kind(alias)}.")
+    check_name("The name of an alias", alias.name)
+    check_digest(alias.digest)
+    check_name("The codec of an alias", alias.codec)
+    check_limit(alias.size + 1)
+    check_time("expires_at", alias.expires_at)

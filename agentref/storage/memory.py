@@ -9,9 +9,17 @@ from typing import NamedTuple
 
 from agentref.errors import StoreUnavailableError
 from agentref.refs import Digest
-from agentref.storage._arguments import check_digest, check_limit, check_time, unique_digests, valid_blobs
+from agentref.storage._arguments import (
+    check_alias,
+    check_digest,
+    check_limit,
+    check_owner,
+    check_time,
+    unique_digests,
+    valid_blobs,
+)
 from agentref.storage._fork import watch_forks
-from agentref.storage.protocol import FOREVER, BlobInfo
+from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
 
 __all__ = ["MemoryBlobStore"]
 
@@ -22,6 +30,7 @@ class _Entry(NamedTuple):
     data: bytes
     touched_at: float
     expires_at: float
+    condemned_at: float | None = None
 
 
 class MemoryBlobStore:
@@ -32,6 +41,9 @@ class MemoryBlobStore:
 
     def __init__(self) -> None:
         self._entries: dict[Digest, _Entry] = {}
+        self._aliases: dict[str, AliasRow] = {}
+        self._settings = 0
+        self._pins: dict[str, dict[Digest, float]] = {}
         self._lock = threading.Lock()
         self._held_for_fork = False
         self._closed = False
@@ -67,39 +79,205 @@ class MemoryBlobStore:
             entries = self._open_entries()
             return {digest: _info(digest, entries[digest]) for digest in wanted if digest in entries}
 
+    def touch(self, digests: Collection[Digest], /, *, expires_at: float) -> Collection[Digest]:
+        """Which of them are here; each lives until `expires_at` at least from now on."""
+        check_time("expires_at", expires_at)
+        wanted = unique_digests(digests)
+        now = time.time()
+        with self._lock:
+            entries = self._open_entries()
+            here = [digest for digest in wanted if digest in entries]
+            for digest in here:
+                old = entries[digest]
+                if old.expires_at < expires_at or old.condemned_at is not None:
+                    entries[digest] = _touched(old, now, expires_at)
+            return here
+
+    def peek(self, digests: Collection[Digest], /) -> Mapping[Digest, int]:
+        """The first byte of each blob that is here; -1 for an empty one."""
+        wanted = unique_digests(digests)
+        with self._lock:
+            entries = self._open_entries()
+            return {digest: [*entries[digest].data[:1], -1][0] for digest in wanted if digest in entries}
+
     def epoch(self) -> int:
         """How many removals took something away."""
         with self._lock:
             self._open_entries()
             return self._epoch
 
-    def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
+    def clock(self) -> float:
+        """The machine's."""
+        return time.time()
+
+    def scan(
+        self, *, after: Digest | None = None, limit: int = 1000, expires_by: float = FOREVER
+    ) -> Sequence[BlobInfo]:
         """The next `limit` blobs in digest order. Costs time in proportion to the whole store."""
         check_limit(limit)
+        check_time("expires_by", expires_by)
         if after is not None:
             check_digest(after)
         with self._lock:
-            entries = self._open_entries()
-            page = heapq.nsmallest(limit, (d for d in entries if after is None or d > after))
-            return [_info(digest, entries[digest]) for digest in page]
+            found = [
+                digest
+                for digest, entry in self._open_entries().items()
+                if entry.expires_at <= expires_by and (after is None or digest > after)
+            ]
+            return [_info(digest, self._entries[digest]) for digest in heapq.nsmallest(limit, found)]
 
-    def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
-        """Remove those that were last touched before `untouched_since`; says how many."""
+    def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
+        """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""
+        check_time("expires_by", expires_by)
+        wanted = unique_digests(digests)
+        now = time.time()
+        with self._lock:
+            entries = self._open_entries()
+            mortal = [
+                digest
+                for digest in wanted
+                if digest in entries
+                and entries[digest].expires_at <= expires_by
+                and entries[digest].condemned_at is None
+            ]
+            for digest in mortal:
+                entries[digest] = entries[digest]._replace(condemned_at=now)
+            return len(mortal)
+
+    def remove(
+        self,
+        digests: Collection[Digest],
+        /,
+        *,
+        untouched_since: float = FOREVER,
+        condemned_by: float | None = None,
+    ) -> int:
+        """Remove those that were last touched before `untouched_since`, and are condemned if that is
+        asked for; says how many."""
         check_time("untouched_since", untouched_since)
+        if condemned_by is not None:
+            check_time("condemned_by", condemned_by)
         wanted = unique_digests(digests)
         with self._lock:
             entries = self._open_entries()
-            old = [d for d in wanted if d in entries and entries[d].touched_at < untouched_since]
+            old = [
+                digest
+                for digest in wanted
+                if digest in entries
+                and entries[digest].touched_at < untouched_since
+                and _is_condemned(entries[digest], condemned_by)
+            ]
             for digest in old:
                 del entries[digest]
             self._epoch += bool(old)
             return len(old)
 
+    # Roots
+
+    def set_alias(self, alias: AliasRow, /, *, expect: int | None = None) -> AliasRow | None:
+        """Let a name stand for content; None if `expect` is not the version that stands there now."""
+        check_alias(alias)
+        with self._lock:
+            old = self._standing(alias.name)
+            if expect is not None and expect != (old.version if old else 0):
+                return None
+            self._settings += 1
+            self._aliases[alias.name] = new = alias._replace(version=self._settings)
+            return new
+
+    def alias(self, name: str, /) -> AliasRow | None:
+        """What a name stands for."""
+        with self._lock:
+            return self._standing(name)
+
+    def delete_alias(self, name: str, /, *, expect: int | None = None) -> bool:
+        """Whether the name was there, at the version expected if one is given; it is gone then."""
+        with self._lock:
+            old = self._standing(name)
+            if old is None or (expect is not None and expect != old.version):
+                return False
+            del self._aliases[name]
+            return True
+
+    def scan_aliases(
+        self, *, prefix: str = "", after: str | None = None, limit: int = 1000
+    ) -> Sequence[AliasRow]:
+        """The next `limit` names with that prefix, in the order of their code points."""
+        check_limit(limit)
+        now = time.time()
+        with self._lock:
+            self._open_entries()
+            found = [
+                alias
+                for alias in self._aliases.values()
+                if alias.expires_at > now and _follows(alias.name, prefix, after)
+            ]
+            return heapq.nsmallest(limit, found)
+
+    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+        """Let `owner` keep these alive, besides what it keeps already."""
+        check_owner(owner)
+        check_time("expires_at", expires_at)
+        wanted = unique_digests(digests)
+        with self._lock:
+            self._open_entries()
+            pins = self._pins.setdefault(owner, {}) if wanted else {}
+            pins.update({digest: max(pins.get(digest, expires_at), expires_at) for digest in wanted})
+
+    def unpin(self, owners: Collection[str], /) -> int:
+        """Take all pins of these owners away; returns how many pins there were."""
+        for owner in owners:
+            check_owner(owner)
+        with self._lock:
+            self._open_entries()
+            now = time.time()
+            gone = [self._pins.pop(owner, {}) for owner in dict.fromkeys(owners)]
+            return sum(expires_at > now for pins in gone for expires_at in pins.values())
+
+    def scan_pins(
+        self, *, prefix: str = "", after: tuple[str, Digest] | None = None, limit: int = 1000
+    ) -> Sequence[PinRow]:
+        """The next `limit` pins of owners with that prefix, in the order of owner and digest."""
+        check_limit(limit)
+        now = time.time()
+        with self._lock:
+            self._open_entries()
+            found = (
+                PinRow(owner, digest, expires_at)
+                for owner, pins in self._pins.items()
+                if owner.startswith(prefix)
+                for digest, expires_at in pins.items()
+                if expires_at > now and (after is None or (owner, digest) > after)
+            )
+            return heapq.nsmallest(limit, found)
+
+    def forget(self, *, expires_by: float) -> int:
+        """Drop the aliases and pins whose life ended at `expires_by` or before; returns how many."""
+        check_time("expires_by", expires_by)
+        with self._lock:
+            self._open_entries()
+            until = min(expires_by, time.time())
+            aliases = [name for name, alias in self._aliases.items() if alias.expires_at <= until]
+            for name in aliases:
+                del self._aliases[name]
+            before = sum(map(len, self._pins.values()))
+            left = {
+                owner: {digest: at for digest, at in pins.items() if at > until}
+                for owner, pins in self._pins.items()
+            }
+            self._pins = {owner: pins for owner, pins in left.items() if pins}
+            return len(aliases) + before - sum(map(len, self._pins.values()))
+
     def close(self) -> None:
         """Forget every blob. Idempotent; later verbs raise `StoreUnavailableError`."""
         with self._lock:
             self._closed = True
-            self._entries = {}
+            self._entries, self._aliases, self._pins = {}, {}, {}
+
+    def _standing(self, name: str) -> AliasRow | None:
+        self._open_entries()
+        alias = self._aliases.get(name)
+        return alias if alias is not None and alias.expires_at > time.time() else None
 
     def _keep(self, blobs: dict[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
         now = time.time()
@@ -110,11 +288,8 @@ class MemoryBlobStore:
                 if old is None:
                     entries[digest] = _Entry(data, now, expires_at)
                     continue
-                entries[digest] = _Entry(
-                    data if overwrite else old.data,
-                    max(old.touched_at, now),
-                    old.expires_at if overwrite else max(old.expires_at, expires_at),
-                )
+                touched = _touched(old, now, -FOREVER if overwrite else expires_at)
+                entries[digest] = touched._replace(data=data) if overwrite else touched
 
     def _open_entries(self) -> dict[Digest, _Entry]:
         if self._closed:
@@ -136,4 +311,16 @@ class MemoryBlobStore:
 
 
 def _info(digest: Digest, entry: _Entry) -> BlobInfo:
-    return BlobInfo(digest, len(entry.data), entry.touched_at, entry.expires_at)
+    return BlobInfo(digest, len(entry.data), entry.touched_at, entry.expires_at, entry.condemned_at)
+
+
+def _touched(old: _Entry, now: float, expires_at: float) -> _Entry:
+    return _Entry(old.data, max(old.touched_at, now), max(old.expires_at, expires_at))
+
+
+def _is_condemned(entry: _Entry, by: float | None) -> bool:
+    return by is None or (entry.condemned_at is not None and entry.condemned_at <= by)
+
+
+def _follows(name: str, prefix: str, after: str | None) -> bool:
+    return name.startswith(prefix) and (after is None or name > after)

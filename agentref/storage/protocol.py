@@ -1,7 +1,7 @@
-"""What a blob store promises: batch verbs over opaque, named bytes.
+"""What a blob store promises: batch verbs over opaque, named bytes, and what keeps them alive.
 
 A blob store moves bytes and keeps their lives. It neither hashes nor decodes: verification is done
-once, above, for every store alike.
+once, above, for every store alike, and so is telling what links to what.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from agentref.refs import Digest
 
-__all__ = ["FOREVER", "BlobInfo", "BlobStore"]
+__all__ = ["FOREVER", "AliasRow", "BlobInfo", "BlobStore", "PinRow", "RootStore"]
 
 FOREVER: Final = math.inf
 """An `expires_at` that never comes."""
@@ -20,12 +20,34 @@ class BlobInfo(NamedTuple):
     """What a store knows of one blob without reading it.
 
     `stored_size` is in bytes as kept. Times are seconds since the epoch, by the store's own clock;
-    `expires_at` is `FOREVER` for a blob without an end.
+    `expires_at` is `FOREVER` for a blob without an end. `condemned_at` is when a prune found that nothing
+    needs the blob; None if none did, or if it was touched since.
     """
 
     digest: Digest
     stored_size: int
     touched_at: float
+    expires_at: float
+    condemned_at: float | None = None
+
+
+class AliasRow(NamedTuple):
+    """A name for content. `version` grows whenever a name is set: no two settings in a store, of whatever
+    names, have the same, and none is 0."""
+
+    name: str
+    digest: Digest
+    codec: str
+    size: int
+    version: int
+    expires_at: float
+
+
+class PinRow(NamedTuple):
+    """One blob that an owner keeps alive, with all that it links to."""
+
+    owner: str
+    digest: Digest
     expires_at: float
 
 
@@ -65,6 +87,17 @@ class BlobStore(Protocol):
         """What is known of each blob that is here. Reads no payload, writes nothing."""
         ...
 
+    def touch(self, digests: Collection[Digest], /, *, expires_at: float) -> Collection[Digest]:
+        """Which of them are here, each of which lives until `expires_at` at least from now on.
+
+        Takes back what a prune has planned. Writes only what changes: nothing, if all live so long.
+        """
+        ...
+
+    def peek(self, digests: Collection[Digest], /) -> Mapping[Digest, int]:
+        """The first byte of each blob that is here; -1 for an empty one."""
+        ...
+
     def epoch(self) -> int:
         """A number that moves whenever blobs are removed, by whomever. Costs one small look.
 
@@ -72,12 +105,35 @@ class BlobStore(Protocol):
         """
         ...
 
-    def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
-        """The next `limit` blobs in digest order, from the first one after `after`."""
+    def clock(self) -> float:
+        """Seconds since the epoch, by the clock that lives are measured with."""
         ...
 
-    def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
-        """Remove those that are here and were last touched before `untouched_since`.
+    def scan(
+        self, *, after: Digest | None = None, limit: int = 1000, expires_by: float = FOREVER
+    ) -> Sequence[BlobInfo]:
+        """The next `limit` blobs in digest order, from the first one after `after`: those of them whose
+        life ends at `expires_by` or before."""
+        ...
+
+    def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
+        """Note that nothing needs these, as far as one knows; those whose life ends later are left alone.
+
+        Returns how many are condemned now that were not. They stay readable, and a touch, a put or a longer
+        life takes it back.
+        """
+        ...
+
+    def remove(
+        self,
+        digests: Collection[Digest],
+        /,
+        *,
+        untouched_since: float = FOREVER,
+        condemned_by: float | None = None,
+    ) -> int:
+        """Remove those that are here, were last touched before `untouched_since` and, where `condemned_by`
+        is given, were condemned by then and not touched since.
 
         Returns how many went. Removing what is absent is not an error.
         """
@@ -85,4 +141,54 @@ class BlobStore(Protocol):
 
     def close(self) -> None:
         """Release files and connections. Idempotent; any later verb raises `StoreUnavailableError`."""
+        ...
+
+
+@runtime_checkable
+class RootStore(Protocol):
+    """What keeps blobs alive beyond their own lives: aliases and pins. A blob store may be one too.
+
+    Each verb is one transaction, durable and visible to all on return. A root does not look at what it
+    names. What has expired is not there, for every verb but `forget`.
+    """
+
+    def set_alias(self, alias: AliasRow, /, *, expect: int | None = None) -> AliasRow | None:
+        """Let a name stand for content from now on; its `version` is ignored. Returns what stands there
+        now, with its new version.
+
+        `expect` is the version that has to stand there now, 0 for none: None is returned and nothing is
+        changed if it does not.
+        """
+        ...
+
+    def alias(self, name: str, /) -> AliasRow | None:
+        """What a name stands for."""
+        ...
+
+    def delete_alias(self, name: str, /, *, expect: int | None = None) -> bool:
+        """Whether the name was there, at the version expected if one is given; it is gone then."""
+        ...
+
+    def scan_aliases(
+        self, *, prefix: str = "", after: str | None = None, limit: int = 1000
+    ) -> Sequence[AliasRow]:
+        """The next `limit` names with that prefix, in the order of their code points."""
+        ...
+
+    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+        """Let `owner` keep these alive, besides what it keeps already. A pin's life only lengthens."""
+        ...
+
+    def unpin(self, owners: Collection[str], /) -> int:
+        """Take all pins of these owners away; returns how many pins there were."""
+        ...
+
+    def scan_pins(
+        self, *, prefix: str = "", after: tuple[str, Digest] | None = None, limit: int = 1000
+    ) -> Sequence[PinRow]:
+        """The next `limit` pins of owners with that prefix, in the order of owner and digest."""
+        ...
+
+    def forget(self, *, expires_by: float) -> int:
+        """Drop the aliases and pins whose life ended at `expires_by` or before; returns how many."""
         ...
