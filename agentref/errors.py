@@ -179,12 +179,12 @@ class AliasNotFoundError(AgentRefError, KeyError):
 class AliasConflictError(AgentRefError):
     """An alias did not stand for what was expected; it was left as it is.
 
-    Attributes: `name`; `current`, the text of the ref that it stands for now, or None if there is none.
+    Attributes: `name`; `current`, the `ContentRef` that it stands for now, or None if there is none.
     """
 
     code = "alias_conflict"
 
-    def __init__(self, message: str = "", *, name: str = "", current: str | None = None) -> None:
+    def __init__(self, message: str = "", *, name: str = "", current: object = None) -> None:
         super().__init__(message)
         self.name = name
         self.current = current

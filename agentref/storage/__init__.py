@@ -1,20 +1,27 @@
 """Content-addressed stores: bytes and values, kept once, verified at every read."""
 
 from agentref.storage.cas import CAS
+from agentref.storage.lifetimes import Alias, Pin
 from agentref.storage.local import FilesystemCAS, InMemoryCAS
-from agentref.storage.protocol import FOREVER, BlobInfo, BlobStore
-from agentref.storage.reports import Counters, StoreStats, VerifyReport
+from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, BlobStore, PinRow, RootStore
+from agentref.storage.reports import Counters, PruneReport, StoreStats, VerifyReport
 from agentref.storage.writing import Encoded
 
 __all__ = [
     "CAS",
     "FOREVER",
+    "Alias",
+    "AliasRow",
     "BlobInfo",
     "BlobStore",
     "Counters",
     "Encoded",
     "FilesystemCAS",
     "InMemoryCAS",
+    "Pin",
+    "PinRow",
+    "PruneReport",
+    "RootStore",
     "StoreStats",
     "VerifyReport",
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "check_max_value_bytes",
     "check_name",
     "check_owner",
+    "check_prefix",
     "check_root",
     "check_store",
     "check_time",
@@ -142,6 +143,12 @@ def check_name(what: str, name: object) -> None:
     )
 
 
+def check_prefix(prefix: object) -> None:
+    """Raise `InvalidInputError` unless `prefix` can be the beginning of a name, or of all."""
+    if prefix != "":
+        check_name("prefix", prefix)
+
+
 def check_owner(owner: object) -> None:
     """Raise `InvalidInputError` unless `owner` can own pins."""
     check_name("The owner of a pin", owner)
@@ -154,5 +161,6 @@ def check_alias(alias: object) -> None:
     check_name("The name of an alias", alias.name)
     check_digest(alias.digest)
     check_name("The codec of an alias", alias.codec)
-    check_limit(alias.size + 1)
+    if type(alias.size) is not int or not 0 <= alias.size < 2**63:
+        raise InvalidInputError(f"The size of an alias must be an int, 0 or more, not {alias.size!r:.40}.")
     check_time("expires_at", alias.expires_at)

@@ -15,6 +15,7 @@ __all__ = [
     "PackRow",
     "Row",
     "add_pack",
+    "condemn",
     "delete",
     "fill_pack",
     "forget_packs",
@@ -42,7 +43,7 @@ WITH RECURSIVE
 # Whatever somebody may have written into the index: these are numbers.
 _COLUMNS: Final = """
     blob.digest, CAST(pack_id AS INTEGER), CAST(place AS INTEGER), CAST(stored_size AS INTEGER),
-    CAST(touched_at AS REAL), CAST(expires_at AS REAL)
+    CAST(touched_at AS REAL), CAST(expires_at AS REAL), CAST(condemned_at AS REAL)
 """
 
 _ROW: Final = "SELECT" + _COLUMNS + "FROM blob WHERE digest = ?"
@@ -58,10 +59,26 @@ WHERE digest IN wanted
 """
 )
 
-_PAGE: Final = """
-SELECT digest, CAST(stored_size AS INTEGER), CAST(touched_at AS REAL), CAST(expires_at AS REAL)
-FROM blob WHERE digest > ? ORDER BY digest LIMIT ?
+_CONDEMN: Final = (
+    _WANTED
+    + """
+UPDATE blob SET condemned_at = :now
+WHERE digest IN wanted AND expires_at <= :expires_by AND condemned_at IS NULL
 """
+)
+
+_INFO: Final = """
+SELECT digest, CAST(stored_size AS INTEGER), CAST(touched_at AS REAL), CAST(expires_at AS REAL),
+    CAST(condemned_at AS REAL)
+FROM blob
+"""
+
+_PAGE: Final = _INFO + "WHERE digest > ? ORDER BY digest LIMIT ?"
+
+# Of a partial index SQLite must be told what is in it.
+_MORTAL_PAGE: Final = (
+    _INFO + "WHERE digest > ? AND expires_at <= ? AND expires_at < 9e999 ORDER BY digest LIMIT ?"
+)
 
 _INSERT: Final = """
 INSERT INTO blob(digest, pack_id, place, stored_size, touched_at, expires_at)
@@ -95,11 +112,12 @@ class Row(NamedTuple):
     stored_size: int
     touched_at: float
     expires_at: float
+    condemned_at: float | None = None
 
     @property
     def info(self) -> BlobInfo:
         """The part that is the protocol's."""
-        return BlobInfo(self.digest, self.stored_size, self.touched_at, self.expires_at)
+        return BlobInfo(self.digest, *self[3:])
 
 
 class PackRow(NamedTuple):
@@ -129,9 +147,25 @@ def rows(connection: sqlite3.Connection, digests: Iterable[Digest]) -> list[Row]
     return list(map(Row._make, found))
 
 
-def page(connection: sqlite3.Connection, after: Digest | None, limit: int) -> list[BlobInfo]:
-    """The next `limit` rows in digest order."""
-    return list(map(BlobInfo._make, connection.execute(_PAGE, (after or b"", limit))))
+def page(
+    connection: sqlite3.Connection, after: Digest | None, limit: int, expires_by: float
+) -> list[BlobInfo]:
+    """The next `limit` rows in digest order, of those whose life ends by then."""
+    if expires_by == FOREVER:
+        found = connection.execute(_PAGE, (after or b"", limit))
+    else:
+        found = connection.execute(_MORTAL_PAGE, (after or b"", expires_by, limit))
+    return list(map(BlobInfo._make, found))
+
+
+def condemn(
+    connection: sqlite3.Connection, digests: Iterable[Digest], *, now: float, expires_by: float
+) -> int:
+    """Note that nothing needs these, unless they live longer; says of how many that was not known."""
+    names = {"names": b"".join(digests), "now": now, "expires_by": expires_by}
+    connection.execute(_CONDEMN, names)
+    # `rowcount` is -1 for a statement that begins with WITH.
+    return int(connection.execute("SELECT changes()").fetchone()[0])
 
 
 def touch(

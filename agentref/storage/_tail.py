@@ -31,6 +31,7 @@ class Tail:
             batch.sizes,
             repeat(batch.stored_at),
             repeat(batch.expires_at),
+            repeat(None),
             strict=False,
         )
         self.rows.update(zip(batch.digests, map(table.Row._make, columns), strict=True))

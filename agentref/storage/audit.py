@@ -7,7 +7,7 @@ from agentref.chunks import unpack_blob
 from agentref.errors import IntegrityError
 from agentref.refs import DIGEST_SIZE, Digest
 from agentref.storage.frames import open_frame
-from agentref.storage.protocol import BlobInfo, BlobStore
+from agentref.storage.protocol import FOREVER, BlobInfo, BlobStore
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
 
 __all__ = ["pages", "store_stats", "verify_store"]
@@ -16,10 +16,12 @@ _SCAN_PAGE: Final = 1000
 _VERIFY_PAGE: Final = 256
 
 
-def pages(store: BlobStore, limit: int = _SCAN_PAGE) -> Iterator[Sequence[BlobInfo]]:
-    """All of a store in digest order, `limit` blobs at a time."""
+def pages(
+    store: BlobStore, limit: int = _SCAN_PAGE, *, expires_by: float = FOREVER
+) -> Iterator[Sequence[BlobInfo]]:
+    """All of a store in digest order, `limit` blobs at a time; or only those whose life ends by then."""
     after: Digest | None = None
-    while page := store.scan(after=after, limit=limit):
+    while page := store.scan(after=after, limit=limit, expires_by=expires_by):
         yield page
         after = page[-1].digest
 

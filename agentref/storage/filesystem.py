@@ -26,6 +26,7 @@ from agentref.storage._compaction import shrink, try_to_shrink
 from agentref.storage._failures import storage_errors
 from agentref.storage._index import open_index, read_store_id
 from agentref.storage._journal import Journal
+from agentref.storage._roots import IndexedRoots
 from agentref.storage._sqlite import Database
 from agentref.storage._tail import Appended
 from agentref.storage.protocol import FOREVER, BlobInfo
@@ -38,7 +39,7 @@ _PACK: Final = itemgetter(1)
 _PLACE: Final = itemgetter(1, 2)
 
 
-class FilesystemBlobStore:
+class FilesystemBlobStore(IndexedRoots):
     """Blobs in one directory, shared by any number of threads and processes of one machine.
 
     What `store` returned from survives `kill -9` and a power cut. A store may be used across a fork:
@@ -133,35 +134,87 @@ class FilesystemBlobStore:
         """
         wanted = unique_digests(digests)
         with self._verb():
-            rows = self._rows(wanted)
-            self._absent = self._journal.changes, set(wanted).difference([row.digest for row in rows])
-            return {row.digest: row.info for row in self._whole(rows)} if rows else {}
+            return {row.digest: row.info for row in self._here(wanted)}
+
+    def touch(self, digests: Collection[Digest], /, *, expires_at: float) -> Collection[Digest]:
+        """Which of them are here with all of their bytes; each lives until `expires_at` at least.
+
+        Costs what `stat` does if all live so long already, and a transaction if not.
+        """
+        check_time("expires_at", expires_at)
+        wanted = unique_digests(digests)
+        with self._verb():
+            here = self._here(wanted)
+            stale = {row.digest for row in here if row[5] < expires_at or row[6] is not None}
+            if not stale:
+                return [row.digest for row in here]
+            with self._journal.settled() as connection:
+                table.touch(connection, stale, now=time.time(), expires_at=expires_at)
+                left = {row.digest for row in table.rows(connection, stale)}
+            return [row.digest for row in here if row.digest in left or row.digest not in stale]
+
+    def peek(self, digests: Collection[Digest], /) -> Mapping[Digest, int]:
+        """The first byte of each blob that is here; -1 for an empty one. One read of a pack for each."""
+        wanted = unique_digests(digests)
+        with self._verb():
+            rows = [row._replace(stored_size=min(row.stored_size, 1)) for row in self._here(wanted)]
+            found: dict[Digest, bytes] = {}
+            lost = self._fetch_into(found, rows)
+            found.update({digest: data[:1] for digest, data in self.fetch(lost).items()} if lost else {})
+            return {digest: data[0] if data else -1 for digest, data in found.items()}
 
     def epoch(self) -> int:
         """Another number than before if something was removed, by whatever process; no system call."""
         with self._verb():
             return self._journal.epoch()
 
-    def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
+    def clock(self) -> float:
+        """The machine's."""
+        return time.time()
+
+    def scan(
+        self, *, after: Digest | None = None, limit: int = 1000, expires_by: float = FOREVER
+    ) -> Sequence[BlobInfo]:
         """The next `limit` blobs in digest order, as the index has them.
 
         Packs are not looked at: a blob that is lost is listed, so that a check of the store can miss it.
         """
         check_limit(limit)
+        check_time("expires_by", expires_by)
         if after is not None:
             check_digest(after)
         with self._verb():
             self._journal.settle()
             with self._database.read() as connection:
-                return table.page(connection, after, limit)
+                return table.page(connection, after, limit, expires_by)
 
-    def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
-        """Remove those that were last touched before `untouched_since`; says how many.
+    def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
+        """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""
+        check_time("expires_by", expires_by)
+        wanted = unique_digests(digests)
+        with self._verb():
+            if not wanted:
+                return 0
+            with self._journal.settled() as connection:
+                return table.condemn(connection, wanted, now=time.time(), expires_by=expires_by)
+
+    def remove(
+        self,
+        digests: Collection[Digest],
+        /,
+        *,
+        untouched_since: float = FOREVER,
+        condemned_by: float | None = None,
+    ) -> int:
+        """Remove those that were last touched before `untouched_since`, and are condemned since
+        `condemned_by` where that is given; says how many.
 
         The space goes back to the disk: that of a pack when less than half of it is still needed, and
         nobody writes to it at the moment. What is needed is copied then.
         """
         check_time("untouched_since", untouched_since)
+        if condemned_by is not None:
+            check_time("condemned_by", condemned_by)
         wanted = unique_digests(digests)
         with self._verb():
             if not wanted:
@@ -170,7 +223,11 @@ class FilesystemBlobStore:
             with self._journal.settled():
                 pass
             with self._database.write() as connection:
-                old = [row for row in table.rows(connection, wanted) if row.touched_at < untouched_since]
+                old = [
+                    row
+                    for row in table.rows(connection, wanted)
+                    if row.touched_at < untouched_since and _is_condemned(row, condemned_by)
+                ]
                 if not old:
                     return 0
                 begun = self._journal.begin_removal()
@@ -212,6 +269,12 @@ class FilesystemBlobStore:
         with self._database.read() as connection:
             return [*found.values(), *table.rows(connection, unknown)]
 
+    def _here(self, wanted: Collection[Digest]) -> list[table.Row]:
+        """The row of each that is here with all of its bytes; takes note of those that are not."""
+        rows = self._rows(wanted)
+        self._absent = self._journal.changes, set(wanted).difference([row.digest for row in rows])
+        return self._whole(rows) if rows else []
+
     def _whole(self, rows: list[table.Row]) -> list[table.Row]:
         """Those that are here with all of their bytes."""
         whole = self._journal.whole(rows)
@@ -236,7 +299,7 @@ class FilesystemBlobStore:
         names = self._journal.names({row[1] for row in rows})
         lost: list[Digest] = []
         for pack_id, lying in groupby(rows, _PACK):
-            digests, _, places, sizes, _, _ = zip(*lying, strict=True)
+            digests, _, places, sizes, *_ = zip(*lying, strict=True)
             spans = list(zip(places, sizes, strict=True))
             read = self._packs.read(names[pack_id], spans) if pack_id in names else None
             if read is None:
@@ -302,6 +365,10 @@ class _Verb(storage_errors):
     ) -> None:
         self._database.leave(self)
         super().__exit__(kind, error, trace)
+
+
+def _is_condemned(row: table.Row, by: float | None) -> bool:
+    return by is None or (row.condemned_at is not None and row.condemned_at <= by)
 
 
 def _release(database: Database, journal: Journal, *, patience: float | None = 0) -> None:

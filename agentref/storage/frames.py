@@ -20,6 +20,7 @@ __all__ = [
     "Packed",
     "Unpacked",
     "has_links",
+    "links_by_head",
     "open_frame",
     "pack_alone",
     "pack_frame",
@@ -146,7 +147,12 @@ def _head(kind: Kind, data: bytes | memoryview, flags: int) -> bytes:
 
 def has_links(frame: bytes) -> bool:
     """Whether a frame says that its blob links to others. `open_frame` holds it to that."""
-    return bool(frame) and bool(frame[0] & _LINKS)
+    return bool(frame) and links_by_head(frame[0])
+
+
+def links_by_head(head: int) -> bool:
+    """The same, by the first byte of a frame; -1 if it has none."""
+    return head >= 0 and bool(head & _LINKS)
 
 
 def open_frame(digest: Digest, frame: bytes) -> Unpacked:

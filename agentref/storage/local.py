@@ -1,6 +1,7 @@
 """The stores of one machine, ready to use."""
 
 import os
+from collections.abc import Sequence
 
 from agentref.codecs import ValueCodec
 from agentref.storage._arguments import check_root
@@ -17,13 +18,16 @@ class InMemoryCAS(CAS):
     Takes the options of `CAS`. Thread-safe; lost with the process; a forked child has a copy.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         backend_id: str | None = None,
         codec: ValueCodec | None = None,
         compression_level: int | None = None,
         max_value_bytes: int = 1024**3,
+        backend_aliases: Sequence[str] = (),
+        default_ttl_seconds: float | None = None,
+        refresh_on_read: bool = False,
     ) -> None:
         super().__init__(
             MemoryBlobStore(),
@@ -31,6 +35,9 @@ class InMemoryCAS(CAS):
             codec=codec,
             compression_level=compression_level,
             max_value_bytes=max_value_bytes,
+            backend_aliases=backend_aliases,
+            default_ttl_seconds=default_ttl_seconds,
+            refresh_on_read=refresh_on_read,
         )
 
 
@@ -48,7 +55,7 @@ class FilesystemCAS(CAS):
     what is no path.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         root: str | os.PathLike[str],
         *,
@@ -56,6 +63,9 @@ class FilesystemCAS(CAS):
         codec: ValueCodec | None = None,
         compression_level: int | None = None,
         max_value_bytes: int = 1024**3,
+        backend_aliases: Sequence[str] = (),
+        default_ttl_seconds: float | None = None,
+        refresh_on_read: bool = False,
     ) -> None:
         root = check_root(root)
         self.root = os.path.abspath(root)  # noqa: PTH100  (a str: the store outlives a change of directory)
@@ -65,4 +75,7 @@ class FilesystemCAS(CAS):
             codec=codec,
             compression_level=compression_level,
             max_value_bytes=max_value_bytes,
+            backend_aliases=backend_aliases,
+            default_ttl_seconds=default_ttl_seconds,
+            refresh_on_read=refresh_on_read,
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Counters", "StoreStats", "VerifyReport"]
+__all__ = ["Counters", "PruneReport", "StoreStats", "VerifyReport"]
 
 
 @dataclass
@@ -58,3 +58,28 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether nothing is damaged and nothing is missing."""
         return not self.corrupt and not self.missing
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune found and did, in blobs; under `dry_run`, what it would have done.
+
+    Attributes:
+        dry_run: whether nothing was changed.
+        expired: those whose own life has ended.
+        needed: of these, those that something which lives needs: they stay.
+        condemned: those that were not needed, and are to go after the grace time.
+        waiting: those that are condemned, now or before, and still here.
+        removed: those that went.
+        removed_bytes: their size as kept; the disk may give it back later.
+        forgotten: aliases and pins dropped, whose life had ended.
+    """
+
+    dry_run: bool
+    expired: int
+    needed: int
+    condemned: int
+    waiting: int
+    removed: int
+    removed_bytes: int
+    forgotten: int

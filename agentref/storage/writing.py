@@ -1,17 +1,15 @@
 """From blobs to the store: ask what is missing, compress only that, write children before parents."""
 
-import math
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import compress, repeat
 from operator import attrgetter, lt
 from typing import Final
 
 from agentref.chunks import Kind, Pending
-from agentref.errors import InvalidInputError
 from agentref.refs import ContentRef, Digest
 from agentref.storage._fork import watch_forks
+from agentref.storage._lives import end_of_life
 from agentref.storage.ahead import Ahead, Fresh
 from agentref.storage.frames import Packed, pack_alone, pack_frames
 from agentref.storage.protocol import FOREVER, BlobStore
@@ -26,8 +24,6 @@ _VALUE_LEVEL: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _PACK_BYTES: Final = 1024 * 1024
 _SIZE: Final = attrgetter("size")
-_MIN_TTL: Final = 0.001
-_MAX_TTL: Final = 100 * 365 * 24 * 3600
 
 
 class Encoded:
@@ -78,13 +74,13 @@ class BlobWriter:
         replace: bool = False,
         ahead: Ahead | None = None,
     ) -> None:
-        """Make sure that all blobs are kept until `ttl` seconds from now at least.
+        """Make sure that all blobs are kept until `ttl` seconds from now at least, or for ever.
 
         `blobs` are in an order in which none links to a later one. They are written in batches of
         8 MiB, so that whatever happens in between, a blob is never kept without what it links to.
         `ahead` may have compressed some of them already.
         """
-        expires_at = _expiry(ttl)
+        expires_at = end_of_life(self._store.clock(), ttl) if ttl is not None else FOREVER
         ready = ahead.frames() if ahead is not None else {}
         with self._lock:
             self._counters.blobs_offered += len(blobs)
@@ -159,10 +155,8 @@ class BlobWriter:
         until = map(present.get, blobs, repeat(-1.0))
         unknown = list(compress(blobs, map(lt, until, repeat(expires_at))))
         if unknown:
-            known = self._store.stat(unknown)
-            present.update(
-                (digest, known[digest].expires_at) for digest in known if digest not in self._distrusted
-            )
+            known = self._store.touch(unknown, expires_at=expires_at)
+            present.update((digest, expires_at) for digest in known if digest not in self._distrusted)
         return [(digest, blobs[digest]) for digest in unknown if present.get(digest, -1.0) < expires_at]
 
 
@@ -177,17 +171,3 @@ def _batches(items: Iterable[tuple[Digest, Pending]], size: int) -> Iterator[lis
             batch, total = [], 0
     if batch:
         yield batch
-
-
-def _expiry(ttl: float | None) -> float:
-    """When a life of `ttl` seconds ends, to the next eighth of it: what is put again and again need
-    not be written each time."""
-    if ttl is None:
-        return FOREVER
-    if type(ttl) not in {int, float} or not _MIN_TTL <= ttl <= _MAX_TTL:
-        raise InvalidInputError(
-            f"ttl must be a number of seconds from {_MIN_TTL} to {_MAX_TTL:,}, or None for no end; "
-            f"not {ttl!r:.40}."
-        )
-    step = ttl / 8
-    return math.ceil((time.time() + ttl) / step) * step

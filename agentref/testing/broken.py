@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from agentref.refs import Digest
 from agentref.storage.memory import MemoryBlobStore
@@ -123,41 +123,50 @@ class ReadingIsTouching(MemoryBlobStore):
 class InsertionOrder(MemoryBlobStore):
     """Lists blobs as they came."""
 
-    def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
+    def scan(self, *, after: Digest | None = None, limit: int = 1000, **more: Any) -> Sequence[BlobInfo]:
         """No order of names."""
-        page = super().scan(after=after, limit=limit)
+        page = super().scan(after=after, limit=limit, **more)
         return sorted(page, key=lambda info: info.digest[8:])
 
 
 class OverlappingPages(MemoryBlobStore):
     """Loses a blob between two pages."""
 
-    def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
+    def scan(self, *, after: Digest | None = None, limit: int = 1000, **more: Any) -> Sequence[BlobInfo]:
         """Skips the first one after `after`."""
-        return super().scan(after=after, limit=limit)[0 if after is None else 1 :]
+        return super().scan(after=after, limit=limit, **more)[0 if after is None else 1 :]
 
 
 class AnchoredScan(MemoryBlobStore):
     """Can go on only after a blob that is here."""
 
-    def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
+    def scan(self, *, after: Digest | None = None, limit: int = 1000, **more: Any) -> Sequence[BlobInfo]:
         """A cursor that is gone starts from the beginning."""
         known = after is not None and after in self.stat([after])
-        return super().scan(after=after if known else None, limit=limit)
+        return super().scan(after=after if known else None, limit=limit, **more)
 
 
 class NeverEmpty(MemoryBlobStore):
     """Lists a header of its own."""
 
-    def scan(self, *, after: Digest | None = None, limit: int = 1000) -> Sequence[BlobInfo]:
+    def scan(self, *, after: Digest | None = None, limit: int = 1000, **more: Any) -> Sequence[BlobInfo]:
         """One that nobody stored."""
-        return super().scan(after=after, limit=limit) or [BlobInfo(Digest(bytes(32)), 0, 0.0, FOREVER)]
+        return super().scan(after=after, limit=limit, **more) or [
+            BlobInfo(Digest(bytes(32)), 0, 0.0, FOREVER)
+        ]
 
 
 class RemovesNothing(MemoryBlobStore):
     """Keeps everything."""
 
-    def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
+    def remove(
+        self,
+        digests: Collection[Digest],
+        /,
+        *,
+        untouched_since: float = FOREVER,
+        **more: Any,  # noqa: ARG002
+    ) -> int:
         """Only says that it does."""
         return len(super().stat(digests)) if untouched_since == FOREVER else 0
 
@@ -165,17 +174,21 @@ class RemovesNothing(MemoryBlobStore):
 class RemovesAll(MemoryBlobStore):
     """Does not look when a blob was last touched."""
 
-    def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
+    def remove(
+        self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER, **more: Any
+    ) -> int:
         """Removes the living."""
-        return super().remove(digests, untouched_since=max(untouched_since, FOREVER))
+        return super().remove(digests, untouched_since=max(untouched_since, FOREVER), **more)
 
 
 class CountsRequests(MemoryBlobStore):
     """Counts what it was asked to remove."""
 
-    def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
+    def remove(
+        self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER, **more: Any
+    ) -> int:
         """Also what was not here."""
-        super().remove(digests, untouched_since=untouched_since)
+        super().remove(digests, untouched_since=untouched_since, **more)
         return len(digests)
 
 
@@ -186,10 +199,12 @@ class Buried(MemoryBlobStore):
         super().__init__()
         self._dead: set[Digest] = set()
 
-    def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
+    def remove(
+        self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER, **more: Any
+    ) -> int:
         """Remembers."""
         self._dead.update(digests)
-        return super().remove(digests, untouched_since=untouched_since)
+        return super().remove(digests, untouched_since=untouched_since, **more)
 
     def store(self, blobs: Mapping[Digest, bytes], /, *, expires_at: float = FOREVER) -> None:
         """Passes over the dead."""
@@ -280,11 +295,13 @@ class LiveView(MemoryBlobStore):
         self._shown = dict(super().fetch(digests))
         return self._shown
 
-    def remove(self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER) -> int:
+    def remove(
+        self, digests: Collection[Digest], /, *, untouched_since: float = FOREVER, **more: Any
+    ) -> int:
         """Also from what was returned."""
         for digest in digests:
             self._shown.pop(digest, None)
-        return super().remove(digests, untouched_since=untouched_since)
+        return super().remove(digests, untouched_since=untouched_since, **more)
 
 
 class NeverClosed(MemoryBlobStore):

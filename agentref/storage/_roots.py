@@ -1,0 +1,151 @@
+"""What keeps blobs alive beyond their own lives, in the index of a store in a directory."""
+
+import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import Final
+
+from agentref.refs import Digest
+from agentref.storage._arguments import (
+    check_alias,
+    check_limit,
+    check_owner,
+    check_prefix,
+    check_time,
+    unique_digests,
+)
+from agentref.storage._sqlite import Database
+from agentref.storage.protocol import FOREVER, AliasRow, PinRow
+
+__all__ = ["IndexedRoots"]
+
+_ALIAS: Final = """
+SELECT name, digest, codec, CAST(size AS INTEGER), CAST(version AS INTEGER), CAST(expires_at AS REAL)
+FROM alias
+"""
+
+_NEXT_SETTING: Final = """
+INSERT INTO meta(key, value) VALUES ('settings', 1)
+ON CONFLICT(key) DO UPDATE SET value = value + 1 RETURNING value
+"""
+
+_SET: Final = """
+INSERT OR REPLACE INTO alias(name, digest, codec, size, version, expires_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+
+_PIN: Final = """
+INSERT INTO pin(owner, digest, expires_at) VALUES (?, ?, ?)
+ON CONFLICT(owner, digest) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)
+"""
+
+_PINS: Final = """
+SELECT owner, digest, CAST(expires_at AS REAL) FROM pin
+WHERE (owner, digest) > (?, ?) AND owner >= ? AND owner < ? AND expires_at > ?
+ORDER BY owner, digest LIMIT ?
+"""
+
+_BEYOND: Final = "\U0010ffff"
+
+
+class IndexedRoots(ABC):
+    """The verbs of a `RootStore` over the tables `alias` and `pin`."""
+
+    _database: Database
+
+    @abstractmethod
+    def _verb(self) -> AbstractContextManager[None]: ...
+
+    def set_alias(self, alias: AliasRow, /, *, expect: int | None = None) -> AliasRow | None:
+        """Let a name stand for content; None if `expect` is not the version that stands there now."""
+        check_alias(alias)
+        with self._verb(), self._database.write() as connection:
+            old = _standing(connection, alias.name)
+            if expect is not None and expect != (old.version if old else 0):
+                return None
+            version = int(connection.execute(_NEXT_SETTING).fetchone()[0])
+            new = alias._replace(version=version)
+            connection.execute(_SET, new)
+        return new
+
+    def alias(self, name: str, /) -> AliasRow | None:
+        """What a name stands for."""
+        with self._verb(), self._database.read() as connection:
+            return _standing(connection, name)
+
+    def delete_alias(self, name: str, /, *, expect: int | None = None) -> bool:
+        """Whether the name was there, at the version expected if one is given; it is gone then."""
+        with self._verb(), self._database.write() as connection:
+            old = _standing(connection, name)
+            if old is None or (expect is not None and expect != old.version):
+                return False
+            connection.execute("DELETE FROM alias WHERE name = ?", (name,))
+        return True
+
+    def scan_aliases(
+        self, *, prefix: str = "", after: str | None = None, limit: int = 1000
+    ) -> Sequence[AliasRow]:
+        """The next `limit` names with that prefix, in the order of their code points."""
+        check_limit(limit)
+        check_prefix(prefix)
+        with self._verb(), self._database.read() as connection:
+            found = connection.execute(
+                _ALIAS
+                + "WHERE name > ? AND name >= ? AND name < ? AND expires_at > ? ORDER BY name LIMIT ?",
+                (after or "", prefix, prefix + _BEYOND, time.time(), limit),
+            )
+            return list(map(AliasRow._make, found))
+
+    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+        """Let `owner` keep these alive, besides what it keeps already: one transaction."""
+        check_owner(owner)
+        check_time("expires_at", expires_at)
+        wanted = unique_digests(digests)
+        with self._verb():
+            if not wanted:
+                return
+            with self._database.write() as connection:
+                connection.executemany(_PIN, [(owner, digest, expires_at) for digest in wanted])
+
+    def unpin(self, owners: Collection[str], /) -> int:
+        """Take all pins of these owners away; returns how many pins there were."""
+        names = list(dict.fromkeys(owners))
+        for owner in names:
+            check_owner(owner)
+        now = time.time()
+        with self._verb():
+            if not names:
+                return 0
+            with self._database.write() as connection:
+                gone = 0
+                for owner in names:
+                    found = connection.execute(
+                        "DELETE FROM pin WHERE owner = ? RETURNING expires_at > ?", (owner, now)
+                    )
+                    gone += sum(alive for (alive,) in found.fetchall())
+        return gone
+
+    def scan_pins(
+        self, *, prefix: str = "", after: tuple[str, Digest] | None = None, limit: int = 1000
+    ) -> Sequence[PinRow]:
+        """The next `limit` pins of owners with that prefix, in the order of owner and digest."""
+        check_limit(limit)
+        check_prefix(prefix)
+        owner, digest = after or ("", b"")
+        with self._verb(), self._database.read() as connection:
+            found = connection.execute(_PINS, (owner, digest, prefix, prefix + _BEYOND, time.time(), limit))
+            return list(map(PinRow._make, found))
+
+    def forget(self, *, expires_by: float) -> int:
+        """Drop the aliases and pins whose life ended at `expires_by` or before; returns how many."""
+        check_time("expires_by", expires_by)
+        until = (min(expires_by, time.time()),)
+        with self._verb(), self._database.write() as connection:
+            aliases = connection.execute("DELETE FROM alias WHERE expires_at <= ?", until).rowcount
+            return aliases + connection.execute("DELETE FROM pin WHERE expires_at <= ?", until).rowcount
+
+
+def _standing(connection: sqlite3.Connection, name: str) -> AliasRow | None:
+    found = connection.execute(_ALIAS + "WHERE name = ? AND expires_at > ?", (name, time.time())).fetchone()
+    return None if found is None else AliasRow._make(found)
