@@ -58,6 +58,8 @@ class Runtime:
         self.backend = backend
         self.inline_threshold_bytes = inline_threshold_bytes
         self._stores = {store.backend_id: store for store in stores}
+        # A store's own name goes before what another one answers to as well; the backend's before others'.
+        self._answering = {name: store for store in stores for name in store.backend_aliases} | self._stores
 
     def with_codec(self, codec: ValueCodec) -> "Runtime":
         """The same stores and threshold, under another codec."""
@@ -121,11 +123,12 @@ class Runtime:
     def _store_of(self, ref: ContentRef, name: str) -> CAS:
         if ref.backend_id is None:
             return self.backend
-        store = self._stores.get(ref.backend_id)
+        store = self._answering.get(ref.backend_id)
         if store is None:
             raise UnknownBackendError(
                 f"{name} {ref.hash} is kept in the store {ref.backend_id!r}, which is not configured here; "
-                f"{', '.join(map(repr, self._stores))} are. Pass that store too: also=[FilesystemCAS(...)]."
+                f"{', '.join(map(repr, self._answering))} are. "
+                f"Pass that store too: also=[FilesystemCAS(...)]."
             )
         return store
 

@@ -24,6 +24,8 @@ TREE: dict[str, tuple[set[type], str]] = {
     "UnsetFieldError": ({errors.StateError, AttributeError, KeyError}, "unset_field"),
     "InPlaceMutationError": ({errors.StateError, RuntimeError}, "in_place_mutation"),
     "BlobNotFoundError": ({errors.AgentRefError, KeyError}, "blob_not_found"),
+    "AliasNotFoundError": ({errors.AgentRefError, KeyError}, "alias_not_found"),
+    "AliasConflictError": ({errors.AgentRefError}, "alias_conflict"),
     "IntegrityError": ({errors.AgentRefError, ValueError}, "integrity"),
     "CorruptBlobError": ({errors.IntegrityError}, "corrupt_blob"),
     "MalformedBlobError": ({errors.IntegrityError}, "malformed_blob"),

@@ -172,3 +172,20 @@ def test_what_is_no_store_is_refused(backend: object) -> None:
 def test_a_threshold_that_makes_no_sense_is_refused(threshold: object) -> None:
     with pytest.raises(InvalidInputError, match="inline_threshold_bytes"):
         Runtime(InMemoryCAS(), inline_threshold_bytes=threshold)
+
+
+def test_a_store_is_found_by_the_names_that_it_answers_to() -> None:
+    old = InMemoryCAS(backend_id="old")
+    ref = old.dump(["x" * 3000])
+    new = InMemoryCAS(backend_id="new", backend_aliases=["old"])
+    new.dump(["x" * 3000])
+    old.close()
+    assert Runtime(new, inline_threshold_bytes=0).load_many([ref]) == [["x" * 3000]]
+
+
+def test_a_stores_own_name_goes_before_what_another_answers_to() -> None:
+    old = InMemoryCAS(backend_id="old")
+    ref = old.dump("only in the old one")
+    new = InMemoryCAS(backend_id="new", backend_aliases=["old"])
+    runtime = Runtime(new, also=[old], inline_threshold_bytes=0).with_codec(ValueCodec())
+    assert runtime.load_many([ref]) == ["only in the old one"]
