@@ -1,13 +1,13 @@
 """The facade that every adapter uses: values to refs, refs to values, over one or several stores."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from agentref.codecs import ValueCodec, name_error
 from agentref.errors import InvalidInputError, UnknownBackendError, UnsupportedTypeError
 from agentref.refs import ContentRef
-from agentref.storage import CAS, Encoded
+from agentref.storage import CAS, LEASE_SECONDS, Encoded
 
 __all__ = ["Outgoing", "Runtime"]
 
@@ -32,11 +32,20 @@ class Runtime:
         backend: where values are written, and read.
         also: more stores, that are only read: the ones that older refs name.
         inline_threshold_bytes: values of a larger encoded size get a ref; 0 means every value.
+        pins: whether what `keep` stores lives by its pins, after a lease. Without, and where the backend
+            keeps no pins, it has no end but the backend's own default.
 
     Thread-safe.
     """
 
-    def __init__(self, backend: CAS, *, also: Iterable[CAS] = (), inline_threshold_bytes: int) -> None:
+    def __init__(
+        self,
+        backend: CAS,
+        *,
+        also: Iterable[CAS] = (),
+        inline_threshold_bytes: int,
+        pins: bool = False,
+    ) -> None:
         if isinstance(also, CAS) or not isinstance(also, Iterable):
             raise InvalidInputError(
                 f"also must be a list of stores, also=[FilesystemCAS(...)], not {type(also).__name__}."
@@ -57,6 +66,7 @@ class Runtime:
             )
         self.backend = backend
         self.inline_threshold_bytes = inline_threshold_bytes
+        self.pins = pins and backend.keeps_roots
         self._stores = {store.backend_id: store for store in stores}
         # A store's own name goes before what another one answers to as well; the backend's before others'.
         self._answering = {name: store for store in stores for name in store.backend_aliases} | self._stores
@@ -67,6 +77,7 @@ class Runtime:
             self.backend.with_codec(codec),
             also=[store.with_codec(codec) for store in self._stores.values() if store is not self.backend],
             inline_threshold_bytes=self.inline_threshold_bytes,
+            pins=self.pins,
         )
 
     def encode(self, values: Sequence[object], *, names: Sequence[str] = ()) -> Outgoing:
@@ -86,17 +97,59 @@ class Runtime:
                 kept.append(encoded)
         return Outgoing(refs, kept)
 
-    def store(self, externalized: Outgoing) -> None:
+    def store(self, externalized: Outgoing, *, ttl: float | None = None) -> None:
         """Make what was encoded durable, in one batch."""
         if externalized.encoded:
             blobs = {digest: blob for part in externalized.encoded for digest, blob in part.blobs.items()}
             refs = [ref for part in externalized.encoded for ref in part.refs]
-            self.backend.store(Encoded(refs, blobs))
+            self.backend.store(Encoded(refs, blobs), ttl=ttl)
 
     async def astore(self, externalized: Outgoing) -> None:
         """`store` for the event loop."""
         if externalized.encoded:
             await asyncio.to_thread(self.store, externalized)
+
+    def keep(self, externalized: Outgoing, owner: str, refs: Sequence[ContentRef]) -> None:
+        """Make what was encoded durable, and then let `owner` keep `refs`, which are among it or kept by
+        somebody else."""
+        if not self.pins:
+            self.store(externalized)
+            return
+        self.store(externalized, ttl=max(LEASE_SECONDS, self.backend.default_ttl_seconds or 0.0))
+        self.pin(owner, refs)
+
+    async def akeep(self, externalized: Outgoing, owner: str, refs: Sequence[ContentRef]) -> None:
+        """`keep` for the event loop."""
+        if externalized.encoded or (refs and self.pins):
+            await asyncio.to_thread(self.keep, externalized, owner, refs)
+
+    def pin(self, owner: str, refs: Sequence[ContentRef]) -> None:
+        """Let `owner` keep refs that were stored just now, or are kept by somebody else; each in its store.
+
+        One into a store that is not configured here is passed over: it cannot be read here either.
+        """
+        kept: dict[str, list[ContentRef]] = {}
+        for ref in refs:
+            store = self.backend if ref.backend_id is None else self._answering.get(ref.backend_id)
+            if store is not None and store.keeps_roots:
+                kept.setdefault(store.backend_id, []).append(ref)
+        for name, few in kept.items():
+            self._stores[name].pin(owner, few, look=False)
+
+    async def apin(self, owner: str, refs: Sequence[ContentRef]) -> None:
+        """`pin` for the event loop."""
+        if refs:
+            await asyncio.to_thread(self.pin, owner, refs)
+
+    def unpin(self, owners: Collection[str]) -> None:
+        """Let go of all that these owners keep, in every store."""
+        for store in self._stores.values():
+            if owners and store.keeps_roots:
+                store.unpin(*owners)
+
+    async def aunpin(self, owners: Collection[str]) -> None:
+        """`unpin` for the event loop."""
+        await asyncio.to_thread(self.unpin, owners)
 
     def load_many(self, refs: Sequence[ContentRef], *, names: Sequence[str] = ()) -> list[object]:
         """The value of each ref, in order: one batch for each store. No result shares a part with another.

@@ -1,5 +1,6 @@
 """Content-addressed stores: bytes and values, kept once, verified at every read."""
 
+from agentref.storage._lives import GRACE_SECONDS, LEASE_SECONDS
 from agentref.storage.cas import CAS
 from agentref.storage.lifetimes import Alias, Pin
 from agentref.storage.local import FilesystemCAS, InMemoryCAS
@@ -10,6 +11,8 @@ from agentref.storage.writing import Encoded
 __all__ = [
     "CAS",
     "FOREVER",
+    "GRACE_SECONDS",
+    "LEASE_SECONDS",
     "Alias",
     "AliasRow",
     "BlobInfo",

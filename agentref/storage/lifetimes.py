@@ -56,6 +56,11 @@ class Lifetimes(ABC):
     backend_id: str
     default_ttl_seconds: float | None
 
+    @property
+    def keeps_roots(self) -> bool:
+        """Whether the blob store keeps aliases and pins, so that it can be pruned."""
+        return isinstance(self._store, RootStore)
+
     def touch(self, refs: Iterable[ContentRef], *, ttl: float | None = None) -> int:
         """Lengthen the lives of refs, and of all that they need, to `ttl` seconds from now at least.
 
@@ -237,7 +242,7 @@ class Lifetimes(ABC):
         return keep_alive(self._store, [ref.digest for ref in refs], expires_at, called=called)
 
     def _roots(self) -> PrunableStore:
-        if not isinstance(self._store, RootStore):
+        if not isinstance(self._store, RootStore):  # as `keeps_roots`; this form tells the type checker
             raise ConfigurationError(
                 f"{type(self._store).__qualname__} keeps no aliases and no pins: it is a BlobStore, but no "
                 f"agentref.storage.RootStore. Use FilesystemCAS, PostgresCAS or InMemoryCAS."

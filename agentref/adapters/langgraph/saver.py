@@ -61,7 +61,8 @@ def externalize(
     Raises `InvalidInputError` for arguments of the wrong kind. Reading through the result raises
     `BlobNotFoundError`, `IntegrityError` or `UnknownBackendError`, each naming the ref.
     """
-    return wrap(saver, Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes))
+    runtime = Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes, pins=True)
+    return wrap(saver, runtime)
 
 
 Admit = Callable[[str, Iterable[tuple[str, Any]]], tuple[list[tuple[str, Any]], Outgoing]]

@@ -3,8 +3,9 @@
 LangGraph and others tell what a saver can do by which methods its class overrides.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,17 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+)
+
+from agentref.adapters.langgraph.pins import (
+    Query,
+    alisted,
+    listed,
+    owner_in,
+    pinned_refs,
+    refs_for,
+    runs,
+    threads,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +43,7 @@ def verbs_of(inner: type[BaseCheckpointSaver[Any]]) -> dict[str, Any]:
     """The methods for a wrapper of a saver of that type."""
     return {
         name: verb
-        for name, verb in {**_TRANSLATING, **_FORWARDING}.items()
+        for name, verb in _VERBS.items()
         if getattr(inner, name, None) is not getattr(BaseCheckpointSaver, name, None)
     }
 
@@ -103,7 +115,8 @@ def put(
 
     def save() -> tuple[Checkpoint, ChannelVersions]:
         lean, versions, outgoing = self.placed_checkpoint(config, checkpoint, new_versions)
-        self.runtime.store(outgoing)
+        owner = owner_in(config, checkpoint["id"])
+        self.runtime.keep(outgoing, owner, pinned_refs(lean["channel_values"].values()))
         return lean, versions
 
     lean, versions = self.pace.save(save)
@@ -121,7 +134,8 @@ async def aput(
 ) -> RunnableConfig:
     """`put` for the event loop."""
     lean, versions, outgoing = self.placed_checkpoint(config, checkpoint, new_versions)
-    await self.runtime.astore(outgoing)
+    owner = owner_in(config, checkpoint["id"])
+    await self.runtime.akeep(outgoing, owner, pinned_refs(lean["channel_values"].values()))
     self.remember(config, lean)
     with self.explaining(config, lean["channel_values"].items()):
         return await self.inner.aput(config, lean, metadata, versions)
@@ -138,7 +152,7 @@ def put_writes(
 
     def save() -> list[tuple[str, Any]]:
         lean, outgoing = self.placed_writes(config, writes)
-        self.runtime.store(outgoing)
+        self.runtime.keep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
         return lean
 
     lean = self.pace.save(save)
@@ -155,32 +169,104 @@ async def aput_writes(
 ) -> None:
     """`put_writes` for the event loop."""
     lean, outgoing = self.placed_writes(config, writes)
-    await self.runtime.astore(outgoing)
+    await self.runtime.akeep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
     with self.explaining(config, lean):
         await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
 
 
-def _forward(name: str) -> Any:
-    def verb(self: "ExternalizingSaver", *args: Any, **options: Any) -> Any:
-        return getattr(self.inner, name)(*args, **options)
-
-    verb.__name__ = verb.__qualname__ = name
-    verb.__doc__ = f"The inner saver's `{name}`. Blobs stay: other threads may share them."
-    return verb
+# Taking checkpoints away. Pins go after the checkpoints, and only those of checkpoints that are gone: a
+# crash in between, or a checkpoint that comes meanwhile, leaves a pin too many.
 
 
-_TRANSLATING: Final = {
+def _take_away(self: "ExternalizingSaver", queries: list[Query], deletion: Callable[[], None]) -> None:
+    if not self.runtime.pins:
+        deletion()
+        return
+    before = listed(self.inner, queries)
+    deletion()
+    if before:
+        self.runtime.unpin(before - listed(self.inner, queries))
+
+
+async def _atake_away(
+    self: "ExternalizingSaver", queries: list[Query], deletion: Callable[[], Awaitable[None]]
+) -> None:
+    if not self.runtime.pins:
+        await deletion()
+        return
+    before = await alisted(self.inner, queries)
+    await deletion()
+    if before:
+        await self.runtime.aunpin(before - await alisted(self.inner, queries))
+
+
+def delete_thread(self: "ExternalizingSaver", thread_id: str) -> None:
+    """The inner saver's, and what nothing else needs is free to be pruned."""
+    _take_away(self, threads([thread_id]), partial(self.inner.delete_thread, thread_id))
+
+
+async def adelete_thread(self: "ExternalizingSaver", thread_id: str) -> None:
+    """`delete_thread` for the event loop."""
+    await _atake_away(self, threads([thread_id]), partial(self.inner.adelete_thread, thread_id))
+
+
+def delete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -> None:
+    """The inner saver's, and what nothing else needs is free to be pruned."""
+    _take_away(self, runs(run_ids), partial(self.inner.delete_for_runs, run_ids))
+
+
+async def adelete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -> None:
+    """`delete_for_runs` for the event loop."""
+    await _atake_away(self, runs(run_ids), partial(self.inner.adelete_for_runs, run_ids))
+
+
+def prune(self: "ExternalizingSaver", thread_ids: Sequence[str], **options: Any) -> None:
+    """The inner saver's, and what nothing else needs is free to be pruned from the store."""
+    _take_away(self, threads(thread_ids), partial(self.inner.prune, thread_ids, **options))
+
+
+async def aprune(self: "ExternalizingSaver", thread_ids: Sequence[str], **options: Any) -> None:
+    """`prune` for the event loop."""
+    await _atake_away(self, threads(thread_ids), partial(self.inner.aprune, thread_ids, **options))
+
+
+def copy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread_id: str) -> None:
+    """The inner saver's. What the copy needs is pinned for it first; what came meanwhile, after."""
+    for thread_id in (source_thread_id, target_thread_id):
+        for query, chosen in threads([thread_id]) if self.runtime.pins else ():
+            found = refs_for(target_thread_id, self.inner.list(query, filter=chosen))
+            for owner, refs in found.items():
+                self.runtime.pin(owner, refs)
+        if thread_id == source_thread_id:
+            self.inner.copy_thread(source_thread_id, target_thread_id)
+
+
+async def acopy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread_id: str) -> None:
+    """`copy_thread` for the event loop."""
+    for thread_id in (source_thread_id, target_thread_id):
+        for query, chosen in threads([thread_id]) if self.runtime.pins else ():
+            saved = [item async for item in self.inner.alist(query, filter=chosen)]
+            for owner, refs in refs_for(target_thread_id, saved).items():
+                await self.runtime.apin(owner, refs)
+        if thread_id == source_thread_id:
+            await self.inner.acopy_thread(source_thread_id, target_thread_id)
+
+
+_VERBS: Final = {
     "get_tuple": get_tuple,
     "aget_tuple": aget_tuple,
     "list": list_,
     "alist": alist,
+    "delete_thread": delete_thread,
+    "adelete_thread": adelete_thread,
+    "delete_for_runs": delete_for_runs,
+    "adelete_for_runs": adelete_for_runs,
+    "copy_thread": copy_thread,
+    "acopy_thread": acopy_thread,
+    "prune": prune,
+    "aprune": aprune,
     "put": put,
     "aput": aput,
     "put_writes": put_writes,
     "aput_writes": aput_writes,
-}
-_FORWARDING: Final = {
-    name: _forward(name)
-    for verb in ("delete_thread", "delete_for_runs", "copy_thread", "prune")
-    for name in (verb, f"a{verb}")
 }
