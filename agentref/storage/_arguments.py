@@ -19,6 +19,7 @@ __all__ = [
     "check_max_value_bytes",
     "check_name",
     "check_owner",
+    "check_prefix",
     "check_root",
     "check_store",
     "check_time",
@@ -119,8 +120,12 @@ def valid_blobs(blobs: Mapping[Digest, bytes]) -> dict[Digest, bytes]:
 
 def check_time(name: str, value: object) -> None:
     """Raise `InvalidInputError` unless `value` is a number of seconds, or infinity."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise InvalidInputError(f"{name} must be seconds since the epoch, or FOREVER, not {value!r:.80}.")
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
+            return
+    except OverflowError:  # an int that is longer than any float
+        pass
+    raise InvalidInputError(f"{name} must be seconds since the epoch, or FOREVER, not {value!r:.80}.")
 
 
 def check_limit(limit: object) -> None:
@@ -145,6 +150,12 @@ def check_name(what: str, name: object) -> None:
 def check_owner(owner: object) -> None:
     """Raise `InvalidInputError` unless `owner` can own pins."""
     check_name("The owner of a pin", owner)
+
+
+def check_prefix(prefix: object) -> None:
+    """Raise `InvalidInputError` unless names can begin with `prefix`; all begin with the empty one."""
+    if prefix != "":
+        check_name("prefix", prefix)
 
 
 def check_alias(alias: object) -> None:
