@@ -10,9 +10,16 @@ pytest.register_assert_rewrite(
     "agentref.testing._common",
     "agentref.testing.blobstore",
     "agentref.testing.lifetimes",
+    "agentref.testing.pins",
     "agentref.testing.rootstore",
 )
 
 from agentref.testing.blobstore import BlobStoreContract, PersistentBlobStoreContract  # noqa: E402
+from agentref.testing.rootstore import PersistentRootStoreContract, RootStoreContract  # noqa: E402
 
-__all__ = ["BlobStoreContract", "PersistentBlobStoreContract"]
+__all__ = [
+    "BlobStoreContract",
+    "PersistentBlobStoreContract",
+    "PersistentRootStoreContract",
+    "RootStoreContract",
+]

@@ -10,20 +10,64 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
 
 from agentref.refs import Digest
-from agentref.storage.protocol import BlobInfo, BlobStore
+from agentref.storage.protocol import BlobInfo, BlobStore, RootStore
 
-__all__ = ["FAR", "NO_TIMES", "blobs_of", "in_processes", "info_of", "name_of", "run_together", "wait"]
+__all__ = [
+    "FAR",
+    "NAMES",
+    "NO_TIMES",
+    "TimedRootStore",
+    "blobs_of",
+    "in_processes",
+    "info_of",
+    "name_of",
+    "run_together",
+    "wait",
+]
 
 _Result = TypeVar("_Result")
 
 FAR: Final = 4_102_444_800.0  # the year 2100
-NO_TIMES: Final = (float("nan"), True, "1", b"1")
+NO_TIMES: Final = (float("nan"), True, "1", b"1", 10**400)
 _MOMENT: Final = 0.02
 _PATIENCE: Final = 500
 
 
-class _Timed(Protocol):
-    def clock(self) -> float: ...
+# Each of these is another's prefix to a store that takes it for a pattern, folds its case or normalises it.
+NAMES: Final = (
+    "%",
+    "*",
+    "?",
+    "A",
+    "[a]",
+    "\\",
+    "_",
+    "a",
+    "a ",
+    "a%",
+    "a_",
+    "ab",
+    "e\u0301",
+    "\u00e9",
+    "\ud7ff",
+    "\ud7ffa",
+    "\uff21",
+    "\U0001f600",
+    "\U0010ffff",
+    "\U0010ffffa",
+)
+
+
+class TimedRootStore(RootStore, Protocol):
+    """A store of roots with `clock` and `close`, as a blob store has them."""
+
+    def clock(self) -> float:
+        """Seconds since the epoch, by the clock that lives are measured with."""
+        ...
+
+    def close(self) -> None:
+        """Release files and connections. Idempotent; any later verb raises `StoreUnavailableError`."""
+        ...
 
 
 def name_of(number: int) -> Digest:
@@ -41,7 +85,7 @@ def info_of(store: BlobStore, digest: Digest) -> BlobInfo:
     return store.stat([digest])[digest]
 
 
-def wait(store: _Timed, until: float | None = None) -> float:
+def wait(store: BlobStore | TimedRootStore, until: float | None = None) -> float:
     """Let the store's own clock, maybe another machine's, pass a moment, or `until`; the time then."""
     until = store.clock() if until is None else until
     for _ in range(_PATIENCE):
