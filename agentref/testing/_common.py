@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
 
@@ -95,7 +95,7 @@ def wait(store: BlobStore | TimedRootStore, until: float | None = None) -> float
     raise AssertionError(f"The clock of {store!r} stands still at {store.clock()}.")
 
 
-def run_together(work: list[Callable[[], _Result]]) -> list[_Result]:
+def run_together(work: Sequence[Callable[[], _Result]]) -> list[_Result]:
     """Run each in a thread, all at once; what they returned."""
     barrier = threading.Barrier(len(work))
 

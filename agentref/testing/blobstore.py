@@ -7,6 +7,7 @@ class TestMyStore(BlobStoreContract):
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -291,7 +292,7 @@ class PersistentBlobStoreContract(BlobStoreContract):
                 mine.store(blobs_of(10, first=at) | blobs_of(5, first=1000))
             mine.close()
 
-        in_processes([lambda first=n * 50: work(first) for n in range(4)])  # type: ignore[misc]
+        in_processes([partial(work, n * 50) for n in range(4)])
         assert store.fetch(list(blobs_of(200))) == blobs_of(200)
         assert store.fetch(list(blobs_of(5, first=1000))) == blobs_of(5, first=1000)
 

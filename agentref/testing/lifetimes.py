@@ -4,6 +4,7 @@
 "Now" is always the store's own, which may be the clock of another machine.
 """
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -303,6 +304,7 @@ class LifetimeClauses:
         assert sum(counts) == 20
 
     def test_threads_that_touch_the_same_blobs_agree(self, store: BlobStore) -> None:
+        names = list(blobs_of(20))
         store.store(blobs_of(20), expires_at=FAR)
-        run_together([lambda n=n: store.touch(list(blobs_of(20)), expires_at=FAR + n) for n in range(8)])
+        run_together([partial(store.touch, names, expires_at=FAR + n) for n in range(8)])
         assert {info.expires_at for info in store.scan()} == {FAR + 7}

@@ -2,6 +2,7 @@
 """The promises of `RootStore` as tests, one promise each: used as `BlobStoreContract` is."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -206,6 +207,7 @@ class RootStoreContract(PinClauses):
     # What is refused
 
     def test_a_name_that_cannot_be_kept_is_refused(self, store: TimedRootStore) -> None:
+        none: Any = None  # an empty prefix is one
         for bad in _NO_NAMES:
             name: Any = bad
             for verb in (
@@ -214,11 +216,11 @@ class RootStoreContract(PinClauses):
                 lambda name=name: store.alias(name),
                 lambda name=name: store.delete_alias(name),
                 lambda name=name: store.scan_aliases(after=name or ""),
-                lambda name=name: store.scan_aliases(prefix=name or 0),
+                lambda name=name: store.scan_aliases(prefix=name or none),
                 lambda name=name: store.pin(name, [name_of(0)]),
                 lambda name=name: store.unpin([name]),
                 lambda name=name: store.scan_pins(after=(name, name_of(0))),
-                lambda name=name: store.scan_pins(prefix=name or 0),
+                lambda name=name: store.scan_pins(prefix=name or none),
             ):
                 with pytest.raises(InvalidInputError):
                     verb()
@@ -269,10 +271,7 @@ class RootStoreContract(PinClauses):
     def test_of_threads_that_expect_the_same_exactly_one_wins(self, store: TimedRootStore) -> None:
         version = 0
         for _ in range(5):
-            tries = [
-                lambda n=n, at=version: store.set_alias(_alias(number=n), expect=at)  # type: ignore[misc]
-                for n in range(8)
-            ]
+            tries = [partial(store.set_alias, _alias(number=n), expect=version) for n in range(8)]
             won = [row for row in run_together(tries) if row is not None]
             assert won == [store.alias("head")]
             version = won[0].version
@@ -282,7 +281,7 @@ class RootStoreContract(PinClauses):
             store.pin("owner", [name_of(number)])
             return _set(store, str(number))
 
-        versions = run_together([lambda n=n: work(n) for n in range(8)])  # type: ignore[misc]
+        versions = run_together([partial(work, n) for n in range(8)])
         assert len(set(versions)) == 8
         assert len(store.scan_aliases()) == 8
         assert len(store.scan_pins()) == 8
@@ -331,7 +330,7 @@ class PersistentRootStoreContract(RootStoreContract):
                 mine.pin("won", [name_of(number)])
             mine.close()
 
-        in_processes([lambda n=n: work(n) for n in range(4)])  # type: ignore[misc]
+        in_processes([partial(work, n) for n in range(4)])
         found = store.alias("head")
         assert found is not None
         assert [pin.digest for pin in store.scan_pins(prefix="won")] == [found.digest]
