@@ -120,8 +120,12 @@ def valid_blobs(blobs: Mapping[Digest, bytes]) -> dict[Digest, bytes]:
 
 def check_time(name: str, value: object) -> None:
     """Raise `InvalidInputError` unless `value` is a number of seconds, or infinity."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise InvalidInputError(f"{name} must be seconds since the epoch, or FOREVER, not {value!r:.80}.")
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value):
+            return
+    except OverflowError:  # an int that is longer than any float
+        pass
+    raise InvalidInputError(f"{name} must be seconds since the epoch, or FOREVER, not {value!r:.80}.")
 
 
 def check_limit(limit: object) -> None:
@@ -144,7 +148,7 @@ def check_name(what: str, name: object) -> None:
 
 
 def check_prefix(prefix: object) -> None:
-    """Raise `InvalidInputError` unless `prefix` can be the beginning of a name, or of all."""
+    """Raise `InvalidInputError` unless names can begin with `prefix`; all begin with the empty one."""
     if prefix != "":
         check_name("prefix", prefix)
 

@@ -10,7 +10,9 @@ from typing import Final
 from agentref.refs import Digest
 from agentref.storage._arguments import (
     check_alias,
+    check_digest,
     check_limit,
+    check_name,
     check_owner,
     check_prefix,
     check_time,
@@ -42,11 +44,11 @@ ON CONFLICT(owner, digest) DO UPDATE SET expires_at = max(expires_at, excluded.e
 
 _PINS: Final = """
 SELECT owner, digest, CAST(expires_at AS REAL) FROM pin
-WHERE (owner, digest) > (?, ?) AND owner >= ? AND owner < ? AND expires_at > ?
+WHERE (owner, digest) > (?, ?) AND owner >= ? AND owner <= ? AND expires_at > ?
 ORDER BY owner, digest LIMIT ?
 """
 
-_BEYOND: Final = "\U0010ffff"
+_LAST: Final = "\U0010ffff" * 128  # no name is longer than 512 bytes
 
 
 class IndexedRoots(ABC):
@@ -71,11 +73,13 @@ class IndexedRoots(ABC):
 
     def alias(self, name: str, /) -> AliasRow | None:
         """What a name stands for."""
+        check_name("The name of an alias", name)
         with self._verb(), self._database.read() as connection:
             return _standing(connection, name)
 
     def delete_alias(self, name: str, /, *, expect: int | None = None) -> bool:
         """Whether the name was there, at the version expected if one is given; it is gone then."""
+        check_name("The name of an alias", name)
         with self._verb(), self._database.write() as connection:
             old = _standing(connection, name)
             if old is None or (expect is not None and expect != old.version):
@@ -89,11 +93,13 @@ class IndexedRoots(ABC):
         """The next `limit` names with that prefix, in the order of their code points."""
         check_limit(limit)
         check_prefix(prefix)
+        if after is not None:
+            check_name("after", after)
         with self._verb(), self._database.read() as connection:
             found = connection.execute(
                 _ALIAS
-                + "WHERE name > ? AND name >= ? AND name < ? AND expires_at > ? ORDER BY name LIMIT ?",
-                (after or "", prefix, prefix + _BEYOND, time.time(), limit),
+                + "WHERE name > ? AND name >= ? AND name <= ? AND expires_at > ? ORDER BY name LIMIT ?",
+                (after or "", prefix, prefix + _LAST, time.time(), limit),
             )
             return list(map(AliasRow._make, found))
 
@@ -133,8 +139,11 @@ class IndexedRoots(ABC):
         check_limit(limit)
         check_prefix(prefix)
         owner, digest = after or ("", b"")
+        if after is not None:
+            check_owner(owner)
+            check_digest(digest)
         with self._verb(), self._database.read() as connection:
-            found = connection.execute(_PINS, (owner, digest, prefix, prefix + _BEYOND, time.time(), limit))
+            found = connection.execute(_PINS, (owner, digest, prefix, prefix + _LAST, time.time(), limit))
             return list(map(PinRow._make, found))
 
     def forget(self, *, expires_by: float) -> int:

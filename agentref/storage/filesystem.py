@@ -170,7 +170,8 @@ class FilesystemBlobStore(IndexedRoots):
 
     def clock(self) -> float:
         """The machine's."""
-        return time.time()
+        with self._verb():
+            return time.time()
 
     def scan(
         self, *, after: Digest | None = None, limit: int = 1000, expires_by: float = FOREVER

@@ -13,7 +13,9 @@ from agentref.storage._arguments import (
     check_alias,
     check_digest,
     check_limit,
+    check_name,
     check_owner,
+    check_prefix,
     check_time,
     unique_digests,
     valid_blobs,
@@ -83,9 +85,8 @@ class MemoryBlobStore:
         """Which of them are here; each lives until `expires_at` at least from now on."""
         check_time("expires_at", expires_at)
         wanted = unique_digests(digests)
-        now = time.time()
         with self._lock:
-            entries = self._open_entries()
+            entries, now = self._open_entries(), time.time()
             here = [digest for digest in wanted if digest in entries]
             for digest in here:
                 old = entries[digest]
@@ -108,7 +109,9 @@ class MemoryBlobStore:
 
     def clock(self) -> float:
         """The machine's."""
-        return time.time()
+        with self._lock:
+            self._open_entries()
+            return time.time()
 
     def scan(
         self, *, after: Digest | None = None, limit: int = 1000, expires_by: float = FOREVER
@@ -130,9 +133,8 @@ class MemoryBlobStore:
         """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""
         check_time("expires_by", expires_by)
         wanted = unique_digests(digests)
-        now = time.time()
         with self._lock:
-            entries = self._open_entries()
+            entries, now = self._open_entries(), time.time()
             mortal = [
                 digest
                 for digest in wanted
@@ -187,11 +189,13 @@ class MemoryBlobStore:
 
     def alias(self, name: str, /) -> AliasRow | None:
         """What a name stands for."""
+        check_name("The name of an alias", name)
         with self._lock:
             return self._standing(name)
 
     def delete_alias(self, name: str, /, *, expect: int | None = None) -> bool:
         """Whether the name was there, at the version expected if one is given; it is gone then."""
+        check_name("The name of an alias", name)
         with self._lock:
             old = self._standing(name)
             if old is None or (expect is not None and expect != old.version):
@@ -204,6 +208,9 @@ class MemoryBlobStore:
     ) -> Sequence[AliasRow]:
         """The next `limit` names with that prefix, in the order of their code points."""
         check_limit(limit)
+        check_prefix(prefix)
+        if after is not None:
+            check_name("after", after)
         now = time.time()
         with self._lock:
             self._open_entries()
@@ -239,6 +246,10 @@ class MemoryBlobStore:
     ) -> Sequence[PinRow]:
         """The next `limit` pins of owners with that prefix, in the order of owner and digest."""
         check_limit(limit)
+        check_prefix(prefix)
+        if after is not None:
+            check_owner(after[0])
+            check_digest(after[1])
         now = time.time()
         with self._lock:
             self._open_entries()
@@ -280,9 +291,9 @@ class MemoryBlobStore:
         return alias if alias is not None and alias.expires_at > time.time() else None
 
     def _keep(self, blobs: dict[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
-        now = time.time()
         with self._lock:
-            entries = self._open_entries()
+            # The time is told under the lock: who waited for it was not there before.
+            entries, now = self._open_entries(), time.time()
             for digest, data in blobs.items():
                 old = entries.get(digest)
                 if old is None:

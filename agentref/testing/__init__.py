@@ -6,8 +6,20 @@ Needs pytest. Nothing in agentref imports this package.
 import pytest
 
 # Before the import: a suite explains a failure as well as a test of one's own does.
-pytest.register_assert_rewrite("agentref.testing.blobstore")
+pytest.register_assert_rewrite(
+    "agentref.testing._common",
+    "agentref.testing.blobstore",
+    "agentref.testing.lifetimes",
+    "agentref.testing.pins",
+    "agentref.testing.rootstore",
+)
 
 from agentref.testing.blobstore import BlobStoreContract, PersistentBlobStoreContract  # noqa: E402
+from agentref.testing.rootstore import PersistentRootStoreContract, RootStoreContract  # noqa: E402
 
-__all__ = ["BlobStoreContract", "PersistentBlobStoreContract"]
+__all__ = [
+    "BlobStoreContract",
+    "PersistentBlobStoreContract",
+    "PersistentRootStoreContract",
+    "RootStoreContract",
+]
