@@ -6,6 +6,7 @@ import pytest
 
 from agentref.storage.filesystem import FilesystemBlobStore
 from agentref.storage.memory import MemoryBlobStore
+from agentref.storage.postgres import PostgresBlobStore
 from agentref.testing import BlobStoreContract, PersistentBlobStoreContract
 from agentref.testing.broken import BROKEN
 
@@ -33,6 +34,15 @@ class TestFilesystemBlobStoreAtOnce(PersistentBlobStoreContract):
 
     def make_store(self, path):
         return FilesystemBlobStore(path)
+
+
+class TestPostgresBlobStore(PersistentBlobStoreContract):
+    @pytest.fixture(autouse=True)
+    def server(self, databases):
+        self.databases = databases
+
+    def make_store(self, path):
+        return PostgresBlobStore(self.databases.dsn(path))
 
 
 def clauses(contract):

@@ -1,0 +1,234 @@
+# ruff: noqa: S608  (every part of a statement is a constant of this file; values travel beside it)
+"""What is said to the table of blobs: one statement a verb, whatever the size of the batch.
+
+Whoever locks several rows locks them in the order of their digests, so that no two of these wait for each
+other. A row that is locked first and changed then is changed as it is by then, not as the statement saw
+it. Digests and bytes travel in binary, so that neither side takes a copy to unescape.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from agentref.refs import Digest
+
+__all__ = [
+    "clock",
+    "condemn",
+    "epoch",
+    "fetch",
+    "page",
+    "peek",
+    "put",
+    "remove",
+    "stat",
+    "store_id",
+    "touch",
+]
+
+_Connection = psycopg.Connection[Any]
+
+# A statement is copied a few times on its way; libpq takes none over a gigabyte.
+_STATEMENT_BYTES: Final = 32 * 1024 * 1024
+
+_NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
+
+_INFO: Final = "digest, stored_size, touched_at, expires_at, condemned_at"
+
+_PUT: Final = f"""
+INSERT INTO agentref_blob AS b (digest, data, stored_size, head, touched_at, expires_at)
+SELECT new.digest, new.data, octet_length(new.data), new.head, {_NOW}, %b::float8
+FROM unnest(%b::bytea[], %b::bytea[], %b::smallint[]) AS new(digest, data, head)
+ON CONFLICT (digest) DO UPDATE SET
+    touched_at = GREATEST(b.touched_at, EXCLUDED.touched_at), condemned_at = NULL,
+"""
+
+_KEEP: Final = _PUT + "    expires_at = GREATEST(b.expires_at, EXCLUDED.expires_at)"
+
+_OVERWRITE: Final = (
+    _PUT + "    data = EXCLUDED.data, stored_size = EXCLUDED.stored_size, head = EXCLUDED.head"
+)
+
+# Those to be changed are found without a lock, and then locked by name only: a condition on the life would
+# be looked at again after waiting for another who lengthens it, and the row would count as absent.
+_TOUCH: Final = f"""
+WITH stale AS MATERIALIZED (
+    SELECT digest FROM agentref_blob
+    WHERE digest = ANY(%(digests)b::bytea[])
+        AND (expires_at < %(expires_at)b::float8 OR condemned_at IS NOT NULL)
+), locked AS MATERIALIZED (
+    SELECT b.digest FROM agentref_blob AS b JOIN stale USING (digest)
+    ORDER BY b.digest FOR NO KEY UPDATE OF b
+), touched AS (
+    UPDATE agentref_blob AS b SET
+        touched_at = GREATEST(b.touched_at, {_NOW}),
+        expires_at = GREATEST(b.expires_at, %(expires_at)b::float8),
+        condemned_at = NULL
+    FROM locked WHERE b.digest = locked.digest
+    RETURNING b.digest
+)
+SELECT digest FROM touched
+UNION ALL
+SELECT digest FROM agentref_blob
+WHERE digest = ANY(%(digests)b::bytea[])
+    AND expires_at >= %(expires_at)b::float8 AND condemned_at IS NULL
+"""
+
+_CONDEMN: Final = f"""
+WITH locked AS MATERIALIZED (
+    SELECT digest FROM agentref_blob
+    WHERE digest = ANY(%b::bytea[]) AND expires_at <= %b::float8 AND condemned_at IS NULL
+    ORDER BY digest FOR NO KEY UPDATE
+)
+UPDATE agentref_blob AS b SET condemned_at = {_NOW} FROM locked WHERE b.digest = locked.digest
+"""
+
+# The epoch moves in the transaction that removes: whoever does not see it moved sees the blobs.
+_REMOVE: Final = """
+WITH locked AS MATERIALIZED (
+    SELECT digest FROM agentref_blob
+    WHERE digest = ANY(%(digests)b::bytea[]) AND touched_at < %(untouched_since)b::float8
+        AND (%(condemned_by)b::float8 IS NULL OR condemned_at <= %(condemned_by)b::float8)
+    ORDER BY digest FOR UPDATE
+), gone AS (
+    DELETE FROM agentref_blob AS b USING locked WHERE b.digest = locked.digest RETURNING 1
+), counted AS MATERIALIZED (
+    SELECT count(*) AS number FROM gone
+), moved AS (
+    UPDATE agentref_meta SET epoch = epoch + 1 FROM counted WHERE counted.number > 0
+)
+SELECT number FROM counted
+"""
+
+
+def execute(
+    connection: _Connection, statement: LiteralString, parameters: Any = None
+) -> psycopg.Cursor[tuple[Any, ...]]:
+    """Run one statement, with nothing left in the session, whatever the caller's connection is set to."""
+    cursor = psycopg.Cursor(connection, row_factory=tuple_row)
+    return cursor.execute(statement, parameters, prepare=False, binary=True)
+
+
+def store_id(connection: _Connection) -> str:
+    """The store's own name."""
+    return str(_one(connection, "SELECT store_id FROM agentref_meta"))
+
+
+def epoch(connection: _Connection) -> int:
+    """How many removals took something away."""
+    return int(_one(connection, "SELECT epoch FROM agentref_meta"))
+
+
+def clock(connection: _Connection) -> float:
+    """Seconds since the epoch, by the server."""
+    return float(_one(connection, "SELECT " + _NOW))
+
+
+def fetch(connection: _Connection, digests: Sequence[Digest]) -> dict[Digest, bytes]:
+    """The bytes of those that are here."""
+    found = execute(
+        connection,
+        "SELECT digest, data FROM agentref_blob WHERE digest = ANY(%b::bytea[])",
+        [list(digests)],
+    )
+    return dict(found.fetchall())
+
+
+def stat(connection: _Connection, digests: Sequence[Digest]) -> list[tuple[Any, ...]]:
+    """(digest, stored_size, touched_at, expires_at, condemned_at) of those that are here."""
+    return execute(
+        connection, f"SELECT {_INFO} FROM agentref_blob WHERE digest = ANY(%b::bytea[])", [list(digests)]
+    ).fetchall()
+
+
+def peek(connection: _Connection, digests: Sequence[Digest]) -> dict[Digest, int]:
+    """The first byte of those that are here."""
+    found = execute(
+        connection,
+        "SELECT digest, head FROM agentref_blob WHERE digest = ANY(%b::bytea[])",
+        [list(digests)],
+    )
+    return dict(found.fetchall())
+
+
+def page(connection: _Connection, after: bytes, limit: int, expires_by: float) -> list[tuple[Any, ...]]:
+    """Rows as of `stat`, in the order of digests, of those whose life ends by then."""
+    if expires_by == float("inf"):
+        return execute(
+            connection,
+            f"SELECT {_INFO} FROM agentref_blob WHERE digest > %b::bytea ORDER BY digest LIMIT %b::bigint",
+            [after, limit],
+        ).fetchall()
+    return execute(
+        connection,
+        f"SELECT {_INFO} FROM agentref_blob WHERE digest > %b::bytea AND expires_at <= %b::float8 "
+        "AND expires_at < 'Infinity' ORDER BY digest LIMIT %b::bigint",
+        [after, expires_by, limit],
+    ).fetchall()
+
+
+def put(
+    connection: _Connection, blobs: Mapping[Digest, bytes], *, expires_at: float, overwrite: bool
+) -> None:
+    """Keep all of them or none: the bytes that are here stay, unless they are to be overwritten."""
+    statement = _OVERWRITE if overwrite else _KEEP
+    parts = list(_parts(blobs))
+    if len(parts) == 1:
+        execute(connection, statement, _columns(parts[0], expires_at))
+    elif parts:
+        with connection.transaction():
+            for part in parts:
+                execute(connection, statement, _columns(part, expires_at))
+
+
+def touch(connection: _Connection, digests: Sequence[Digest], expires_at: float) -> list[Digest]:
+    """Those that are here. Writes, and locks, only what has to change."""
+    found = execute(connection, _TOUCH, {"digests": list(digests), "expires_at": expires_at})
+    return [digest for (digest,) in found.fetchall()]
+
+
+def condemn(connection: _Connection, digests: Sequence[Digest], expires_by: float) -> int:
+    """How many of them are condemned now that were not."""
+    return execute(connection, _CONDEMN, [list(digests), expires_by]).rowcount
+
+
+def remove(
+    connection: _Connection, digests: Sequence[Digest], untouched_since: float, condemned_by: float | None
+) -> int:
+    """How many of them went."""
+    return int(
+        _one(
+            connection,
+            _REMOVE,
+            {"digests": list(digests), "untouched_since": untouched_since, "condemned_by": condemned_by},
+        )
+    )
+
+
+def _one(connection: _Connection, statement: LiteralString, parameters: Any = None) -> Any:
+    row = execute(connection, statement, parameters).fetchone()
+    # The row of agentref_meta is made by a migration; a store whose row somebody deleted is none.
+    if row is None:
+        raise psycopg.errors.UndefinedTable("agentref_meta is empty")
+    return row[0]
+
+
+def _parts(blobs: Mapping[Digest, bytes]) -> Iterator[list[tuple[Digest, bytes]]]:
+    """The blobs in the order of their digests, as much at once as a statement should hold."""
+    part: list[tuple[Digest, bytes]] = []
+    size = 0
+    for item in sorted(blobs.items()):
+        if part and size + len(item[1]) > _STATEMENT_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(item)
+        size += len(item[1])
+    if part:
+        yield part
+
+
+def _columns(part: Sequence[tuple[Digest, bytes]], expires_at: float) -> list[Any]:
+    digests, data = map(list, zip(*part, strict=True))
+    return [expires_at, digests, data, [one[0] if one else -1 for one in data]]

@@ -1,0 +1,233 @@
+"""How a verb comes by a connection: from a pool of this process, or the caller's own."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from agentref.errors import InvalidInputError, StoreUnavailableError
+from agentref.postgres.address import Address
+from agentref.postgres.errors import is_lost, is_undone, typed_errors
+
+__all__ = ["Joined", "Pool", "Sessions"]
+
+_Result = TypeVar("_Result")
+_Connection = psycopg.Connection[Any]
+
+_IDLE_SECONDS: Final = 5.0
+_ATTEMPTS: Final = 3
+_TOO_LONG: Final = 1e6
+_FORK_PATIENCE: Final = 5.0
+
+# What a forked child inherited. Were it collected, it would wait for threads that the child does not have.
+_inherited: list[object] = []
+
+
+class Sessions(Protocol):
+    """Something that lends connections, one verb at a time. Safe for many threads."""
+
+    shown: str
+
+    def run(self, work: Callable[[_Connection], _Result], *, repeatable: bool = True) -> _Result:
+        """What `work` makes of a connection, which is in autocommit or in a savepoint.
+
+        `work` may be called again, if that is safe: always when the server took everything back; when the
+        connection was lost half-way, only if it is `repeatable`. Raises `StorageError`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what is held. Idempotent; `run` raises `StoreUnavailableError` from now on."""
+        ...
+
+
+class _Pooled(psycopg.Connection[Any]):
+    """A connection that knows when it last worked."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.worked_at = time.monotonic()
+
+
+class Pool:
+    """Connections of this process to one address. Safe for threads; a forked child makes its own.
+
+    Nothing is opened before the first verb. A connection that idled for 5 seconds is tried before it is
+    used, and one that is lost is replaced: a restart of the server costs a verb some time, no error.
+    Nothing is left in a session (no prepared statements, no settings, no open transaction), so it may run
+    through a pooler that gives each transaction another connection.
+
+    Args:
+        address: where the database is.
+        min_size, max_size: how many connections are kept, and how many there may be.
+        timeout: seconds that a verb waits for a connection.
+    """
+
+    def __init__(
+        self, address: Address, *, min_size: int = 0, max_size: int = 8, timeout: float = 30.0
+    ) -> None:
+        if not (_is_int(min_size) and _is_int(max_size) and 0 <= min_size <= max_size != 0):
+            raise InvalidInputError(
+                f"min_size and max_size must be ints, 0 <= min_size <= max_size and max_size >= 1; not "
+                f"{min_size!r:.40} and {max_size!r:.40}."
+            )
+        if not ((_is_int(timeout) or type(timeout) is float) and 0 < timeout < _TOO_LONG):
+            raise InvalidInputError(f"timeout must be seconds, more than 0; not {timeout!r:.40}.")
+        self.shown = address.shown
+        self._address = address
+        self._sizes = min_size, max_size
+        self._timeout = float(timeout)
+        self._pool: ConnectionPool[_Pooled] | None = None
+        self._pid = os.getpid()
+        self._doubted_at = 0.0
+        self._lock = threading.Lock()
+        self._held_for_fork = False
+        self._closed = False
+
+    def connect(self) -> _Connection:
+        """A connection beside the pool, in autocommit. Raises `StoreUnavailableError` and says why."""
+        self._check_open()
+        with typed_errors(self.shown):
+            return psycopg.connect(self._address.conninfo, autocommit=True, prepare_threshold=None)
+
+    def run(self, work: Callable[[_Connection], _Result], *, repeatable: bool = True) -> _Result:
+        """See `Sessions`. `work` is given a connection in autocommit."""
+        with typed_errors(self.shown):
+            for attempt in range(_ATTEMPTS):
+                pool = self._opened()
+                connection = self._take(pool, certain=not repeatable)
+                try:
+                    return self._worked(connection, work(connection))
+                except psycopg.Error as error:
+                    lost = is_lost(error, connection)
+                    if lost:
+                        self._doubted_at = time.monotonic()
+                    again = is_undone(error) or (lost and repeatable and attempt == 0)
+                    if not again or attempt == _ATTEMPTS - 1:
+                        raise
+                finally:
+                    pool.putconn(connection)
+        raise AssertionError
+
+    def close(self) -> None:
+        """Close all connections; those that are lent out, when they come back. Idempotent."""
+        with self._lock:
+            self._closed = True
+            pool, self._pool = self._pool, None
+            mine = self._pid == os.getpid()
+        if pool is not None and mine:
+            pool.close()
+
+    def before_fork(self) -> None:
+        """Let no thread be half-way through opening a pool."""
+        self._held_for_fork = self._lock.acquire(timeout=_FORK_PATIENCE)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._held_for_fork:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """A pool of the child's own, at the next verb; the parent's connections are left alone."""
+        self._lock = threading.Lock()
+        self._leave_inheritance()
+
+    def _leave_inheritance(self) -> None:
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            _inherited.append(self._pool)
+            self._pool = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailableError(f"The store in PostgreSQL ({self.shown}) is closed.")
+
+    def _opened(self) -> ConnectionPool[_Pooled]:
+        with self._lock:
+            self._check_open()
+            self._leave_inheritance()
+            if self._pool is None:
+                low, high = self._sizes
+                self._pool = ConnectionPool(
+                    self._address.conninfo,
+                    connection_class=_Pooled,
+                    kwargs={"autocommit": True, "prepare_threshold": None},
+                    min_size=low,
+                    max_size=high,
+                    timeout=self._timeout,
+                    # When it gives up, the next verb tries at once instead of waiting out a long delay.
+                    reconnect_timeout=self._timeout,
+                    open=False,
+                    num_workers=1,
+                )
+                self._pool.open()
+            return self._pool
+
+    @staticmethod
+    def _worked(connection: _Pooled, result: _Result) -> _Result:
+        connection.worked_at = time.monotonic()
+        return result
+
+    def _take(self, pool: ConnectionPool[_Pooled], *, certain: bool) -> _Pooled:
+        """A connection that works, as far as one can tell; one that is `certain` was tried just now."""
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection = pool.getconn(max(until - time.monotonic(), 0.001))
+            except PoolTimeout:
+                self.connect().close()  # either it says why, or there are too few
+                raise
+            since = max(self._doubted_at, time.monotonic() - _IDLE_SECONDS)
+            if not certain and connection.worked_at > since:
+                return connection
+            try:
+                connection.execute("")
+            except psycopg.Error:
+                pool.putconn(connection)
+            else:
+                return connection
+
+
+class Joined:
+    """The caller's connection: each verb is a savepoint in the transaction that is open there.
+
+    Commits and rolls back nothing that is not its own, so that what is stored and what the caller writes
+    become durable together. Where the connection is in autocommit and no transaction is open, each verb is
+    one. Safe for threads, one verb at a time. Closing it leaves the connection open.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
+        if not isinstance(connection, psycopg.Connection):
+            raise InvalidInputError(
+                f"connection must be an open psycopg.Connection, not {type(connection).__name__}."
+            )
+        self.shown = Address.of(connection).shown if not connection.closed else "closed"
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._closed = False
+
+    def run(self, work: Callable[[_Connection], _Result], *, repeatable: bool = True) -> _Result:  # noqa: ARG002
+        """See `Sessions`. Nothing is tried again: the transaction is the caller's."""
+        with self._lock, typed_errors(self.shown):
+            if self._closed:
+                raise StoreUnavailableError(f"The store in PostgreSQL ({self.shown}) is closed.")
+            connection = self._connection
+            if not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+                connection.execute(
+                    "SELECT 1", prepare=False
+                )  # or transaction() would begin one, and commit
+            with connection.transaction():
+                return work(connection)
+
+    def close(self) -> None:
+        """Take no more verbs. Idempotent."""
+        self._closed = True
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

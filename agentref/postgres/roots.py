@@ -1,0 +1,174 @@
+# ruff: noqa: S608  (every part of a statement is a constant of this file; values travel beside it)
+"""What is said to the tables of aliases and pins.
+
+Whoever needs an owner and its pins locks the owner first, and several owners in the order of their ids.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import psycopg
+
+from agentref.postgres.blobs import execute
+
+__all__ = [
+    "alias",
+    "delete_alias",
+    "forget",
+    "page_of_aliases",
+    "page_of_pins",
+    "pin",
+    "set_alias",
+    "unpin",
+]
+
+_Connection = psycopg.Connection[Any]
+
+_NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
+
+_ALIAS: Final = "name, digest, codec, size, version, expires_at"
+
+# Of one name, the later setting has the greater number: it is drawn when the row is locked.
+_SET: Final = """
+INSERT INTO agentref_alias AS a (name, digest, codec, size, version, expires_at)
+VALUES (%(name)b::text, %(digest)b::bytea, %(codec)b::text, %(size)b::bigint,
+    nextval('agentref_alias_version'), %(expires_at)b::float8)
+ON CONFLICT (name) DO UPDATE SET
+    digest = EXCLUDED.digest, codec = EXCLUDED.codec, size = EXCLUDED.size,
+    version = nextval('agentref_alias_version'), expires_at = EXCLUDED.expires_at
+"""
+
+_SET_ANYHOW: Final = _SET + "RETURNING version"
+
+_SET_FIRST: Final = _SET + f"WHERE a.expires_at <= {_NOW} RETURNING version"
+
+_SET_NEXT: Final = f"""
+UPDATE agentref_alias SET
+    digest = %(digest)b::bytea, codec = %(codec)b::text, size = %(size)b::bigint,
+    version = nextval('agentref_alias_version'), expires_at = %(expires_at)b::float8
+WHERE name = %(name)b::text AND version = %(expect)b AND expires_at > {_NOW}
+RETURNING version
+"""
+
+_DELETE: Final = f"""
+DELETE FROM agentref_alias
+WHERE name = %b::text AND expires_at > {_NOW} AND (%b::boolean OR version = %b)
+"""
+
+_PAGE_OF_ALIASES: Final = f"""
+SELECT {_ALIAS} FROM agentref_alias
+WHERE starts_with(name, %b::text) AND name > %b::text AND expires_at > {_NOW}
+ORDER BY name LIMIT %b::bigint
+"""
+
+# A second pin of an owner waits for the first one: which of them makes the owner is settled then.
+_PIN: Final = """
+WITH own AS (
+    INSERT INTO agentref_owner AS o (name) VALUES (%b::text)
+    ON CONFLICT (name) DO UPDATE SET name = o.name
+    RETURNING id
+)
+INSERT INTO agentref_pin AS p (owner_id, digest, expires_at)
+SELECT own.id, new.digest, %b::float8 FROM own CROSS JOIN unnest(%b::bytea[]) AS new(digest)
+ON CONFLICT (owner_id, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
+WHERE p.expires_at < EXCLUDED.expires_at
+"""
+
+_UNPIN: Final = f"""
+WITH own AS MATERIALIZED (
+    SELECT id FROM agentref_owner WHERE name = ANY(%b::text[]) ORDER BY id FOR UPDATE
+), gone AS (
+    DELETE FROM agentref_pin USING own WHERE owner_id = own.id RETURNING expires_at
+), unowned AS (
+    DELETE FROM agentref_owner AS o USING own WHERE o.id = own.id
+)
+SELECT count(*) FROM gone WHERE expires_at > {_NOW}
+"""
+
+_PAGE_OF_PINS: Final = f"""
+SELECT o.name, p.digest, p.expires_at
+FROM agentref_owner AS o JOIN agentref_pin AS p ON p.owner_id = o.id
+WHERE starts_with(o.name, %b::text) AND o.name >= %b::text AND (o.name, p.digest) > (%b::text, %b::bytea)
+    AND p.expires_at > {_NOW}
+ORDER BY o.name, p.digest LIMIT %b::bigint
+"""
+
+_LOCK_OWNERS: Final = """
+SELECT id FROM agentref_owner
+WHERE id IN (SELECT owner_id FROM agentref_pin WHERE expires_at < 'Infinity' AND expires_at <= %b::float8)
+ORDER BY id FOR UPDATE
+"""
+
+_FORGET: Final = """
+WITH aliases AS (
+    DELETE FROM agentref_alias WHERE expires_at < 'Infinity' AND expires_at <= %(by)b::float8 RETURNING 1
+), pins AS (
+    DELETE FROM agentref_pin
+    WHERE owner_id = ANY(%(owners)b::bigint[]) AND expires_at <= %(by)b::float8 RETURNING 1
+), owners AS (
+    DELETE FROM agentref_owner AS o
+    WHERE id = ANY(%(owners)b::bigint[])
+        AND NOT EXISTS (SELECT FROM agentref_pin WHERE owner_id = o.id AND expires_at > %(by)b::float8)
+)
+SELECT (SELECT count(*) FROM aliases) + (SELECT count(*) FROM pins)
+"""
+
+
+def set_alias(connection: _Connection, values: Mapping[str, Any], *, expect: int | None) -> int | None:
+    """Set what `values` (name, digest, codec, size, expires_at) say. The new version; None if what stands
+    there now is not what is expected."""
+    if expect is None:
+        row = execute(connection, _SET_ANYHOW, values).fetchone()
+    elif expect == 0:
+        row = execute(connection, _SET_FIRST, values).fetchone()
+    else:
+        row = execute(connection, _SET_NEXT, {**values, "expect": expect}).fetchone()
+    return None if row is None else int(row[0])
+
+
+def alias(connection: _Connection, name: str) -> tuple[Any, ...] | None:
+    """(name, digest, codec, size, version, expires_at) of what lives."""
+    return execute(
+        connection,
+        f"SELECT {_ALIAS} FROM agentref_alias WHERE name = %b::text AND expires_at > {_NOW}",
+        [name],
+    ).fetchone()
+
+
+def delete_alias(connection: _Connection, name: str, expect: int | None) -> bool:
+    """Whether it was there."""
+    return bool(execute(connection, _DELETE, [name, expect is None, expect or 0]).rowcount)
+
+
+def page_of_aliases(connection: _Connection, prefix: str, after: str, limit: int) -> list[tuple[Any, ...]]:
+    """Rows as of `alias`, in the order of names."""
+    return execute(connection, _PAGE_OF_ALIASES, [prefix, after, limit]).fetchall()
+
+
+def pin(connection: _Connection, owner: str, digests: Sequence[bytes], expires_at: float) -> None:
+    """Let the owner keep them; a life only lengthens."""
+    execute(connection, _PIN, [owner, expires_at, sorted(digests)])
+
+
+def unpin(connection: _Connection, owners: Sequence[str]) -> int:
+    """How many living pins these owners had."""
+    row = execute(connection, _UNPIN, [list(owners)]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def page_of_pins(
+    connection: _Connection, prefix: str, after: tuple[str, bytes], limit: int
+) -> list[tuple[Any, ...]]:
+    """(owner, digest, expires_at) of what lives, in the order of owner and digest."""
+    return execute(connection, _PAGE_OF_PINS, [prefix, after[0], *after, limit]).fetchall()
+
+
+def forget(connection: _Connection, expires_by: float) -> int:
+    """How many aliases and pins were dropped."""
+    with connection.transaction():
+        now = execute(connection, "SELECT " + _NOW).fetchone()
+        until = min(expires_by, float(now[0])) if now else expires_by
+        # Two statements: what is pinned while this one waits has to be seen by the next one.
+        owners = [number for (number,) in execute(connection, _LOCK_OWNERS, [until]).fetchall()]
+        row = execute(connection, _FORGET, {"by": until, "owners": owners}).fetchone()
+        return int(row[0]) if row else 0

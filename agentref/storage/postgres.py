@@ -1,0 +1,404 @@
+"""A blob store in PostgreSQL, for many machines, and the CAS over it."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import psycopg
+
+from agentref.codecs import ValueCodec
+from agentref.errors import InvalidInputError, StoreUnavailableError
+from agentref.postgres import Address, Joined, Pool
+from agentref.postgres import blobs as blob_table
+from agentref.postgres import roots as root_table
+from agentref.postgres.errors import typed_errors
+from agentref.postgres.migrate import bring_up
+from agentref.refs import Digest
+from agentref.storage._arguments import (
+    check_alias,
+    check_digest,
+    check_limit,
+    check_owner,
+    check_time,
+    unique_digests,
+    valid_blobs,
+)
+from agentref.storage._fork import watch_forks
+from agentref.storage.cas import CAS
+from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
+
+__all__ = ["PostgresBlobStore", "PostgresCAS"]
+
+_Result = TypeVar("_Result")
+_Connection = psycopg.Connection[Any]
+
+_CLOCK_SECONDS: Final = 60.0
+_CLOCK_STEP: Final = 0.1
+_PAST_ALL_DIGESTS: Final = b"\xff" * 33
+
+
+class PostgresBlobStore:
+    """Blobs, aliases and pins in the tables `agentref_*` of one database, in the current search_path.
+
+    Safe for many threads, processes and machines, and across a fork. Every verb is one transaction, and all
+    but `forget` are one round trip; what is stored is durable on return, as far as the server is. A verb
+    survives a restart of the server. Works through a pooler that pools transactions.
+
+    Connects at the first verb.
+
+    Args:
+        dsn: a connection string, as libpq takes it. None if a connection is given.
+        create: make the tables, or bring them up to date, at the first verb.
+        connection: the caller's own `psycopg.Connection`, of READ COMMITTED: all verbs run there, inside of
+            the caller's transaction, so that blobs and the caller's rows are committed together. Until it
+            ends, other stores wait where they need a row that was written there.
+        min_size, max_size: how many connections are kept, and how many there may be.
+        timeout: seconds that a verb waits for a connection.
+
+    Raises `InvalidInputError` for what is no connection string. Every verb raises `StoreUnavailableError`,
+    `StoreBusyError`, `StoreFullError` or `StoreVersionError`; messages name host and database, never a
+    password.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        dsn: str | None = None,
+        *,
+        create: bool = True,
+        connection: _Connection | None = None,
+        min_size: int = 0,
+        max_size: int = 8,
+        timeout: float = 30.0,
+    ) -> None:
+        if (dsn is None) == (connection is None):
+            raise InvalidInputError(
+                "Either a dsn or a connection is needed: PostgresBlobStore('postgresql://...') or "
+                "PostgresBlobStore(connection=connection)."
+            )
+        self._create = create
+        self._pool: Pool | None = None
+        if connection is None:
+            self._pool = Pool(Address.read(dsn), min_size=min_size, max_size=max_size, timeout=timeout)
+            self._sessions: Pool | Joined = self._pool
+        else:
+            self._sessions = Joined(connection)
+        self._store_id: str | None = None
+        self._clock: _Clock | None = None
+        self._is_up = False
+        self._opening = threading.Lock()
+        self._closed = False
+        watch_forks(self)
+
+    @property
+    def store_id(self) -> str:
+        """`pg-` and 12 hex digits, made with the tables. Connects, if nothing did yet."""
+        if self._store_id is None:
+            self._store_id = self._run(blob_table.store_id)
+        return self._store_id
+
+    def fetch(self, digests: Collection[Digest], /) -> Mapping[Digest, bytes]:
+        """The bytes of each blob that is here."""
+        wanted = self._wanted(digests)
+        return self._run(lambda connection: blob_table.fetch(connection, wanted)) if wanted else {}
+
+    def store(self, blobs: Mapping[Digest, bytes], /, *, expires_at: float = FOREVER) -> None:
+        """Keep all blobs; a blob that is here keeps its bytes, is touched, and lives at least as long."""
+        check_time("expires_at", expires_at)
+        self._put(valid_blobs(blobs), _seconds(expires_at), overwrite=False)
+
+    def replace(self, blobs: Mapping[Digest, bytes], /) -> None:
+        """Overwrite the bytes of blobs that are here, whose lives go on; store the others for ever."""
+        self._put(valid_blobs(blobs), FOREVER, overwrite=True)
+
+    def stat(self, digests: Collection[Digest], /) -> Mapping[Digest, BlobInfo]:
+        """What is known of each blob that is here."""
+        wanted = self._wanted(digests)
+        rows = self._run(lambda connection: blob_table.stat(connection, wanted)) if wanted else []
+        return {row[0]: BlobInfo._make(row) for row in rows}
+
+    def touch(self, digests: Collection[Digest], /, *, expires_at: float) -> Collection[Digest]:
+        """Which of them are here; each lives until `expires_at` at least from now on. Writes nothing and
+        locks nothing where all live so long."""
+        check_time("expires_at", expires_at)
+        wanted, until = self._wanted(digests), _seconds(expires_at)
+        return self._run(lambda connection: blob_table.touch(connection, wanted, until)) if wanted else []
+
+    def peek(self, digests: Collection[Digest], /) -> Mapping[Digest, int]:
+        """The first byte of each blob that is here; -1 for an empty one. Reads no payload."""
+        wanted = self._wanted(digests)
+        return self._run(lambda connection: blob_table.peek(connection, wanted)) if wanted else {}
+
+    def epoch(self) -> int:
+        """How many removals took something away: one row, of one page."""
+        return self._run(blob_table.epoch)
+
+    def clock(self) -> float:
+        """The server's. It is asked once a minute; in between, this machine measures how much passed."""
+        self._check_open()
+        clock = self._clock
+        if clock is None or not clock.holds():
+            self._clock = clock = self._run(_ask_the_time)
+        return clock.now()
+
+    def scan(
+        self, *, after: Digest | None = None, limit: int = 1000, expires_by: float = FOREVER
+    ) -> Sequence[BlobInfo]:
+        """The next `limit` blobs in digest order; those that live for ever cost nothing if `expires_by` is
+        given."""
+        check_limit(limit)
+        check_time("expires_by", expires_by)
+        if after is not None:
+            check_digest(after)
+        until = _seconds(expires_by)
+        rows = self._run(lambda connection: blob_table.page(connection, after or b"", limit, until))
+        return list(map(BlobInfo._make, rows))
+
+    def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
+        """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""
+        check_time("expires_by", expires_by)
+        wanted, until = self._wanted(digests), _seconds(expires_by)
+        return self._run(lambda connection: blob_table.condemn(connection, wanted, until)) if wanted else 0
+
+    def remove(
+        self,
+        digests: Collection[Digest],
+        /,
+        *,
+        untouched_since: float = FOREVER,
+        condemned_by: float | None = None,
+    ) -> int:
+        """Remove those that were last touched before `untouched_since`, and are condemned if that is
+        asked for; says how many. After a lost connection it may count too few, never too many."""
+        check_time("untouched_since", untouched_since)
+        if condemned_by is not None:
+            check_time("condemned_by", condemned_by)
+        since, by = _seconds(untouched_since), None if condemned_by is None else _seconds(condemned_by)
+        wanted = self._wanted(digests)
+        return (
+            self._run(lambda connection: blob_table.remove(connection, wanted, since, by)) if wanted else 0
+        )
+
+    # Roots
+
+    def set_alias(self, alias: AliasRow, /, *, expect: int | None = None) -> AliasRow | None:
+        """Let a name stand for content; None if `expect` is not the version that stands there now.
+
+        With `expect`, a connection that is lost half-way is an error: whether it was set is not known.
+        """
+        check_alias(alias)
+        new = alias._replace(expires_at=_seconds(alias.expires_at))
+        version = self._run(
+            lambda connection: root_table.set_alias(connection, new._asdict(), expect=expect),
+            repeatable=expect is None,
+        )
+        return None if version is None else new._replace(version=version)
+
+    def alias(self, name: str, /) -> AliasRow | None:
+        """What a name stands for."""
+        self._check_open()
+        if not _can_be_asked_for(name):
+            return None
+        row = self._run(lambda connection: root_table.alias(connection, name))
+        return None if row is None else AliasRow._make(row)
+
+    def delete_alias(self, name: str, /, *, expect: int | None = None) -> bool:
+        """Whether the name was there, at the version expected if one is given; it is gone then.
+
+        A connection that is lost half-way is an error: whether it is gone is not known.
+        """
+        self._check_open()
+        return _can_be_asked_for(name) and self._run(
+            lambda connection: root_table.delete_alias(connection, name, expect), repeatable=False
+        )
+
+    def scan_aliases(
+        self, *, prefix: str = "", after: str | None = None, limit: int = 1000
+    ) -> Sequence[AliasRow]:
+        """The next `limit` names with that prefix, in the order of their code points."""
+        check_limit(limit)
+        self._check_open()
+        if not _can_be_asked_for(prefix):
+            return []
+        start = _without_nul(after or "")
+        rows = self._run(lambda connection: root_table.page_of_aliases(connection, prefix, start, limit))
+        return list(map(AliasRow._make, rows))
+
+    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+        """Let `owner` keep these alive, besides what it keeps already."""
+        check_owner(owner)
+        check_time("expires_at", expires_at)
+        wanted, until = self._wanted(digests), _seconds(expires_at)
+        if wanted:
+            self._run(lambda connection: root_table.pin(connection, owner, wanted, until))
+
+    def unpin(self, owners: Collection[str], /) -> int:
+        """Take all pins of these owners away; returns how many pins there were."""
+        for owner in owners:
+            check_owner(owner)
+        self._check_open()
+        named = list(dict.fromkeys(owners))
+        return self._run(lambda connection: root_table.unpin(connection, named)) if named else 0
+
+    def scan_pins(
+        self, *, prefix: str = "", after: tuple[str, Digest] | None = None, limit: int = 1000
+    ) -> Sequence[PinRow]:
+        """The next `limit` pins of owners with that prefix, in the order of owner and digest."""
+        check_limit(limit)
+        self._check_open()
+        if not _can_be_asked_for(prefix):
+            return []
+        owner, digest = after or ("", b"")
+        start = (_without_nul(owner), _PAST_ALL_DIGESTS if "\0" in owner else digest)
+        rows = self._run(lambda connection: root_table.page_of_pins(connection, prefix, start, limit))
+        return list(map(PinRow._make, rows))
+
+    def forget(self, *, expires_by: float) -> int:
+        """Drop the aliases and pins whose life ended at `expires_by` or before; returns how many."""
+        check_time("expires_by", expires_by)
+        until = _seconds(expires_by)
+        return self._run(lambda connection: root_table.forget(connection, until))
+
+    def close(self) -> None:
+        """Close the connections that this store opened. Idempotent; later verbs raise
+        `StoreUnavailableError`."""
+        self._closed = True
+        self._sessions.close()
+
+    def before_fork(self) -> None:
+        """Let no thread be half-way through opening a pool."""
+        if self._pool is not None:
+            self._pool.before_fork()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._pool is not None:
+            self._pool.after_fork_in_parent()
+
+    def after_fork_in_child(self) -> None:
+        """Connections of the child's own, from the next verb on."""
+        self._opening = threading.Lock()
+        if self._pool is not None:
+            self._pool.after_fork_in_child()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailableError(f"The store in PostgreSQL ({self._sessions.shown}) is closed.")
+
+    def _wanted(self, digests: Collection[Digest]) -> list[Digest]:
+        wanted = unique_digests(digests)
+        self._check_open()
+        return wanted
+
+    def _put(self, new: Mapping[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
+        self._check_open()
+        if new:
+            self._run(
+                lambda connection: blob_table.put(
+                    connection, new, expires_at=expires_at, overwrite=overwrite
+                )
+            )
+
+    def _run(self, work: Callable[[_Connection], _Result], *, repeatable: bool = True) -> _Result:
+        self._check_open()
+        if not self._is_up:
+            with self._opening:
+                if not self._is_up:
+                    self._bring_up()
+        return self._sessions.run(work, repeatable=repeatable)
+
+    def _bring_up(self) -> None:
+        shown = self._sessions.shown
+        if self._pool is not None:
+            # Beside the pool: what is wrong with the address is said at once, and by the server itself.
+            with typed_errors(shown), self._pool.connect() as connection:
+                bring_up(connection, shown, create=self._create)
+            self._is_up = True
+        else:
+            made = self._sessions.run(lambda connection: bring_up(connection, shown, create=self._create))
+            self._is_up = not made  # what was made in the caller's transaction may be rolled back
+
+
+class _Clock(NamedTuple):
+    """The server's time at one moment, and what the clocks of this machine said then."""
+
+    server: float
+    wall: float
+    monotonic: float
+
+    def holds(self) -> bool:
+        """Whether it is good enough: not for long, nor after this machine slept or was set."""
+        passed = time.monotonic() - self.monotonic
+        return passed < _CLOCK_SECONDS and abs(time.time() - self.wall - passed) < _CLOCK_STEP
+
+    def now(self) -> float:
+        """The server's time now."""
+        return self.server + (time.monotonic() - self.monotonic)
+
+
+def _ask_the_time(connection: _Connection) -> _Clock:
+    begun = time.monotonic()
+    server = blob_table.clock(connection)
+    ended = time.monotonic()
+    return _Clock(server, time.time(), ended)._replace(monotonic=(begun + ended) / 2)
+
+
+def _seconds(value: float) -> float:
+    """A time as the server takes it; an int of any size is one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return FOREVER if value > 0 else -FOREVER
+
+
+def _can_be_asked_for(name: object) -> bool:
+    """Whether text can be sent. What cannot is the name of nothing, and the start of no name."""
+    try:
+        return isinstance(name, str) and "\0" not in name and name.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _without_nul(after: str) -> str:
+    """The names that come after a text with a NUL are those that come after what is before the NUL."""
+    return after.partition("\0")[0]
+
+
+class PostgresCAS(CAS):
+    """A content-addressed store in PostgreSQL, for many processes and machines.
+
+    Takes the options of `CAS` and of `PostgresBlobStore`. Connects at once, to learn the name of the store,
+    unless `backend_id` gives one.
+
+    Raises `StoreUnavailableError` or `StoreVersionError` if it cannot be used, `InvalidInputError` for
+    what is no connection string, and `MissingExtraError` if psycopg is not installed.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        dsn: str | None = None,
+        *,
+        create: bool = True,
+        connection: _Connection | None = None,
+        min_size: int = 0,
+        max_size: int = 8,
+        timeout: float = 30.0,
+        backend_id: str | None = None,
+        codec: ValueCodec | None = None,
+        compression_level: int | None = None,
+        max_value_bytes: int = 1024**3,
+    ) -> None:
+        super().__init__(
+            PostgresBlobStore(
+                dsn,
+                create=create,
+                connection=connection,
+                min_size=min_size,
+                max_size=max_size,
+                timeout=timeout,
+            ),
+            backend_id=backend_id,
+            codec=codec,
+            compression_level=compression_level,
+            max_value_bytes=max_value_bytes,
+        )
