@@ -1,5 +1,7 @@
 """Content-addressed stores: bytes and values, kept once, verified at every read."""
 
+from typing import TYPE_CHECKING, Any
+
 from agentref.storage._lives import GRACE_SECONDS, LEASE_SECONDS
 from agentref.storage.cas import CAS
 from agentref.storage.lifetimes import Alias, Pin
@@ -7,6 +9,9 @@ from agentref.storage.local import FilesystemCAS, InMemoryCAS
 from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, BlobStore, PinRow, RootStore
 from agentref.storage.reports import Counters, PruneReport, StoreStats, VerifyReport
 from agentref.storage.writing import Encoded
+
+if TYPE_CHECKING:
+    from agentref.storage.postgres import PostgresCAS as PostgresCAS
 
 __all__ = [
     "CAS",
@@ -23,8 +28,18 @@ __all__ = [
     "InMemoryCAS",
     "Pin",
     "PinRow",
+    "PostgresCAS",
     "PruneReport",
     "RootStore",
     "StoreStats",
     "VerifyReport",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`PostgresCAS`, when it is asked for: psycopg is an extra."""
+    if name == "PostgresCAS":
+        from agentref.storage.postgres import PostgresCAS  # noqa: PLC0415
+
+        return PostgresCAS
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

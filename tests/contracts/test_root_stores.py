@@ -4,6 +4,7 @@ import pytest
 
 from agentref.storage.filesystem import FilesystemBlobStore
 from agentref.storage.memory import MemoryBlobStore
+from agentref.storage.postgres import PostgresBlobStore
 from agentref.testing import PersistentRootStoreContract, RootStoreContract
 from agentref.testing.broken_roots import BROKEN_ROOTS
 
@@ -18,6 +19,15 @@ class TestMemoryBlobStore(RootStoreContract):
 class TestFilesystemBlobStore(PersistentRootStoreContract):
     def make_store(self, path):
         return FilesystemBlobStore(path)
+
+
+class TestPostgresBlobStore(PersistentRootStoreContract):
+    @pytest.fixture(autouse=True)
+    def server(self, databases):
+        self.databases = databases
+
+    def make_store(self, path):
+        return PostgresBlobStore(self.databases.dsn(path))
 
 
 def clauses(contract):
