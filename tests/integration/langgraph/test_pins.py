@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from agentref.adapters.langgraph import externalize
 from agentref.errors import BlobNotFoundError
-from agentref.storage import FilesystemCAS, InMemoryCAS
+from agentref.storage import FilesystemCAS, InMemoryCAS, PostgresCAS
 
 SHORT = 0.02
 
@@ -33,9 +33,16 @@ def short_lease(monkeypatch):
     monkeypatch.setattr("agentref.runtime.LEASE_SECONDS", SHORT)
 
 
-@pytest.fixture(params=["memory", "filesystem"])
+@pytest.fixture(params=["memory", "filesystem", "postgres"])
 def cas(request, tmp_path):
-    with InMemoryCAS() if request.param == "memory" else FilesystemCAS(tmp_path / "store") as cas:
+    match request.param:
+        case "memory":
+            cas = InMemoryCAS()
+        case "filesystem":
+            cas = FilesystemCAS(tmp_path / "store")
+        case "postgres":
+            cas = PostgresCAS(request.getfixturevalue("databases").dsn())
+    with cas:
         yield cas
 
 

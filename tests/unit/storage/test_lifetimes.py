@@ -17,16 +17,23 @@ from agentref.errors import (
     InvalidRefError,
 )
 from agentref.refs import ContentRef, Digest
-from agentref.storage import CAS, FOREVER, FilesystemCAS, InMemoryCAS
+from agentref.storage import CAS, FOREVER, FilesystemCAS, InMemoryCAS, PostgresCAS
 from agentref.storage.memory import MemoryBlobStore
 
 SHORT = 0.02
 DOCS = [{"id": n, "text": f"document {n} " * 300} for n in range(60)]
 
 
-@pytest.fixture(params=["memory", "filesystem"])
+@pytest.fixture(params=["memory", "filesystem", "postgres"])
 def cas(request, tmp_path):
-    with InMemoryCAS() if request.param == "memory" else FilesystemCAS(tmp_path / "store") as cas:
+    match request.param:
+        case "memory":
+            cas = InMemoryCAS()
+        case "filesystem":
+            cas = FilesystemCAS(tmp_path / "store")
+        case "postgres":
+            cas = PostgresCAS(request.getfixturevalue("databases").dsn())
+    with cas:
         yield cas
 
 
