@@ -132,9 +132,11 @@ def test_a_role_without_rights_on_the_schema_works_where_the_tables_are_there(da
             "CREATE ROLE {role} LOGIN PASSWORD 'x'",
             "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
             "GRANT USAGE ON SCHEMA public TO {role}",
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}",
-            "REVOKE INSERT, UPDATE, DELETE ON agentref_migration FROM {role}",
-            "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON agentref_blob, agentref_alias TO {role}",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON agentref_owner, agentref_pin TO {role}",
+            "GRANT SELECT, UPDATE ON agentref_meta TO {role}",
+            "GRANT SELECT ON agentref_migration TO {role}",
+            "GRANT USAGE ON SEQUENCE agentref_alias_version, agentref_owner_id TO {role}",
         ):
             connection.execute(sql.SQL(statement).format(role=sql.Identifier(role)))
     try:
