@@ -19,6 +19,7 @@ from agentref.storage._arguments import (
     check_alias,
     check_digest,
     check_limit,
+    check_name,
     check_owner,
     check_time,
     unique_digests,
@@ -35,7 +36,8 @@ _Connection = psycopg.Connection[Any]
 
 _CLOCK_SECONDS: Final = 60.0
 _CLOCK_STEP: Final = 0.1
-_PAST_ALL_DIGESTS: Final = b"\xff" * 33
+_CLOCK_TRIES: Final = 3
+_CLOCK_ERROR: Final = 0.001
 
 
 class PostgresBlobStore:
@@ -105,7 +107,7 @@ class PostgresBlobStore:
     def store(self, blobs: Mapping[Digest, bytes], /, *, expires_at: float = FOREVER) -> None:
         """Keep all blobs; a blob that is here keeps its bytes, is touched, and lives at least as long."""
         check_time("expires_at", expires_at)
-        self._put(valid_blobs(blobs), _seconds(expires_at), overwrite=False)
+        self._put(valid_blobs(blobs), float(expires_at), overwrite=False)
 
     def replace(self, blobs: Mapping[Digest, bytes], /) -> None:
         """Overwrite the bytes of blobs that are here, whose lives go on; store the others for ever."""
@@ -121,7 +123,7 @@ class PostgresBlobStore:
         """Which of them are here; each lives until `expires_at` at least from now on. Writes nothing and
         locks nothing where all live so long."""
         check_time("expires_at", expires_at)
-        wanted, until = self._wanted(digests), _seconds(expires_at)
+        wanted, until = self._wanted(digests), float(expires_at)
         return self._run(lambda connection: blob_table.touch(connection, wanted, until)) if wanted else []
 
     def peek(self, digests: Collection[Digest], /) -> Mapping[Digest, int]:
@@ -150,14 +152,14 @@ class PostgresBlobStore:
         check_time("expires_by", expires_by)
         if after is not None:
             check_digest(after)
-        until = _seconds(expires_by)
+        until = float(expires_by)
         rows = self._run(lambda connection: blob_table.page(connection, after or b"", limit, until))
         return list(map(BlobInfo._make, rows))
 
     def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
         """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""
         check_time("expires_by", expires_by)
-        wanted, until = self._wanted(digests), _seconds(expires_by)
+        wanted, until = self._wanted(digests), float(expires_by)
         return self._run(lambda connection: blob_table.condemn(connection, wanted, until)) if wanted else 0
 
     def remove(
@@ -173,7 +175,7 @@ class PostgresBlobStore:
         check_time("untouched_since", untouched_since)
         if condemned_by is not None:
             check_time("condemned_by", condemned_by)
-        since, by = _seconds(untouched_since), None if condemned_by is None else _seconds(condemned_by)
+        since, by = float(untouched_since), None if condemned_by is None else float(condemned_by)
         wanted = self._wanted(digests)
         return (
             self._run(lambda connection: blob_table.remove(connection, wanted, since, by)) if wanted else 0
@@ -187,7 +189,7 @@ class PostgresBlobStore:
         With `expect`, a connection that is lost half-way is an error: whether it was set is not known.
         """
         check_alias(alias)
-        new = alias._replace(expires_at=_seconds(alias.expires_at))
+        new = alias._replace(expires_at=float(alias.expires_at))
         version = self._run(
             lambda connection: root_table.set_alias(connection, new._asdict(), expect=expect),
             repeatable=expect is None,
@@ -196,9 +198,7 @@ class PostgresBlobStore:
 
     def alias(self, name: str, /) -> AliasRow | None:
         """What a name stands for."""
-        self._check_open()
-        if not _can_be_asked_for(name):
-            return None
+        check_name("The name of an alias", name)
         row = self._run(lambda connection: root_table.alias(connection, name))
         return None if row is None else AliasRow._make(row)
 
@@ -207,8 +207,8 @@ class PostgresBlobStore:
 
         A connection that is lost half-way is an error: whether it is gone is not known.
         """
-        self._check_open()
-        return _can_be_asked_for(name) and self._run(
+        check_name("The name of an alias", name)
+        return self._run(
             lambda connection: root_table.delete_alias(connection, name, expect), repeatable=False
         )
 
@@ -217,18 +217,19 @@ class PostgresBlobStore:
     ) -> Sequence[AliasRow]:
         """The next `limit` names with that prefix, in the order of their code points."""
         check_limit(limit)
-        self._check_open()
-        if not _can_be_asked_for(prefix):
-            return []
-        start = _without_nul(after or "")
-        rows = self._run(lambda connection: root_table.page_of_aliases(connection, prefix, start, limit))
+        _check_prefix(prefix)
+        if after is not None:
+            check_name("after", after)
+        rows = self._run(
+            lambda connection: root_table.page_of_aliases(connection, prefix, after or "", limit)
+        )
         return list(map(AliasRow._make, rows))
 
     def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
         """Let `owner` keep these alive, besides what it keeps already."""
         check_owner(owner)
         check_time("expires_at", expires_at)
-        wanted, until = self._wanted(digests), _seconds(expires_at)
+        wanted, until = self._wanted(digests), float(expires_at)
         if wanted:
             self._run(lambda connection: root_table.pin(connection, owner, wanted, until))
 
@@ -245,18 +246,18 @@ class PostgresBlobStore:
     ) -> Sequence[PinRow]:
         """The next `limit` pins of owners with that prefix, in the order of owner and digest."""
         check_limit(limit)
-        self._check_open()
-        if not _can_be_asked_for(prefix):
-            return []
-        owner, digest = after or ("", b"")
-        start = (_without_nul(owner), _PAST_ALL_DIGESTS if "\0" in owner else digest)
+        _check_prefix(prefix)
+        if after is not None:
+            check_owner(after[0])
+            check_digest(after[1])
+        start = after or ("", b"")
         rows = self._run(lambda connection: root_table.page_of_pins(connection, prefix, start, limit))
         return list(map(PinRow._make, rows))
 
     def forget(self, *, expires_by: float) -> int:
         """Drop the aliases and pins whose life ended at `expires_by` or before; returns how many."""
         check_time("expires_by", expires_by)
-        until = _seconds(expires_by)
+        until = float(expires_by)
         return self._run(lambda connection: root_table.forget(connection, until))
 
     def close(self) -> None:
@@ -337,31 +338,19 @@ class _Clock(NamedTuple):
 
 
 def _ask_the_time(connection: _Connection) -> _Clock:
-    begun = time.monotonic()
-    server = blob_table.clock(connection)
-    ended = time.monotonic()
-    return _Clock(server, time.time(), ended)._replace(monotonic=(begun + ended) / 2)
+    """The answer that came soonest: it was written half-way between asking and reading, or nearly so."""
+    asked: list[tuple[float, _Clock]] = []
+    while len(asked) < _CLOCK_TRIES and not (asked and asked[-1][0] < _CLOCK_ERROR):
+        begun = time.monotonic()
+        server = blob_table.clock(connection)
+        took = time.monotonic() - begun
+        asked.append((took, _Clock(server, time.time() - took / 2, begun + took / 2)))
+    return min(asked)[1]
 
 
-def _seconds(value: float) -> float:
-    """A time as the server takes it; an int of any size is one."""
-    try:
-        return float(value)
-    except OverflowError:
-        return FOREVER if value > 0 else -FOREVER
-
-
-def _can_be_asked_for(name: object) -> bool:
-    """Whether text can be sent. What cannot is the name of nothing, and the start of no name."""
-    try:
-        return isinstance(name, str) and "\0" not in name and name.encode() is not None
-    except UnicodeEncodeError:
-        return False
-
-
-def _without_nul(after: str) -> str:
-    """The names that come after a text with a NUL are those that come after what is before the NUL."""
-    return after.partition("\0")[0]
+def _check_prefix(prefix: str) -> None:
+    if prefix != "":
+        check_name("prefix", prefix)
 
 
 class PostgresCAS(CAS):
