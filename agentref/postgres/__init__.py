@@ -17,10 +17,11 @@ except ImportError as error:
 from agentref.postgres.address import Address
 from agentref.postgres.errors import typed_errors
 from agentref.postgres.migrate import Migration, Status, migrations, status, upgrade
-from agentref.postgres.pool import Joined, Pool, Sessions
+from agentref.postgres.pool import Connection, Joined, Pool, Sessions
 
 __all__ = [
     "Address",
+    "Connection",
     "Joined",
     "Migration",
     "Pool",

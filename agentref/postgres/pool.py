@@ -14,10 +14,11 @@ from agentref.errors import InvalidInputError, StoreUnavailableError
 from agentref.postgres.address import Address
 from agentref.postgres.errors import is_lost, is_undone, typed_errors
 
-__all__ = ["Joined", "Pool", "Sessions"]
+__all__ = ["Connection", "Joined", "Pool", "Sessions"]
 
 _Result = TypeVar("_Result")
-_Connection = psycopg.Connection[Any]
+Connection = psycopg.Connection[Any]
+"""What a verb works on."""
 
 _IDLE_SECONDS: Final = 5.0
 _ATTEMPTS: Final = 3
@@ -33,7 +34,7 @@ class Sessions(Protocol):
 
     shown: str
 
-    def run(self, work: Callable[[_Connection], _Result], *, repeatable: bool = True) -> _Result:
+    def run(self, work: Callable[[Connection], _Result], *, repeatable: bool = True) -> _Result:
         """What `work` makes of a connection, which is in autocommit or in a savepoint.
 
         `work` may be called again, if that is safe: always when the server took everything back; when the
@@ -89,13 +90,13 @@ class Pool:
         self._held_for_fork = False
         self._closed = False
 
-    def connect(self) -> _Connection:
+    def connect(self) -> Connection:
         """A connection beside the pool, in autocommit. Raises `StoreUnavailableError` and says why."""
         self._check_open()
         with typed_errors(self.shown):
             return psycopg.connect(self._address.conninfo, autocommit=True, prepare_threshold=None)
 
-    def run(self, work: Callable[[_Connection], _Result], *, repeatable: bool = True) -> _Result:
+    def run(self, work: Callable[[Connection], _Result], *, repeatable: bool = True) -> _Result:
         """See `Sessions`. `work` is given a connection in autocommit."""
         with typed_errors(self.shown):
             for attempt in range(_ATTEMPTS):
@@ -201,7 +202,7 @@ class Joined:
     one. Safe for threads, one verb at a time. Closing it leaves the connection open.
     """
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         if not isinstance(connection, psycopg.Connection):
             raise InvalidInputError(
                 f"connection must be an open psycopg.Connection, not {type(connection).__name__}."
@@ -211,7 +212,7 @@ class Joined:
         self._lock = threading.RLock()
         self._closed = False
 
-    def run(self, work: Callable[[_Connection], _Result], *, repeatable: bool = True) -> _Result:  # noqa: ARG002
+    def run(self, work: Callable[[Connection], _Result], *, repeatable: bool = True) -> _Result:  # noqa: ARG002
         """See `Sessions`. Nothing is tried again: the transaction is the caller's."""
         with self._lock, typed_errors(self.shown):
             if self._closed:

@@ -3,13 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
-
-import psycopg
+from typing import Final, NamedTuple, TypeVar
 
 from agentref.codecs import ValueCodec
 from agentref.errors import InvalidInputError, StoreUnavailableError
-from agentref.postgres import Address, Joined, Pool
+from agentref.postgres import Address, Connection, Joined, Pool
 from agentref.postgres import blobs as blob_table
 from agentref.postgres import roots as root_table
 from agentref.postgres.errors import typed_errors
@@ -32,7 +30,6 @@ from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
 __all__ = ["PostgresBlobStore", "PostgresCAS"]
 
 _Result = TypeVar("_Result")
-_Connection = psycopg.Connection[Any]
 
 _CLOCK_SECONDS: Final = 60.0
 _CLOCK_STEP: Final = 0.1
@@ -68,7 +65,7 @@ class PostgresBlobStore:
         dsn: str | None = None,
         *,
         create: bool = True,
-        connection: _Connection | None = None,
+        connection: Connection | None = None,
         min_size: int = 0,
         max_size: int = 8,
         timeout: float = 30.0,
@@ -300,7 +297,7 @@ class PostgresBlobStore:
                 )
             )
 
-    def _run(self, work: Callable[[_Connection], _Result], *, repeatable: bool = True) -> _Result:
+    def _run(self, work: Callable[[Connection], _Result], *, repeatable: bool = True) -> _Result:
         self._check_open()
         if not self._is_up:
             with self._opening:
@@ -337,7 +334,7 @@ class _Clock(NamedTuple):
         return self.server + (time.monotonic() - self.monotonic)
 
 
-def _ask_the_time(connection: _Connection) -> _Clock:
+def _ask_the_time(connection: Connection) -> _Clock:
     """The answer that came soonest: it was written half-way between asking and reading, or nearly so."""
     asked: list[tuple[float, _Clock]] = []
     while len(asked) < _CLOCK_TRIES and not (asked and asked[-1][0] < _CLOCK_ERROR):
@@ -368,7 +365,7 @@ class PostgresCAS(CAS):
         dsn: str | None = None,
         *,
         create: bool = True,
-        connection: _Connection | None = None,
+        connection: Connection | None = None,
         min_size: int = 0,
         max_size: int = 8,
         timeout: float = 30.0,
