@@ -132,7 +132,7 @@ def _status(connection: psycopg.Connection[Any], steps: Sequence[Migration], sho
             f"The database {shown} is encoded in {encoding}; agentref needs one made with ENCODING 'UTF8'."
         )
     if not exists:
-        return Status([], steps)
+        return Status((), tuple(steps))
     rows = cursor.execute(
         "SELECT number, name, checksum FROM agentref_migration ORDER BY number", prepare=False
     ).fetchall()
@@ -150,7 +150,8 @@ def _status(connection: psycopg.Connection[Any], steps: Sequence[Migration], sho
             )
     applied = {number for number, _, _ in rows}
     return Status(
-        [(number, name) for number, name, _ in rows], [step for step in steps if step.number not in applied]
+        tuple((number, name) for number, name, _ in rows),
+        tuple(step for step in steps if step.number not in applied),
     )
 
 

@@ -18,7 +18,7 @@ __all__ = ["Connection", "Joined", "Pool", "Sessions"]
 
 _Result = TypeVar("_Result")
 Connection = psycopg.Connection[Any]
-"""What statements run on."""
+"""What a verb works on."""
 
 _IDLE_SECONDS: Final = 5.0
 _ATTEMPTS: Final = 3

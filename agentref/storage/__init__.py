@@ -38,6 +38,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """`PostgresCAS`, when it is asked for: psycopg is an extra."""
+    # It needs psycopg, which whoever keeps blobs elsewhere need not have.
     if name == "PostgresCAS":
         from agentref.storage.postgres import PostgresCAS  # noqa: PLC0415
 

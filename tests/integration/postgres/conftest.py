@@ -1,0 +1,27 @@
+"""What the tests of PostgreSQL share."""
+
+import psycopg
+import pytest
+
+from agentref.storage.postgres import PostgresBlobStore
+
+
+@pytest.fixture
+def dsn(databases):
+    """An empty database."""
+    return databases.dsn()
+
+
+@pytest.fixture
+def store(dsn):
+    """A store of its own, open."""
+    store = PostgresBlobStore(dsn)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def observer(dsn):
+    """A connection beside the store, in autocommit."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection

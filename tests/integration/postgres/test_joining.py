@@ -1,0 +1,128 @@
+"""A store on the caller's connection takes part in the caller's transaction, and never ends it."""
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+
+from agentref.errors import InvalidInputError, StoreUnavailableError
+from agentref.refs import Digest
+from agentref.storage import FOREVER, PostgresCAS
+from agentref.storage.postgres import PostgresBlobStore
+from agentref.storage.protocol import AliasRow
+
+ONE, TWO = Digest(bytes(32)), Digest(b"\x01" * 32)
+
+
+@pytest.fixture
+def rows(observer, store):
+    """A table of the caller's, beside the store's own."""
+    assert store.store_id
+    observer.execute("CREATE TABLE mine (name text)")
+    return lambda: [name for (name,) in observer.execute("SELECT name FROM mine").fetchall()]
+
+
+@pytest.fixture(params=["plain", "as the caller likes it"])
+def connection(request, dsn, rows):
+    options = {} if request.param == "plain" else {"row_factory": dict_row, "prepare_threshold": 0}
+    cursors = {} if request.param == "plain" else {"cursor_factory": psycopg.ClientCursor}
+    with psycopg.connect(dsn, **options, **cursors) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.mark.parametrize("first", ["blobs", "rows"])
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_blobs_and_rows_are_there_together_or_not_at_all(connection, store, rows, first, end):
+    joined = PostgresBlobStore(connection=connection)
+    steps = [
+        lambda: joined.store({ONE: b"one"}),
+        lambda: connection.execute("INSERT INTO mine VALUES ('row')"),
+    ]
+    for step in steps if first == "blobs" else reversed(steps):
+        step()
+    assert connection.info.transaction_status == TransactionStatus.INTRANS
+    assert joined.fetch([ONE]) == {ONE: b"one"}
+    assert (store.fetch([ONE]), rows()) == ({}, [])
+    getattr(connection, end)()
+    there = end == "commit"
+    assert (store.fetch([ONE]), rows()) == (({ONE: b"one"}, ["row"]) if there else ({}, []))
+
+
+def test_every_verb_leaves_the_transaction_open(connection, store):
+    store.store({ONE: b"one", TWO: b"two"}, expires_at=5e9)
+    joined = PostgresBlobStore(connection=connection)
+    alias = AliasRow("name", ONE, "raw", 3, 0, FOREVER)
+    for verb in (
+        lambda: joined.fetch([ONE]),
+        lambda: joined.touch([ONE], expires_at=6e9),
+        lambda: joined.condemn([ONE], expires_by=FOREVER),
+        lambda: joined.remove([TWO]),
+        lambda: joined.set_alias(alias),
+        lambda: joined.pin("me", [ONE]),
+        lambda: joined.forget(expires_by=FOREVER),
+        joined.scan,
+        joined.epoch,
+        joined.clock,
+    ):
+        verb()
+        assert connection.info.transaction_status == TransactionStatus.INTRANS
+    connection.rollback()
+    assert set(store.fetch([ONE, TWO])) == {ONE, TWO}
+    assert store.alias("name") is None
+    assert store.stat([ONE])[ONE].expires_at == 5e9
+
+
+def test_a_verb_that_fails_leaves_what_the_caller_wrote(connection, rows, observer):
+    joined = PostgresBlobStore(connection=connection)
+    connection.execute("INSERT INTO mine VALUES ('row')")
+    observer.execute("ALTER TABLE agentref_pin RENAME TO elsewhere")
+    with pytest.raises(OSError, match="agentref db upgrade"):
+        joined.pin("me", [ONE])
+    connection.commit()
+    assert rows() == ["row"]
+
+
+def test_a_transaction_that_failed_says_so(connection):
+    joined = PostgresBlobStore(connection=connection)
+    joined.fetch([ONE])
+    with pytest.raises(psycopg.Error):
+        connection.execute("SELECT 1/0")
+    with pytest.raises(StoreUnavailableError, match="roll it back"):
+        joined.fetch([ONE])
+    connection.rollback()
+    assert joined.fetch([ONE]) == {}
+
+
+def test_in_autocommit_each_verb_is_a_transaction(dsn, store):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        joined = PostgresBlobStore(connection=connection)
+        joined.store({ONE: b"one"})
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+        assert store.fetch([ONE]) == {ONE: b"one"}
+        with connection.transaction(force_rollback=True):
+            joined.store({TWO: b"two"})
+    assert store.fetch([TWO]) == {}
+
+
+def test_closing_leaves_the_connection_open(connection):
+    with PostgresCAS(connection=connection) as cas:
+        ref = cas.dump(["a value"])
+    connection.commit()
+    assert PostgresCAS(connection=connection).load(ref) == ["a value"]
+
+
+def test_tables_that_were_rolled_back_are_made_again(databases):
+    with psycopg.connect(databases.dsn("empty")) as connection:
+        joined = PostgresBlobStore(connection=connection)
+        joined.store({ONE: b"one"})
+        connection.rollback()
+        joined.store({TWO: b"two"})
+        connection.commit()
+        assert set(joined.fetch([ONE, TWO])) == {TWO}
+
+
+@pytest.mark.parametrize("given", [{}, {"dsn": "host=a", "connection": object()}, {"connection": "host=a"}])
+def test_it_is_a_dsn_or_a_connection(given):
+    with pytest.raises(InvalidInputError):
+        PostgresBlobStore(**given)
