@@ -67,7 +67,7 @@ def get(name: Name, store: Store = None, json: Json = False) -> None:
         _print([alias])
 
 
-def set_alias(  # noqa: PLR0913  (a command's options)
+def set_alias(  # noqa: PLR0913, PLR0917  (a command's options)
     name: Name,
     ref: Annotated[str, typer.Argument(metavar="REF", help=REF_HELP)],
     store: Store = None,

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=EXITS)(ls)
 
 
-def ls(  # noqa: PLR0913  (a command's options)
+def ls(  # noqa: PLR0913, PLR0917  (a command's options)
     store: Store = None,
     limit: Annotated[int, typer.Option(min=0, help="How many at most; 0 for all.")] = 100,
     after: Annotated[str, typer.Option(metavar="HASH", help="Begin behind this one.")] = "",

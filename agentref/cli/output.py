@@ -70,12 +70,8 @@ def show_size(size: int) -> str:
     """A number of bytes for a person."""
     if size < 1024:
         return f"{size} B"
-    scaled = float(size)
-    for unit in _UNITS:
-        scaled /= 1024
-        if scaled < 1024:
-            break
-    return f"{scaled:,.1f} {unit}"
+    power = min((size.bit_length() - 1) // 10, len(_UNITS))
+    return f"{size / 1024**power:,.1f} {_UNITS[power - 1]}"
 
 
 def print_json(document: Mapping[str, object]) -> None:
