@@ -1,4 +1,4 @@
-"""Each command does what it says, prints one JSON document if asked to, and ends with the code that fits."""
+"""Each command does what it says, prints one JSON document if asked to, and has the exit code that fits."""
 
 import json
 import time
@@ -119,7 +119,7 @@ def test_show_content_of_a_value(cas, run):
 
 
 def test_show_content_constructs_no_stored_class(cas, run):
-    import langchain_core.messages as messages
+    from langchain_core import messages
 
     result = run("show", cas.dump(messages.HumanMessage("hello")).hash, "--content")
     assert result.exit_code == 1
@@ -189,7 +189,7 @@ def test_prune_of_a_damaged_store(cas, path, run):
 def test_spans():
     spans = {"3600": 3600, "90s": 90, "30m": 1800, "1h": 3600, "7d": 604800, "2w": 1209600, "0.5h": 1800}
     assert {text: parse_seconds("--grace", text) for text in spans} == spans
-    for text in ("", "h", "-1", "1y", "1h30m", "nan", "inf", "١"):
+    for text in ("", "h", "-1", "1y", "1h30m", "nan", "inf", "\u0661"):
         with pytest.raises(InvalidInputError):
             parse_seconds("--grace", text)
 

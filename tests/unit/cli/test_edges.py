@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from types import ModuleType
 
 import pytest
@@ -88,13 +87,14 @@ def test_a_password_is_never_printed(run, monkeypatch, failure):
     assert "s3cr3t" not in result.stderr and "***" in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_a_store_of_postgres_is_named_without_its_password(run, cas, monkeypatch):
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_store_of_postgres_is_named_without_its_password(run, cas, monkeypatch, form):
     module = ModuleType("agentref.storage.postgres")
     module.PostgresCAS = lambda dsn, **options: cas
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    for result in (run("stats", store=DSN), run("stats", "--json", store=DSN)):
-        assert result.exit_code == 0
-        assert "s3cr3t" not in result.stdout and "postgresql://me:***@localhost:1/db" in result.stdout
+    result = run("stats", *form, store=DSN)
+    assert result.exit_code == 0
+    assert "s3cr3t" not in result.stdout and "postgresql://me:***@localhost:1/db" in result.stdout
 
 
 @pytest.mark.parametrize("command", [["stats", DSN], [DSN], ["show", DSN, "more", DSN], ["show", DSN]])
@@ -135,18 +135,21 @@ def test_names_are_not_acted_upon(cas, run):
 
 
 def test_a_reader_that_goes_away_is_no_error(cas, path):
-    cas.put_many([str(n).encode() for n in range(5000)])
-    for form in ([], ["--json"]):
-        child = subprocess.Popen(
-            [sys.executable, "-m", "agentref.cli", "ls", "--limit", "0", "--store", str(path), *form],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        child.stdout.readline()
-        child.stdout.close()
-        assert child.stderr.read() == b""
-        assert child.wait() == 141
-        child.stderr.close()
+    cas.put_many([str(n).encode() for n in range(100)])
+    for command in (["ls"], ["ls", "--json"], ["stats"], ["show", cas.put(b"x" * 100_000), "--content"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "agentref.cli", *command, "--store", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=writer,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        finally:
+            os.close(writer)
+        assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_an_interrupt_ends_it_quietly(cas, path):
@@ -175,7 +178,6 @@ def test_as_a_process(cas, path):
     result = process("verify", "--json", "--store", str(path))
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["checked"] == 1
-    assert process().returncode in {0, 2}
     assert process("no-such-command").returncode == 2
 
 
@@ -225,4 +227,3 @@ def test_how_things_are_shown():
     assert show_time(float("inf")) == show_time(None) == "never"
     assert show_time(0) == "1970-01-01 00:00:00" and show_time(1e30)
     assert one_line("a\tb\ud800") == "a\\tb\\ud800"
-    assert time.time() > 0
