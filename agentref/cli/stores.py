@@ -1,0 +1,102 @@
+"""From the name of a store to a store that is open. Never makes one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agentref.cli.secrets import remember, scrub
+from agentref.codecs import ValueCodec
+from agentref.errors import (
+    AgentRefError,
+    InvalidInputError,
+    MissingExtraError,
+    StorageError,
+    StoreUnavailableError,
+)
+from agentref.storage import CAS, BlobStore
+from agentref.storage.filesystem import FilesystemBlobStore
+
+__all__ = ["Opened", "open_store"]
+
+_SCHEMES: Final = ("postgres://", "postgresql://")
+
+
+class Opened(NamedTuple):
+    """A store, the blob store below it, and what to call it in print: without a password."""
+
+    cas: CAS
+    blobs: BlobStore
+    name: str
+
+
+@contextmanager
+def open_store(store: str | None) -> Iterator[Opened]:
+    """Open the store that a path or a DSN names, and close it.
+
+    Raises `InvalidInputError` if there is no name, `StorageError` if there is no such store.
+    """
+    if not store:
+        raise InvalidInputError("No store was named: give --store, or set AGENTREF_STORE.")
+    if store.startswith(_SCHEMES):
+        remember(store)
+        with _driver_errors(), _open_database(store) as cas:
+            yield Opened(cas, _below(cas), scrub(store))
+    else:
+        with _open_directory(store) as cas:
+            yield Opened(cas, _below(cas), store)
+
+
+def _below(cas: CAS) -> BlobStore:
+    return cas._store  # noqa: SLF001  (to list blobs with their lives is a verb of the blob store only)
+
+
+def _open_directory(store: str) -> CAS:
+    path = Path(store)
+    try:
+        found = path.exists()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        found = False
+    if not found:
+        raise StoreUnavailableError(f"There is no store at {scrub(store)}: no such directory.")
+    try:
+        blobs = FilesystemBlobStore(path, create=False)
+    except StoreUnavailableError as error:
+        if "create=True" not in str(error):  # advice for a program, not for a shell
+            raise
+        raise StoreUnavailableError(f"There is no store at {store}: it holds no index.") from None
+    return CAS(blobs, codec=_codec())
+
+
+def _open_database(dsn: str) -> CAS:
+    try:
+        module = import_module("agentref.storage.postgres")
+    except MissingExtraError:
+        raise
+    except ImportError:
+        raise MissingExtraError(
+            "A store in Postgres needs its driver: pip install 'agentref-checkpoint[postgres]'"
+        ) from None
+    cas: CAS = module.PostgresCAS(dsn, create=False, codec=_codec())
+    return cas
+
+
+def _codec() -> ValueCodec:
+    # Nothing that a stored value names is to run here, in a shell that may well be root's.
+    return ValueCodec(allow=[])
+
+
+@contextmanager
+def _driver_errors() -> Iterator[None]:
+    """What a driver raises may quote its DSN, and so would a traceback of it."""
+    try:
+        yield
+    except AgentRefError:
+        raise
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if not type(error).__module__.startswith("psycopg"):
+            raise
+        raise StorageError(f"The database cannot be used: {scrub(str(error))}") from None
