@@ -18,6 +18,7 @@ _COMMANDS: Final = (
     "prune",
     "alias",
     "pins",
+    "db",
 )
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     help="""Looks after a store of agentref: a directory, or a database of Postgres.
 
     A store is named with --store, or by the environment variable AGENTREF_STORE; the variable keeps a
-    password out of the list of processes. No command makes a store.
+    password out of the list of processes. No command but `db upgrade` makes a store.
 
     \b
     Example:

@@ -18,7 +18,7 @@ from agentref.errors import (
 from agentref.storage import CAS, BlobStore
 from agentref.storage.filesystem import FilesystemBlobStore
 
-__all__ = ["Opened", "open_store"]
+__all__ = ["Opened", "database_name", "driver_errors", "open_store"]
 
 _SCHEMES: Final = ("postgres://", "postgresql://")
 
@@ -37,15 +37,31 @@ def open_store(store: str | None) -> Iterator[Opened]:
 
     Raises `InvalidInputError` if there is no name, `StorageError` if there is no such store.
     """
-    if not store:
-        raise InvalidInputError("No store was named: give --store, or set AGENTREF_STORE.")
+    store = _named(store)
     if store.startswith(_SCHEMES):
         remember(store)
-        with _driver_errors(), _open_database(store) as cas:
+        with driver_errors(), _open_database(store) as cas:
             yield Opened(cas, _below(cas), scrub(store))
     else:
         with _open_directory(store) as cas:
             yield Opened(cas, _below(cas), store)
+
+
+def database_name(store: str | None) -> tuple[str, str]:
+    """The DSN of a database, and what to call it in print. Raises `InvalidInputError` if it is none."""
+    dsn = _named(store)
+    remember(dsn)
+    if not dsn.startswith(_SCHEMES):
+        raise InvalidInputError(
+            f"{scrub(dsn)} is no database: a store in PostgreSQL is named by a DSN, postgresql://..."
+        )
+    return dsn, scrub(dsn)
+
+
+def _named(store: str | None) -> str:
+    if not store:
+        raise InvalidInputError("No store was named: give --store, or set AGENTREF_STORE.")
+    return store
 
 
 def _below(cas: CAS) -> BlobStore:
@@ -88,7 +104,7 @@ def _codec() -> ValueCodec:
 
 
 @contextmanager
-def _driver_errors() -> Iterator[None]:
+def driver_errors() -> Iterator[None]:
     """What a driver raises may quote its DSN, and so would a traceback of it."""
     try:
         yield
