@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from benchmarks.measure import Row
 
-GROUPS = ("checkpoints", "engine", "throughput", "durable", "streams", "demo_graph")
+GROUPS = ("checkpoints", "engine", "throughput", "durable", "streams", "demo_graph", "postgres")
 
 
 def _line(row: Row) -> str:
