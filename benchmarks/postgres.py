@@ -1,4 +1,4 @@
-"""The store in PostgreSQL against what the same server can do: COPY, blind upserts, LangGraph's own saver."""
+"""The store in PostgreSQL against what the same server can do: COPY, blind upserts, LangGraph's saver."""
 
 import os
 import time
@@ -44,7 +44,8 @@ def _upsert(connection: "psycopg.Connection[Any]", blobs: dict[Digest, bytes]) -
     connection.execute(
         """
         INSERT INTO agentref_blob AS b (digest, data, stored_size, head, touched_at)
-        SELECT digest, data, octet_length(data), 0, 0.0 FROM unnest(%b::bytea[], %b::bytea[]) AS n(digest, data)
+        SELECT digest, data, octet_length(data), 0, 0.0
+        FROM unnest(%b::bytea[], %b::bytea[]) AS new(digest, data)
         ON CONFLICT (digest) DO UPDATE SET touched_at = EXCLUDED.touched_at, data = EXCLUDED.data
         """,
         (list(blobs), list(blobs.values())),
@@ -88,6 +89,8 @@ def _again(store: PostgresBlobStore, connection: "psycopg.Connection[Any]") -> I
     store.store(blobs)
     names = list(blobs)
     _upsert(connection, blobs)
+    # The first look after a change settles hints in the rows, which is logged where pages have checksums.
+    store.touch(names, expires_at=time.time() + 60)
     connection.execute("CHECKPOINT")
     lsn = "SELECT pg_current_wal_insert_lsn() - '0/0'"
     before = connection.execute(lsn).fetchone()

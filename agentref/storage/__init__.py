@@ -6,6 +6,7 @@ from agentref.storage._lives import GRACE_SECONDS, LEASE_SECONDS
 from agentref.storage.cas import CAS
 from agentref.storage.lifetimes import Alias, Pin
 from agentref.storage.local import FilesystemCAS, InMemoryCAS
+from agentref.storage.migrating import MigrationReport, amigrate_cas, migrate_cas
 from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, BlobStore, PinRow, RootStore
 from agentref.storage.reports import Counters, PruneReport, StoreStats, VerifyReport
 from agentref.storage.writing import Encoded
@@ -26,6 +27,7 @@ __all__ = [
     "Encoded",
     "FilesystemCAS",
     "InMemoryCAS",
+    "MigrationReport",
     "Pin",
     "PinRow",
     "PostgresCAS",
@@ -33,6 +35,8 @@ __all__ = [
     "RootStore",
     "StoreStats",
     "VerifyReport",
+    "amigrate_cas",
+    "migrate_cas",
 ]
 
 

@@ -65,3 +65,26 @@ def cas_blobs(dsn):
 def test_a_directory_has_no_tables(run, command):
     result = run(*command)
     assert result.exit_code == 2 and "postgresql://" in result.stderr
+
+
+def test_a_directory_moves_to_a_database(run, cas, path, dsn):
+    ref = cas.dump(["x" * 5000, "y" * 5000])
+    cas.set_alias("plan", ref)
+    cas.pin("run-1", [ref])
+    result = run("migrate", str(path), dsn)
+    assert result.exit_code == 2 and "agentref db upgrade" in result.stderr
+    run("db", "upgrade", store=dsn)
+    planned = said(run("migrate", str(path), dsn, "--dry-run", "--json"))
+    done = said(run("migrate", str(path), dsn, "--json"))
+    assert done["ok"] and done["copied"] == planned["copied"] == cas.stats().blobs
+    assert said(run("migrate", str(path), dsn, "--json"))["copied"] == 0
+    result = run("migrate", str(path), dsn)
+    assert result.exit_code == 0 and cas.backend_id in result.output and "hush" not in result.output
+    with PostgresCAS(dsn, backend_aliases=[cas.backend_id]) as other:
+        other.set_alias("plan", other.dump("something else"))
+    result = run("migrate", str(path), dsn)
+    assert result.exit_code == 1 and "conflict: plan" in result.output
+    result = run("migrate", str(path), str(path))
+    assert result.exit_code == 2
+    result = run("migrate", str(path), str(path.parent / "nowhere"))
+    assert result.exit_code == 2 and not (path.parent / "nowhere").exists()
