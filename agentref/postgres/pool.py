@@ -108,7 +108,7 @@ class Pool:
                     lost = is_lost(error, connection)
                     if lost:
                         self._doubted_at = time.monotonic()
-                    again = is_undone(error) or (lost and repeatable and attempt == 0)
+                    again = is_undone(error) or (lost and repeatable)
                     if not again or attempt == _ATTEMPTS - 1:
                         raise
                 finally:
