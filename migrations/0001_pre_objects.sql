@@ -5,7 +5,7 @@
 
 CREATE TABLE agentref_meta (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    store_id text NOT NULL COLLATE "C",
+    store_id varchar(15) NOT NULL COLLATE "C",
     epoch bigint NOT NULL DEFAULT 0
 );
 
@@ -15,6 +15,7 @@ VALUES ('pg-' || substr(replace(gen_random_uuid()::text, '-', ''), 1, 12));
 CREATE TABLE agentref_blob (
     digest bytea PRIMARY KEY CHECK (octet_length(digest) = 32),
     data bytea NOT NULL,
+    tail bytea, -- the last bytes, if there are more than in data
     stored_size integer NOT NULL,
     head smallint NOT NULL, -- the first byte; -1 if there is none
     touched_at double precision NOT NULL,
@@ -23,7 +24,4 @@ CREATE TABLE agentref_blob (
 );
 
 -- It is compressed already. (In CREATE TABLE, this is known from PostgreSQL 16 on.)
-ALTER TABLE agentref_blob ALTER COLUMN data SET STORAGE EXTERNAL;
-
--- What may expire, in the order in which it is looked through. What lives for ever costs no entry.
-CREATE INDEX agentref_blob_mortal ON agentref_blob (digest, expires_at) WHERE expires_at < 'Infinity';
+ALTER TABLE agentref_blob ALTER COLUMN data SET STORAGE EXTERNAL, ALTER COLUMN tail SET STORAGE PLAIN;

@@ -11,21 +11,10 @@ CREATE TABLE agentref_alias (
     expires_at double precision NOT NULL
 );
 
-CREATE INDEX agentref_alias_mortal ON agentref_alias (expires_at) WHERE expires_at < 'Infinity';
-
-CREATE SEQUENCE agentref_owner_id AS bigint;
-
-CREATE TABLE agentref_owner (
-    id bigint PRIMARY KEY DEFAULT nextval('agentref_owner_id'),
-    name text NOT NULL UNIQUE COLLATE "C"
-);
-
--- A pin may come while its owner goes: then it goes, too.
+-- The owner stands in each row: two tables would be two indexes, and twice the locks.
 CREATE TABLE agentref_pin (
-    owner_id bigint NOT NULL REFERENCES agentref_owner ON DELETE CASCADE,
+    owner text NOT NULL COLLATE "C",
     digest bytea NOT NULL CHECK (octet_length(digest) = 32),
     expires_at double precision NOT NULL,
-    PRIMARY KEY (owner_id, digest)
+    PRIMARY KEY (owner, digest)
 );
-
-CREATE INDEX agentref_pin_mortal ON agentref_pin (expires_at) WHERE expires_at < 'Infinity';

@@ -37,10 +37,17 @@ _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 _INFO: Final = "digest, stored_size, touched_at, expires_at, condemned_at"
 
+# PostgreSQL keeps larger bytes in slices of 1,996, four of which fill a page (TOAST_MAX_CHUNK_SIZE, in its
+# heaptoast.h). A short last slice takes the fourth one's place, and with it up to a quarter of the page; so
+# it stays in the row. 256 bytes is as much as a row grows without a change of its life costing more.
+_SLICE: Final = 1996
+_MAX_TAIL: Final = 256
+
 _PUT: Final = f"""
-INSERT INTO agentref_blob AS b (digest, data, stored_size, head, touched_at, expires_at)
-SELECT new.digest, new.data, octet_length(new.data), new.head, {_NOW}, %b::float8
-FROM unnest(%b::bytea[], %b::bytea[], %b::smallint[]) AS new(digest, data, head)
+INSERT INTO agentref_blob AS b (digest, data, tail, stored_size, head, touched_at, expires_at)
+SELECT new.digest, new.data, new.tail, new.size, new.head, {_NOW}, %b::float8
+FROM unnest(%b::bytea[], %b::bytea[], %b::bytea[], %b::integer[], %b::smallint[])
+    AS new(digest, data, tail, size, head)
 ON CONFLICT (digest) DO UPDATE SET
     touched_at = GREATEST(b.touched_at, EXCLUDED.touched_at), condemned_at = NULL,
 """
@@ -48,7 +55,8 @@ ON CONFLICT (digest) DO UPDATE SET
 _KEEP: Final = _PUT + "    expires_at = GREATEST(b.expires_at, EXCLUDED.expires_at)"
 
 _OVERWRITE: Final = (
-    _PUT + "    data = EXCLUDED.data, stored_size = EXCLUDED.stored_size, head = EXCLUDED.head"
+    _PUT + "    data = EXCLUDED.data, tail = EXCLUDED.tail, stored_size = EXCLUDED.stored_size, "
+    "head = EXCLUDED.head"
 )
 
 # Those to be changed are found without a lock, and then locked by name only: a condition on the life would
@@ -130,10 +138,10 @@ def fetch(connection: _Connection, digests: Sequence[Digest]) -> dict[Digest, by
     """The bytes of those that are here."""
     found = execute(
         connection,
-        "SELECT digest, data FROM agentref_blob WHERE digest = ANY(%b::bytea[])",
+        "SELECT digest, data, tail FROM agentref_blob WHERE digest = ANY(%b::bytea[])",
         [list(digests)],
     )
-    return dict(found.fetchall())
+    return {digest: data if tail is None else data + tail for digest, data, tail in found}
 
 
 def stat(connection: _Connection, digests: Sequence[Digest]) -> list[tuple[Any, ...]]:
@@ -230,5 +238,13 @@ def _parts(blobs: Mapping[Digest, bytes]) -> Iterator[list[tuple[Digest, bytes]]
 
 
 def _columns(part: Sequence[tuple[Digest, bytes]], expires_at: float) -> list[Any]:
-    digests, data = map(list, zip(*part, strict=True))
-    return [expires_at, digests, data, [one[0] if one else -1 for one in data]]
+    rows = [(digest, *_halves(data), len(data), data[0] if data else -1) for digest, data in part]
+    return [expires_at, *map(list, zip(*rows, strict=True))]
+
+
+def _halves(data: bytes) -> tuple[bytes, bytes | None]:
+    """What goes out in whole slices, and the little that is left then; None if it is not so little."""
+    left = len(data) % _SLICE
+    if len(data) > _SLICE and 0 < left <= _MAX_TAIL:
+        return data[:-left], data[-left:]
+    return data, None

@@ -22,8 +22,8 @@ _LOCK: Final = 0x61_67_65_6E_74_72_65_66  # "agentref"
 _LEDGER: Final = """
 CREATE TABLE IF NOT EXISTS agentref_migration (
     number integer PRIMARY KEY,
-    name text NOT NULL,
-    checksum text NOT NULL,
+    name varchar(100) NOT NULL,
+    checksum varchar(64) NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 )
 """

@@ -1,7 +1,7 @@
 # ruff: noqa: S608  (every part of a statement is a constant of this file; values travel beside it)
 """What is said to the tables of aliases and pins.
 
-Whoever needs an owner and its pins locks the owner first, and several owners in the order of their ids.
+Whoever locks several rows locks them in the order of their keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,56 +61,48 @@ WHERE starts_with(name, %b::text) AND name > %b::text AND expires_at > {_NOW}
 ORDER BY name LIMIT %b::bigint
 """
 
-# A second pin of an owner waits for the first one: which of them makes the owner is settled then.
 _PIN: Final = """
-WITH own AS (
-    INSERT INTO agentref_owner AS o (name) VALUES (%b::text)
-    ON CONFLICT (name) DO UPDATE SET name = o.name
-    RETURNING id
-)
-INSERT INTO agentref_pin AS p (owner_id, digest, expires_at)
-SELECT own.id, new.digest, %b::float8 FROM own CROSS JOIN unnest(%b::bytea[]) AS new(digest)
-ON CONFLICT (owner_id, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
+INSERT INTO agentref_pin AS p (owner, digest, expires_at)
+SELECT %b::text, new.digest, %b::float8 FROM unnest(%b::bytea[]) AS new(digest)
+ON CONFLICT (owner, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
 WHERE p.expires_at < EXCLUDED.expires_at
 """
 
 _UNPIN: Final = f"""
-WITH own AS MATERIALIZED (
-    SELECT id FROM agentref_owner WHERE name = ANY(%b::text[]) ORDER BY id FOR UPDATE
+WITH locked AS MATERIALIZED (
+    SELECT owner, digest FROM agentref_pin WHERE owner = ANY(%b::text[])
+    ORDER BY owner, digest FOR UPDATE
 ), gone AS (
-    DELETE FROM agentref_pin USING own WHERE owner_id = own.id RETURNING expires_at
-), unowned AS (
-    DELETE FROM agentref_owner AS o USING own WHERE o.id = own.id
+    DELETE FROM agentref_pin AS p USING locked
+    WHERE p.owner = locked.owner AND p.digest = locked.digest RETURNING p.expires_at
 )
 SELECT count(*) FROM gone WHERE expires_at > {_NOW}
 """
 
 _PAGE_OF_PINS: Final = f"""
-SELECT o.name, p.digest, p.expires_at
-FROM agentref_owner AS o JOIN agentref_pin AS p ON p.owner_id = o.id
-WHERE starts_with(o.name, %b::text) AND o.name >= %b::text AND (o.name, p.digest) > (%b::text, %b::bytea)
-    AND p.expires_at > {_NOW}
-ORDER BY o.name, p.digest LIMIT %b::bigint
+SELECT owner, digest, expires_at FROM agentref_pin
+WHERE starts_with(owner, %b::text) AND owner >= %b::text AND (owner, digest) > (%b::text, %b::bytea)
+    AND expires_at > {_NOW}
+ORDER BY owner, digest LIMIT %b::bigint
 """
 
-_LOCK_OWNERS: Final = """
-SELECT id FROM agentref_owner
-WHERE id IN (SELECT owner_id FROM agentref_pin WHERE expires_at < 'Infinity' AND expires_at <= %b::float8)
-ORDER BY id FOR UPDATE
-"""
-
-_FORGET: Final = """
-WITH aliases AS (
-    DELETE FROM agentref_alias WHERE expires_at < 'Infinity' AND expires_at <= %(by)b::float8 RETURNING 1
-), pins AS (
-    DELETE FROM agentref_pin
-    WHERE owner_id = ANY(%(owners)b::bigint[]) AND expires_at <= %(by)b::float8 RETURNING 1
-), owners AS (
-    DELETE FROM agentref_owner AS o
-    WHERE id = ANY(%(owners)b::bigint[])
-        AND NOT EXISTS (SELECT FROM agentref_pin WHERE owner_id = o.id AND expires_at > %(by)b::float8)
+# What is lengthened while these wait for it is looked at again, and stays.
+_FORGET_ALIASES: Final = f"""
+WITH locked AS MATERIALIZED (
+    SELECT name FROM agentref_alias
+    WHERE expires_at < 'Infinity' AND expires_at <= LEAST({_NOW}, %b::float8)
+    ORDER BY name FOR UPDATE
 )
-SELECT (SELECT count(*) FROM aliases) + (SELECT count(*) FROM pins)
+DELETE FROM agentref_alias AS a USING locked WHERE a.name = locked.name
+"""
+
+_FORGET_PINS: Final = f"""
+WITH locked AS MATERIALIZED (
+    SELECT owner, digest FROM agentref_pin
+    WHERE expires_at < 'Infinity' AND expires_at <= LEAST({_NOW}, %b::float8)
+    ORDER BY owner, digest FOR UPDATE
+)
+DELETE FROM agentref_pin AS p USING locked WHERE p.owner = locked.owner AND p.digest = locked.digest
 """
 
 
@@ -164,11 +156,8 @@ def page_of_pins(
 
 
 def forget(connection: _Connection, expires_by: float) -> int:
-    """How many aliases and pins were dropped."""
-    with connection.transaction():
-        now = execute(connection, "SELECT " + _NOW).fetchone()
-        until = min(expires_by, float(now[0])) if now else expires_by
-        # Two statements: what is pinned while this one waits has to be seen by the next one.
-        owners = [number for (number,) in execute(connection, _LOCK_OWNERS, [until]).fetchall()]
-        row = execute(connection, _FORGET, {"by": until, "owners": owners}).fetchone()
-        return int(row[0]) if row else 0
+    """How many aliases and pins were dropped. Each of the two is looked through, row by row."""
+    return sum(
+        execute(connection, statement, [expires_by]).rowcount
+        for statement in (_FORGET_ALIASES, _FORGET_PINS)
+    )

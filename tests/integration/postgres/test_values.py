@@ -67,6 +67,21 @@ def test_a_batch_that_fails_in_the_middle_leaves_nothing(dsn, store):
     assert others_idle_in_transaction(dsn) == []
 
 
+@pytest.mark.parametrize("slices", [1, 2, 5])
+def test_what_is_left_behind_the_last_full_slice_is_kept_wherever_it_stands(dsn, store, slices):
+    sizes = [1996 * slices + left for left in (-1, 0, 1, 255, 256, 257, 1995)]
+    blobs = {name: random.Random(size).randbytes(size) for name, size in zip(NAMES, sizes, strict=False)}
+    store.store(blobs)
+    assert store.fetch(NAMES) == blobs
+    assert [info.stored_size for info in store.scan()] == sizes
+    in_rows = rows(dsn, "SELECT octet_length(tail) FROM agentref_blob WHERE tail IS NOT NULL ORDER BY 1")
+    assert in_rows == [(1,), (255,), (256,)]
+    for turned in (dict(zip(blobs, reversed(blobs.values()), strict=True)), dict.fromkeys(blobs, b"")):
+        store.replace(turned)
+        assert store.fetch(NAMES) == turned
+        assert [info.stored_size for info in store.scan()] == [len(data) for data in turned.values()]
+
+
 def test_writers_lose_nothing_beside_processes_that_prune(dsn):
     """Short lives, no grace: whatever is put with a life to come is here for as long."""
     end, lost = time.monotonic() + 5, []
