@@ -84,6 +84,23 @@ WHERE digest = ANY(%(digests)b::bytea[])
     AND expires_at >= %(expires_at)b::float8 AND condemned_at IS NULL
 """
 
+_PAGE: Final = f"""
+SELECT {_INFO} FROM agentref_blob WHERE digest > %b::bytea ORDER BY digest LIMIT %b::bigint
+"""
+
+# No index knows lives: it would have to be written whenever one changes. The few that are mortal are found by
+# looking at so many rows at a time that the way by the primary key is the cheapest in every large table.
+_LOOKED_AT: Final = 4096
+
+_MORTAL_PAGE: Final = f"""
+WITH seen AS MATERIALIZED ({_PAGE}), last AS (SELECT digest FROM seen ORDER BY digest DESC LIMIT 1)
+SELECT last.digest, mortal.*
+FROM (SELECT) AS always LEFT JOIN last ON true LEFT JOIN (
+    SELECT * FROM seen WHERE expires_at <= %b::float8 AND expires_at < 'Infinity'
+) AS mortal ON true
+ORDER BY mortal.digest
+"""
+
 _CONDEMN: Final = f"""
 WITH locked AS MATERIALIZED (
     SELECT digest FROM agentref_blob
@@ -164,17 +181,14 @@ def peek(connection: _Connection, digests: Sequence[Digest]) -> dict[Digest, int
 def page(connection: _Connection, after: bytes, limit: int, expires_by: float) -> list[tuple[Any, ...]]:
     """Rows as of `stat`, in the order of digests, of those whose life ends by then."""
     if expires_by == float("inf"):
-        return execute(
-            connection,
-            f"SELECT {_INFO} FROM agentref_blob WHERE digest > %b::bytea ORDER BY digest LIMIT %b::bigint",
-            [after, limit],
-        ).fetchall()
-    return execute(
-        connection,
-        f"SELECT {_INFO} FROM agentref_blob WHERE digest > %b::bytea AND expires_at <= %b::float8 "
-        "AND expires_at < 'Infinity' ORDER BY digest LIMIT %b::bigint",
-        [after, expires_by, limit],
-    ).fetchall()
+        return execute(connection, _PAGE, [after, limit]).fetchall()
+    found: list[tuple[Any, ...]] = []
+    last: bytes | None = after
+    while last is not None and len(found) < limit:
+        seen = execute(connection, _MORTAL_PAGE, [last, max(limit, _LOOKED_AT), expires_by]).fetchall()
+        last = seen[0][0]
+        found += [row[1:] for row in seen if row[1] is not None]
+    return found[:limit]
 
 
 def put(

@@ -144,8 +144,7 @@ class PostgresBlobStore:
     def scan(
         self, *, after: Digest | None = None, limit: int = 1000, expires_by: float = FOREVER
     ) -> Sequence[BlobInfo]:
-        """The next `limit` blobs in digest order; those that live for ever cost nothing if `expires_by` is
-        given."""
+        """The next `limit` blobs in digest order; with `expires_by`, every row on the way is looked at."""
         check_limit(limit)
         check_time("expires_by", expires_by)
         if after is not None:
