@@ -88,8 +88,8 @@ _PAGE: Final = f"""
 SELECT {_INFO} FROM agentref_blob WHERE digest > %b::bytea ORDER BY digest LIMIT %b::bigint
 """
 
-# No index knows lives: it would have to be written whenever one changes. The few that are mortal are found by
-# looking at so many rows at a time that the way by the primary key is the cheapest in every large table.
+# No index knows lives: it would have to be written whenever one changes. The few that are mortal are found
+# by looking at so many rows at a time that the way by the primary key is the cheapest in any large table.
 _LOOKED_AT: Final = 4096
 
 _MORTAL_PAGE: Final = f"""
