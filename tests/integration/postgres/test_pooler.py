@@ -106,8 +106,8 @@ def test_many_clients_share_two_connections(databases, pooler):
         list(threads.map(work, range(12)))
     with psycopg.connect(databases.dsn(), autocommit=True) as connection:
         left = connection.execute(
-            "SELECT state, (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT state, (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') "
+            "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         ).fetchall()
     assert len(left) <= 2
     assert {(state, locks) for state, locks in left} <= {("idle", 0)}
