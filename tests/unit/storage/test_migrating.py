@@ -134,7 +134,7 @@ def test_what_is_damaged_is_left_out_and_told(stores):
     source._store.replace({Digest(lost.digest): b"\x10damaged"})
     report = migrate_cas(source, target)
     assert not report.ok
-    assert report.corrupt == report.missing == (lost.hash,)
+    assert (report.corrupt, report.missing) == ((lost.hash,), ())
     assert target.load(kept) == DOCS
     assert target.verify().corrupt == ()
     assert not target.exists(lost.hash)
@@ -222,9 +222,19 @@ def test_on_the_event_loop(stores):
 def test_two_stores_of_one_name_are_refused(make):
     source = make("memory", "source", backend_id="mine")
     source.dump("x")
-    for target in (make("memory", "other", backend_id="mine"), source):
-        with pytest.raises(InvalidInputError, match="backend_aliases"):
-            migrate_cas(source, target)
+    namesake = make("memory", "other", backend_id="mine")
+    with pytest.raises(InvalidInputError, match="backend_aliases"):
+        migrate_cas(source, namesake)
+    assert namesake.stats().blobs == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_and_itself_are_refused_whatever_they_are_called(make, kind):
+    source = make(kind, "same", backend_id="one")
+    source.dump("x")
+    again = make(kind, "same", backend_id="other") if kind != "memory" else source
+    with pytest.raises(InvalidInputError, match="one store"):
+        migrate_cas(source, again)
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": "2"}, {"workers": 17}, {"progress": 1}])
