@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from benchmarks.measure import Row
 
-GROUPS = ("checkpoints", "engine", "throughput", "durable", "streams", "demo_graph", "postgres")
+GROUPS = ("checkpoints", "engine", "throughput", "durable", "streams", "demo_graph", "postgres", "migrate")
 
 
 def _line(row: Row) -> str:
