@@ -24,6 +24,7 @@ def migrate(  # noqa: PLR0913, PLR0917  (one for each option)
     source: Annotated[str, typer.Argument(metavar="SRC", help="A directory or a DSN.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="A directory or a DSN, of a store.")],
     workers: Annotated[int, typer.Option(min=1, max=16, help="Threads that read, verify and write.")] = 2,
+    create: Annotated[bool, typer.Option("--create", help="Make DST if it is not there.")] = False,
     overwrite_aliases: Annotated[
         bool,
         typer.Option("--overwrite-aliases", help="Names in DST that stand for something else follow SRC."),
@@ -34,15 +35,14 @@ def migrate(  # noqa: PLR0913, PLR0917  (one for each option)
     """Copy content, lives, aliases and pins from one store to another, while both are in use.
 
     Sends what the target lacks, and verifies each blob. Run it again to finish what was cut short, or to
-    bring over what came since. Exits with 1 if something is damaged, missing or in conflict. The target
-    has to be there: `agentref db upgrade` makes one in PostgreSQL. A password is better kept in PGPASSWORD
-    or ~/.pgpass than in a DSN that others see in the list of processes.
+    bring over what came since. Exits with 1 if something is damaged, missing or in conflict. A password
+    is better kept in PGPASSWORD or ~/.pgpass than in a DSN that others see in the list of processes.
 
     \b
     Example:
       agentref migrate ./state_blobs postgresql://app@db.internal/agents --dry-run
     """
-    with open_store(source) as old, open_store(target) as new:
+    with open_store(source) as old, open_store(target, create=create and not dry_run) as new:
         with progress_bar("migrate", lambda: old.cas.stats().blobs) as progress:
             report = migrate_cas(
                 old.cas,

@@ -65,6 +65,17 @@ def test_names_with_typing_errors_make_no_store(cas, path, target, tmp_path):
     assert target.stats().blobs == 0
 
 
+def test_a_target_is_made_if_that_is_asked_for(cas, path, tmp_path):
+    ref = cas.dump("x" * 5000)
+    new = tmp_path / "new"
+    for source, options in ((path, ["--create", "--dry-run"]), (tmp_path / "typo", ["--create"])):
+        assert migrate(source, new, *options).exit_code == 2
+        assert not new.exists()
+    assert migrate(path, new, "--create").exit_code == 0
+    with FilesystemCAS(new) as target:
+        assert target.load(ref) == "x" * 5000
+
+
 def test_a_store_and_itself_are_bad_usage(cas, path, tmp_path):
     cas.dump("x")
     (tmp_path / "link").symlink_to(path)
