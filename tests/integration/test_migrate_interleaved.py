@@ -292,6 +292,21 @@ def test_what_is_pinned_meanwhile_comes_with_all_that_it_needs(places, stores):
     assert target.load(target.resolve_alias("name")) == text("named")
 
 
+def test_a_pin_that_is_set_among_those_just_read_never_comes_without_its_content(places, stores):
+    source, target = stores
+    for owner in ("a", "c"):
+        source.pin(owner, [source.dump(owner)])
+    with Migration(*places, "before source.scan_pins 2") as migration:
+        migration.begin()
+        source.pin("b", [source.dump(text("between"))])
+        report = migration.finish()
+    assert report["ok"]
+    assert all(target.exists(pin.hash) for pin in target.iter_pins())
+    assert migrate_cas(source, target).pins == 3
+    assert [pin.owner for pin in target.iter_pins()] == ["a", "b", "c"]
+    assert whole(target)
+
+
 def test_a_name_that_moves_in_the_source_meanwhile_comes_as_it_stands_then(places, stores):
     source, target = stores
     source.set_alias("name", source.dump(text("old")))
