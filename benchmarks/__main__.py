@@ -9,7 +9,17 @@ from dataclasses import asdict
 
 from benchmarks.measure import Row
 
-GROUPS = ("checkpoints", "engine", "throughput", "durable", "streams", "demo_graph", "postgres", "crowd")
+GROUPS = (
+    "checkpoints",
+    "engine",
+    "throughput",
+    "durable",
+    "streams",
+    "demo_graph",
+    "postgres",
+    "crowd",
+    "migrate",
+)
 
 
 def _line(row: Row) -> str:

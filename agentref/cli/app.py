@@ -28,7 +28,7 @@ app = typer.Typer(
     help="""Looks after a store of agentref: a directory, or a database of Postgres.
 
     A store is named with --store, or by the environment variable AGENTREF_STORE; the variable keeps a
-    password out of the list of processes. No command but `db upgrade` makes a store.
+    password out of the list of processes. No command but `db upgrade` and `migrate --create` makes a store.
 
     \b
     Example:

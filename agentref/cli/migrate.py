@@ -20,26 +20,38 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=EXITS)(migrate)
 
 
-def migrate(
+def migrate(  # noqa: PLR0913, PLR0917  (one for each option)
     source: Annotated[str, typer.Argument(metavar="SRC", help="A directory or a DSN.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="A directory or a DSN, of a store.")],
     workers: Annotated[int, typer.Option(min=1, max=16, help="Threads that read, verify and write.")] = 2,
+    create: Annotated[bool, typer.Option("--create", help="Make DST if it is not there.")] = False,
+    overwrite_aliases: Annotated[
+        bool,
+        typer.Option("--overwrite-aliases", help="Names in DST that stand for something else follow SRC."),
+    ] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Copy content, lives, aliases and pins from one store to another, while both are in use.
 
     Sends what the target lacks, and verifies each blob. Run it again to finish what was cut short, or to
-    bring over what came since. Exits with 1 if something is damaged, missing or in conflict. The target
-    has to be there: `agentref db upgrade` makes one in PostgreSQL.
+    bring over what came since. Exits with 1 if something is damaged, missing or in conflict. A password
+    is better kept in PGPASSWORD or ~/.pgpass than in a DSN that others see in the list of processes.
 
     \b
     Example:
       agentref migrate ./state_blobs postgresql://app@db.internal/agents --dry-run
     """
-    with open_store(source) as old, open_store(target) as new:
+    with open_store(source) as old, open_store(target, create=create and not dry_run) as new:
         with progress_bar("migrate", lambda: old.cas.stats().blobs) as progress:
-            report = migrate_cas(old.cas, new.cas, dry_run=dry_run, workers=workers, progress=progress)
+            report = migrate_cas(
+                old.cas,
+                new.cas,
+                dry_run=dry_run,
+                workers=workers,
+                overwrite_aliases=overwrite_aliases,
+                progress=progress,
+            )
         name = old.cas.backend_id
     if json:
         print_json({**asdict(report), "ok": report.ok})
@@ -69,4 +81,7 @@ def _print(report: MigrationReport, old_name: str) -> None:
     ):
         for name in names[:_SHOWN]:
             say(f"{what}: {name}")
-    say(f"Give the new store backend_aliases=[{old_name!r}], and it answers to old refs.")
+    say(
+        f"Give the new store backend_aliases=[{old_name!r}], or whatever backend_id the old one was given, "
+        f"and it answers to old refs."
+    )

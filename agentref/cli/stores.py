@@ -1,4 +1,4 @@
-"""From the name of a store to a store that is open. Never makes one."""
+"""From the name of a store to a store that is open. Makes one only where that is asked for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,18 +32,18 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def open_store(store: str | None) -> Iterator[Opened]:
-    """Open the store that a path or a DSN names, and close it.
+def open_store(store: str | None, *, create: bool = False) -> Iterator[Opened]:
+    """Open the store that a path or a DSN names, and close it. With `create`, make it if it is not there.
 
     Raises `InvalidInputError` if there is no name, `StorageError` if there is no such store.
     """
     store = _named(store)
     if store.startswith(_SCHEMES):
         remember(store)
-        with driver_errors(), _open_database(store) as cas:
+        with driver_errors(), _open_database(store, create=create) as cas:
             yield Opened(cas, _below(cas), scrub(store))
     else:
-        with _open_directory(store) as cas:
+        with _open_directory(store, create=create) as cas:
             yield Opened(cas, _below(cas), store)
 
 
@@ -68,16 +68,16 @@ def _below(cas: CAS) -> BlobStore:
     return cas._store  # noqa: SLF001  (to list blobs with their lives is a verb of the blob store only)
 
 
-def _open_directory(store: str) -> CAS:
+def _open_directory(store: str, *, create: bool) -> CAS:
     path = Path(store)
     try:
         found = path.exists()
     except (OSError, ValueError):  # a name too long, or with a NUL
         found = False
-    if not found:
+    if not found and not create:
         raise StoreUnavailableError(f"There is no store at {scrub(store)}: no such directory.")
     try:
-        blobs = FilesystemBlobStore(path, create=False)
+        blobs = FilesystemBlobStore(path, create=create)
     except StoreUnavailableError as error:
         if "create=True" not in str(error):  # advice for a program, not for a shell
             raise
@@ -85,7 +85,7 @@ def _open_directory(store: str) -> CAS:
     return CAS(blobs, codec=_codec())
 
 
-def _open_database(dsn: str) -> CAS:
+def _open_database(dsn: str, *, create: bool) -> CAS:
     try:
         module = import_module("agentref.storage.postgres")
     except MissingExtraError:
@@ -94,7 +94,7 @@ def _open_database(dsn: str) -> CAS:
         raise MissingExtraError(
             "A store in Postgres needs its driver: pip install 'agentref-checkpoint[postgres]'"
         ) from None
-    cas: CAS = module.PostgresCAS(dsn, create=False, codec=_codec())
+    cas: CAS = module.PostgresCAS(dsn, create=create, codec=_codec())
     return cas
 
 

@@ -10,7 +10,7 @@ from agentref.storage.frames import open_frame
 from agentref.storage.protocol import FOREVER, BlobInfo, BlobStore
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
 
-__all__ = ["pages", "store_stats", "verify_store"]
+__all__ = ["is_listed", "pages", "store_stats", "verify_store"]
 
 _SCAN_PAGE: Final = 1000
 _VERIFY_PAGE: Final = 256
@@ -44,7 +44,7 @@ def verify_store(store: BlobStore, progress: Callable[[int], None] | None) -> Ve
         digests = [info.digest for info in page]
         frames = store.fetch(digests)
         # Listed, but without bytes: lost, unless somebody removed it just now.
-        missing.update(digest for digest in digests if digest not in frames and _is_listed(store, digest))
+        missing.update(digest for digest in digests if digest not in frames and is_listed(store, digest))
         needed: set[Digest] = set()
         for digest, frame in frames.items():
             checked += 1
@@ -59,7 +59,8 @@ def verify_store(store: BlobStore, progress: Callable[[int], None] | None) -> Ve
     return VerifyReport(checked, size, tuple(corrupt), tuple(sorted(digest.hex() for digest in missing)))
 
 
-def _is_listed(store: BlobStore, digest: Digest) -> bool:
+def is_listed(store: BlobStore, digest: Digest) -> bool:
+    """Whether the index has it, even if its bytes are lost."""
     number = int.from_bytes(digest, "big")
     before = Digest((number - 1).to_bytes(DIGEST_SIZE, "big")) if number else None
     page = store.scan(after=before, limit=1)

@@ -90,7 +90,7 @@ class Lifetimes(ABC):
         arguments.check_name("The name of an alias", name)
         check_ttl("ttl", ttl)
         checked = _checked(ref)
-        roots = self.prunable()
+        roots = self._prunable()
         version = self._expected_version(roots, name, expect)
         self._keep([checked], self._end_of_life(LEASE_SECONDS))
         end = FOREVER if ttl is None else roots.clock() + ttl
@@ -108,7 +108,7 @@ class Lifetimes(ABC):
     def get_alias(self, name: str) -> Alias:
         """A name with its version and the end of its life. Raises `AliasNotFoundError`."""
         arguments.check_name("The name of an alias", name)
-        row = self.prunable().alias(name)
+        row = self._prunable().alias(name)
         if row is None:
             raise AliasNotFoundError(f"No alias {name!r} is in the store {self.backend_id}.")
         return self._alias(row)
@@ -117,7 +117,7 @@ class Lifetimes(ABC):
         """Drop a name; whether it was there. With `expect`, only if it stands for that ref now: raises
         `AliasConflictError` if it does not."""
         arguments.check_name("The name of an alias", name)
-        roots = self.prunable()
+        roots = self._prunable()
         version = None if expect is None else self._expected_version(roots, name, expect)
         if roots.delete_alias(name, expect=version):
             return True
@@ -127,7 +127,7 @@ class Lifetimes(ABC):
 
     def iter_aliases(self, prefix: str = "") -> Iterator[Alias]:
         """The names that begin with `prefix`, in order; in pages, without a lock."""
-        roots = self.prunable()
+        roots = self._prunable()
         after: str | None = None
         while page := roots.scan_aliases(prefix=prefix, after=after, limit=_PAGE):
             yield from map(self._alias, page)
@@ -147,7 +147,7 @@ class Lifetimes(ABC):
         arguments.check_name("The owner of a pin", owner)
         check_ttl("ttl", ttl)
         wanted = [_checked(ref) for ref in arguments.each_of("pin()", refs)]
-        roots = self.prunable()
+        roots = self._prunable()
         digests = list(dict.fromkeys(ref.digest for ref in wanted))
         if look:
             self._keep(wanted, self._end_of_life(LEASE_SECONDS))
@@ -158,11 +158,11 @@ class Lifetimes(ABC):
         goes in a later prune, after its own life and the grace time."""
         for owner in owners:
             arguments.check_name("The owner of a pin", owner)
-        return self.prunable().unpin(owners)
+        return self._prunable().unpin(owners)
 
     def iter_pins(self, prefix: str = "") -> Iterator[Pin]:
         """The pins of owners that begin with `prefix`, in order; in pages, without a lock."""
-        roots = self.prunable()
+        roots = self._prunable()
         after: tuple[str, Digest] | None = None
         while page := roots.scan_pins(prefix=prefix, after=after, limit=_PAGE):
             for row in page:
@@ -200,7 +200,7 @@ class Lifetimes(ABC):
         check_seconds("grace", grace)
         if progress is not None and not callable(progress):
             raise InvalidInputError(f"progress must be a function of one int, not {progress!r:.80}.")
-        return prune(self.prunable(), limit=limit, dry_run=dry_run, grace=grace, progress=progress)
+        return prune(self._prunable(), limit=limit, dry_run=dry_run, grace=grace, progress=progress)
 
     # Async twins
 
@@ -241,7 +241,7 @@ class Lifetimes(ABC):
         called = f"Ref {refs[0].hash}" if isinstance(refs, list) and len(refs) == 1 else "One of the refs"
         return keep_alive(self._store, [ref.digest for ref in refs], expires_at, called=called)
 
-    def prunable(self) -> PrunableStore:
+    def _prunable(self) -> PrunableStore:
         """The blob store, if it keeps aliases and pins. Raises `ConfigurationError` if it does not."""
         if not isinstance(self._store, RootStore):  # as `keeps_roots`; this form tells the type checker
             raise ConfigurationError(

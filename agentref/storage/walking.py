@@ -1,10 +1,10 @@
 """From blobs to the blobs that they link to, in whatever store they are."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from agentref.chunks import unpack_blob
-from agentref.errors import BlobNotFoundError
+from agentref.errors import BlobNotFoundError, IntegrityError
 from agentref.refs import Digest
 from agentref.storage.frames import links_by_head, open_frame
 from agentref.storage.protocol import BlobStore
@@ -21,15 +21,28 @@ def in_groups(digests: Sequence[Digest], size: int) -> Iterator[Sequence[Digest]
         yield digests[begin : begin + size]
 
 
-def links_of(store: BlobStore, digests: Collection[Digest]) -> Iterator[tuple[Digest, list[Digest]]]:
+def links_of(
+    store: BlobStore,
+    digests: Collection[Digest],
+    *,
+    damaged: Callable[[Digest], object] | None = None,
+) -> Iterator[tuple[Digest, list[Digest]]]:
     """Each of the blobs that links to others, with those. Blobs that are absent are left out.
 
-    Reads only the bytes of those that link, 64 at a time. Raises `IntegrityError` for one that is damaged.
+    Reads only the bytes of those that link, 64 at a time. Raises `IntegrityError` for one that is damaged,
+    unless there is a function to be told of it.
     """
     linking = [digest for digest, head in store.peek(digests).items() if links_by_head(head)]
     for few in in_groups(linking, _FETCHED_AT_ONCE):
         for digest, frame in store.fetch(few).items():
-            yield digest, [link.digest for link in unpack_blob(*open_frame(digest, frame)).links]
+            try:
+                links = unpack_blob(*open_frame(digest, frame)).links
+            except IntegrityError:
+                if damaged is None:
+                    raise
+                damaged(digest)
+            else:
+                yield digest, [link.digest for link in links]
 
 
 def keep_alive(store: BlobStore, roots: Collection[Digest], expires_at: float, *, called: str) -> int:

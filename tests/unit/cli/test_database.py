@@ -73,6 +73,9 @@ def test_a_directory_moves_to_a_database(run, cas, path, dsn):
     cas.pin("run-1", [ref])
     result = run("migrate", str(path), dsn)
     assert result.exit_code == 2 and "agentref db upgrade" in result.stderr
+    assert run("migrate", str(path), dsn, "--create", "--dry-run").exit_code == 2
+    assert run("migrate", str(path / "typo"), dsn, "--create").exit_code == 2
+    assert said(run("db", "status", "--json", store=dsn))["applied"] == []
     run("db", "upgrade", store=dsn)
     planned = said(run("migrate", str(path), dsn, "--dry-run", "--json"))
     done = said(run("migrate", str(path), dsn, "--json"))

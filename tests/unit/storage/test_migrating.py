@@ -6,17 +6,23 @@ import time
 
 import pytest
 
-from agentref.errors import InvalidInputError
+from agentref.errors import ConfigurationError, InvalidInputError
 from agentref.refs import Digest
 from agentref.runtime import Runtime
 from agentref.storage import (
+    CAS,
     FOREVER,
+    AliasRow,
+    BlobStore,
     FilesystemCAS,
     InMemoryCAS,
     PostgresCAS,
     amigrate_cas,
     migrate_cas,
 )
+from agentref.storage import _root_transfer as root_transfer
+from agentref.storage import _transfer as transfer
+from agentref.storage.memory import MemoryBlobStore
 
 DOCS = [{"id": n, "text": f"document {n} " * 300} for n in range(60)]
 KINDS = ["memory", "filesystem", "postgres"]
@@ -134,7 +140,7 @@ def test_what_is_damaged_is_left_out_and_told(stores):
     source._store.replace({Digest(lost.digest): b"\x10damaged"})
     report = migrate_cas(source, target)
     assert not report.ok
-    assert report.corrupt == report.missing == (lost.hash,)
+    assert (report.corrupt, report.missing) == ((lost.hash,), ())
     assert target.load(kept) == DOCS
     assert target.verify().corrupt == ()
     assert not target.exists(lost.hash)
@@ -222,9 +228,19 @@ def test_on_the_event_loop(stores):
 def test_two_stores_of_one_name_are_refused(make):
     source = make("memory", "source", backend_id="mine")
     source.dump("x")
-    for target in (make("memory", "other", backend_id="mine"), source):
-        with pytest.raises(InvalidInputError, match="backend_aliases"):
-            migrate_cas(source, target)
+    namesake = make("memory", "other", backend_id="mine")
+    with pytest.raises(InvalidInputError, match="backend_aliases"):
+        migrate_cas(source, namesake)
+    assert namesake.stats().blobs == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_and_itself_are_refused_whatever_they_are_called(make, kind):
+    source = make(kind, "same", backend_id="one")
+    source.dump("x")
+    again = make(kind, "same", backend_id="other") if kind != "memory" else source
+    with pytest.raises(InvalidInputError, match="one store"):
+        migrate_cas(source, again)
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"workers": "2"}, {"workers": 17}, {"progress": 1}])
@@ -236,3 +252,287 @@ def test_bad_arguments_are_refused(stores, options):
     with pytest.raises(InvalidInputError):
         migrate_cas(source, "./elsewhere")
     assert target.stats().blobs == 0
+
+
+def test_what_has_expired_and_nothing_needs_stays_behind(source, target):
+    gone, pinned = source.dump(DOCS, ttl=0.01), source.dump(DOCS[:20], ttl=0.01)
+    source._store.pin("o", [pinned.digest])
+    time.sleep(0.05)
+    planned = migrate_cas(source, target, dry_run=True)
+    report = migrate_cas(source, target)
+    assert report.ok
+    assert (planned.blobs, planned.copied, planned.copied_bytes, planned.pins) == (
+        report.blobs,
+        report.copied,
+        report.copied_bytes,
+        report.pins,
+    )
+    assert 0 < report.copied < source.stats().blobs
+    assert report.copied == target.stats().blobs
+    assert target.load(pinned) == DOCS[:20]
+    assert not target.exists(gone.hash)
+
+
+def test_what_lives_and_needs_what_has_expired_comes_whole(stores):
+    source, target = stores
+    ref = source.dump(DOCS, ttl=0.01)
+    time.sleep(0.05)
+    source._store.touch([ref.digest], expires_at=time.time() + 5000)  # as nobody should
+    assert migrate_cas(source, target).ok
+    assert target.load(ref) == DOCS
+    assert target.prune_expired(grace=0).removed == 0
+
+
+def test_a_short_life_is_not_lengthened_by_what_it_is_part_of(stores):
+    source, target = stores
+    source.dump(DOCS, ttl=50)
+    migrate_cas(source, target)
+    assert {info.expires_at for info in target._store.scan()} == {
+        info.expires_at for info in source._store.scan()
+    }
+
+
+def test_what_lives_for_ever_in_the_target_does_so_still(source, target):
+    ref = source.put(b"the same", ttl=50)
+    target.put(b"the same")
+    migrate_cas(source, target)
+    assert [info.expires_at for info in target._store.scan()] == [FOREVER]
+    assert ref in list(target.iter_hashes())
+
+
+def test_pages_and_rounds_of_one_change_nothing(stores, monkeypatch):
+    source, target = stores
+    for module in (transfer, root_transfer):
+        monkeypatch.setattr(module, "PAGE", 1)
+    monkeypatch.setattr(transfer, "LEASE_SECONDS", 0.001)  # each look is too old for the next one
+    refs = [source.dump(DOCS[n : n + 30], ttl=0.01) for n in range(5)]
+    for n, ref in enumerate(refs):
+        source._store.pin(f"o{n % 2}", [ref.digest], expires_at=time.time() + 1000 + n)
+        source._store.set_alias(AliasRow(f"a{n}", ref.digest, ref.codec, ref.size, 0, FOREVER))
+    target._store.pin("o1", [refs[1].digest], expires_at=time.time() + 5000)
+    target._store.pin("o11", [refs[0].digest])
+    time.sleep(0.05)
+    report = migrate_cas(source, target)
+    assert report.ok
+    assert (report.pins, report.aliases) == (5, 5)
+    assert [target.load(ref) for ref in refs] == [DOCS[n : n + 30] for n in range(5)]
+    theirs = {(pin.owner, pin.hash): pin.expires_at for pin in target.iter_pins()}
+    for pin in source.iter_pins():
+        assert theirs.pop((pin.owner, pin.hash)) >= pin.expires_at
+    assert list(theirs) == [("o11", refs[0].hash)]
+    assert [alias.ref for alias in target.iter_aliases()] == refs
+
+
+def test_a_second_run_sets_nothing_again(stores, monkeypatch):
+    source, target = stores
+    ref = source.dump(DOCS)
+    source.pin("o", [ref], ttl=5000)
+    source.set_alias("plan", ref, ttl=5000)
+    migrate_cas(source, target)
+    before = [list(target.iter_aliases()), list(target.iter_pins()), target._store.scan()]
+    for verb in ("store", "pin", "set_alias"):
+        monkeypatch.setattr(target._store, verb, None)  # whoever calls it fails
+    report = migrate_cas(source, target)
+    assert (report.pins, report.aliases, report.ok) == (1, 1, True)
+    assert [list(target.iter_aliases()), list(target.iter_pins()), target._store.scan()] == before
+
+
+def test_a_name_that_lives_longer_in_the_source_does_so_in_the_target(stores):
+    source, target = stores
+    ref = source.dump(DOCS)
+    source.set_alias("plan", ref, ttl=500)
+    migrate_cas(source, target)
+    source.set_alias("plan", ref)
+    assert migrate_cas(source, target).ok
+    assert target.get_alias("plan").expires_at == FOREVER
+    source.set_alias("plan", ref, ttl=500)
+    assert migrate_cas(source, target).ok
+    assert target.get_alias("plan").expires_at == FOREVER
+
+
+def test_names_follow_the_source_if_that_is_asked_for(stores):
+    source, target = stores
+    source.set_alias("plan", source.dump("first"))
+    migrate_cas(source, target)
+    moved = source.dump("second")
+    source.set_alias("plan", moved)
+    assert migrate_cas(source, target).conflicts == ("plan",)
+    assert target.load(target.resolve_alias("plan")) == "first"
+    assert migrate_cas(source, target, overwrite_aliases=True, dry_run=True).ok
+    assert target.load(target.resolve_alias("plan")) == "first"
+    assert migrate_cas(source, target, overwrite_aliases=True).ok
+    assert target.resolve_alias("plan") == moved
+
+
+def test_what_neither_has_is_told(stores):
+    source, target = stores
+    ref = source.dump(DOCS)
+    source.pin("o", [ref])
+    lost = next(name for name in source.iter_hashes() if name != ref.hash)
+    source.delete(lost)
+    report = migrate_cas(source, target)
+    assert (report.missing, report.corrupt, report.ok) == ((lost,), (), False)
+    assert report.pins == 1
+    target.dump(DOCS)
+    assert migrate_cas(source, target).ok
+
+
+def test_what_is_listed_and_cannot_be_read_is_told(stores, tmp_path):
+    source, target = stores
+    ref = source.dump("x" * 200_000)
+    packs = [
+        path for path in (tmp_path / "source").rglob("*") if path.is_file() and "sqlite" not in path.name
+    ]
+    source.close()
+    for path in packs:
+        if path.stat().st_size > 100:
+            path.unlink()
+    with FilesystemCAS(tmp_path / "source") as source:
+        assert source.stats().blobs > 0
+        report = migrate_cas(source, target)
+        assert ref.hash in report.corrupt
+        assert (report.missing, report.copied, report.ok) == ((), 0, False)
+
+
+def test_a_node_that_is_damaged_in_the_target_is_mended(stores):
+    source, target = stores
+    ref = source.dump(DOCS)
+    migrate_cas(source, target)
+    target._store.replace({ref.digest: target._store.fetch([ref.digest])[ref.digest][:-1] + b"?"})
+    assert not target.verify().ok
+    assert migrate_cas(source, target).ok
+    assert target.verify().ok
+
+
+class Blobs:
+    """A blob store that keeps no pins: the verbs of another one, and no more."""
+
+    def __init__(self, store):
+        for verb in [name for name in vars(BlobStore) if not name.startswith("_")]:
+            setattr(self, verb, getattr(store, verb))
+
+
+def test_a_store_without_pins_takes_what_a_store_without_any_has(make):
+    source, target = make("memory", "source"), CAS(Blobs(MemoryBlobStore()))
+    ref = source.dump(DOCS)
+    assert migrate_cas(source, target).ok
+    assert target.load(ref) == DOCS
+    back = make("memory", "back")
+    assert migrate_cas(target, back).ok
+    assert back.load(ref) == DOCS
+
+
+@pytest.mark.parametrize("kind", ["pin", "alias"])
+def test_a_store_without_pins_takes_nothing_of_one_that_has_some(make, kind):
+    source, target = make("memory", "source"), CAS(Blobs(MemoryBlobStore()))
+    if kind == "pin":
+        source.pin("o", [source.dump(DOCS)])
+    else:
+        source.set_alias("plan", source.dump(DOCS))
+    with pytest.raises(ConfigurationError, match="RootStore"):
+        migrate_cas(source, target)
+    assert target.stats().blobs == 0
+
+
+class Ahead(MemoryBlobStore):
+    """A store whose clock is some seconds ahead of the machine's."""
+
+    SECONDS = 1000.0
+
+    def clock(self):
+        return super().clock() + self.SECONDS
+
+    def stat(self, digests, /):
+        return {d: self._shown(info) for d, info in super().stat(digests).items()}
+
+    def scan(self, *, after=None, limit=1000, expires_by=FOREVER):
+        return [
+            self._shown(info)
+            for info in super().scan(after=after, limit=limit, expires_by=expires_by - self.SECONDS)
+        ]
+
+    def store(self, blobs, /, *, expires_at=FOREVER):
+        super().store(blobs, expires_at=expires_at - self.SECONDS)
+
+    def touch(self, digests, /, *, expires_at):
+        return super().touch(digests, expires_at=expires_at - self.SECONDS)
+
+    def pin(self, owner, digests, /, *, expires_at=FOREVER):
+        super().pin(owner, digests, expires_at=expires_at - self.SECONDS)
+
+    def set_alias(self, alias, /, *, expect=None):
+        row = super().set_alias(alias._replace(expires_at=alias.expires_at - self.SECONDS), expect=expect)
+        return row and row._replace(expires_at=row.expires_at + self.SECONDS)
+
+    def alias(self, name, /):
+        row = super().alias(name)
+        return row and row._replace(expires_at=row.expires_at + self.SECONDS)
+
+    def scan_pins(self, **options):
+        return [r._replace(expires_at=r.expires_at + self.SECONDS) for r in super().scan_pins(**options)]
+
+    def scan_aliases(self, **options):
+        return [r._replace(expires_at=r.expires_at + self.SECONDS) for r in super().scan_aliases(**options)]
+
+    def _shown(self, info):
+        return info._replace(expires_at=info.expires_at + self.SECONDS)
+
+
+@pytest.mark.parametrize("who_is_ahead", ["source", "target"])
+def test_lives_are_measured_by_the_clock_of_each_store(make, who_is_ahead):
+    stores = {"source": make("memory", "source"), "target": make("memory", "target")}
+    stores[who_is_ahead] = CAS(Ahead())
+    source, target = stores["source"], stores["target"]
+    ref = source.dump(DOCS, ttl=900)
+    needed = source.dump("needed", ttl=0.01)
+    source._store.pin("o", [needed.digest], expires_at=source._store.clock() + 700)
+    source.dump("for ever")
+    time.sleep(0.02)
+    for _ in range(2):
+        assert migrate_cas(source, target).ok
+        left = {info.digest: info.expires_at - source._store.clock() for info in source._store.scan()}
+        there = {info.digest: info.expires_at - target._store.clock() for info in target._store.scan()}
+        assert there.keys() == left.keys()
+        assert there[ref.digest] == pytest.approx(left[ref.digest], abs=1)
+        assert FOREVER in there.values()
+        assert 3000 < there[needed.digest] < 4100
+        (pin,) = target.iter_pins()
+        assert pin.expires_at - target._store.clock() == pytest.approx(700, abs=3)
+
+
+def test_progress_counts_each_blob_once_and_may_stop_the_run(source, target):
+    source.pin("o", [source.dump(DOCS)])
+    seen = []
+    assert migrate_cas(source, target, progress=seen.append).blobs == seen[-1] == source.stats().blobs
+    source.dump([*DOCS, "more"])
+
+    def stop(count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        migrate_cas(source, target, progress=stop)
+    assert migrate_cas(source, target).ok
+
+
+def test_a_task_that_is_cancelled_ends_the_run(stores):
+    source, target = stores
+    for n in range(30):
+        source.put(bytes([n]) * 1000, ttl=1000 + 100 * n)
+    reached, go_on, calls = threading.Event(), threading.Event(), []
+
+    def progress(count):
+        calls.append(count)
+        reached.set()
+        go_on.wait()
+
+    async def main():
+        task = asyncio.create_task(amigrate_cas(source, target, progress=progress))
+        await asyncio.to_thread(reached.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+
+    asyncio.run(main())  # which waits for threads
+    assert len(calls) == 1
+    assert target.stats().blobs < 30
