@@ -13,7 +13,7 @@ from langgraph.types import Command, Overwrite, Send
 
 from agentref.adapters.langgraph.pins import owner_of
 from agentref.adapters.langgraph.values import placed_ref, unplaced
-from agentref.errors import InvalidInputError
+from agentref.errors import ConfigurationError, InvalidInputError
 from agentref.refs import ContentRef
 
 __all__ = ["Carrier", "apages_of", "bridged", "pages_of"]
@@ -147,8 +147,14 @@ class _Walk:
 def _carrier(item: CheckpointTuple) -> Carrier:
     configurable = item.config["configurable"]
     thread_id, namespace = configurable.get("thread_id"), configurable.get("checkpoint_ns", "")
-    checkpoint_id = item.checkpoint["id"]
-    values = [*item.checkpoint["channel_values"].values()]
+    try:
+        checkpoint_id = item.checkpoint["id"]
+        values = [*item.checkpoint["channel_values"].values()]
+    except (AttributeError, KeyError, TypeError):
+        raise ConfigurationError(
+            f"What stands for a checkpoint of thread {thread_id!r:.80} is none: something else "
+            f"than LangGraph wrote it, or another serializer."
+        ) from None
     values += [value for _, _, value in item.pending_writes or ()]
     refs = {(ref.backend_id, ref.digest): ref for value in values for ref in _carried(value)}
     owner = owner_of(thread_id, namespace, checkpoint_id)

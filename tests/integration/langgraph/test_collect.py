@@ -2,6 +2,7 @@
 
 import asyncio
 import operator
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -22,8 +23,10 @@ from typing_extensions import TypedDict
 
 from agentref import AgentRefState, Externalized
 from agentref.adapters.langgraph import LangGraphAdapter, acollect_pins, collect_pins, externalize
+from agentref.errors import ConfigurationError, InvalidInputError
 from agentref.refs import parse_digest
-from agentref.storage import FilesystemCAS, PostgresCAS
+from agentref.storage import CAS, FilesystemCAS, InMemoryCAS, PostgresCAS
+from agentref.storage.memory import MemoryBlobStore
 
 SHORT = 0.02
 LONG = "a thread of a long name " * 40
@@ -477,3 +480,54 @@ def test_whoever_waits_no_longer_ends_the_collection(files, sqlite_place):
 
     asyncio.run(give_up())  # ends, which it could not if the thread went on waiting
     assert held < pins(files)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((SqliteSaver,), {}, "not type"),
+        (([],), {}, "empty list"),
+        ((None,), {}, "not NoneType"),
+        (([InMemorySaver(), "saver"],), {}, "not str"),
+        ((InMemorySaver(), "./store"), {}, "backend"),
+        ((InMemorySaver(),), {"also": ["./store"]}, "also[0]"),
+        ((InMemorySaver(),), {"grace": -1}, "grace"),
+        ((InMemorySaver(),), {"grace": float("nan")}, "grace"),
+        ((InMemorySaver(),), {"grace": True}, "grace"),
+        ((InMemorySaver(),), {"progress": 1}, "progress"),
+        ((InMemorySaver(),), {"on_difference": []}, "on_difference"),
+    ],
+)
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_bad_arguments_are_named(arguments, options, words, colour):
+    saver, store, *_ = (*arguments, InMemoryCAS())
+
+    async def acollect():
+        await acollect_pins(saver, store, **options)
+
+    with pytest.raises(InvalidInputError, match=re.escape(words)):
+        asyncio.run(acollect()) if colour == "async" else collect_pins(saver, store, **options)
+
+
+class BlobsOnly:
+    """A store of one's own that keeps neither aliases nor pins."""
+
+    def __init__(self):
+        self._blobs = MemoryBlobStore()
+
+    def __getattr__(self, name):
+        if name in {"pin", "unpin", "scan_pins"}:
+            raise AttributeError(name)
+        return getattr(self._blobs, name)
+
+
+def test_a_store_without_pins_is_refused():
+    with pytest.raises(ConfigurationError, match="keeps no aliases and no pins"):
+        collect_pins(InMemorySaver(), CAS(BlobsOnly()))
+
+
+def test_progress_counts_pins_and_checkpoints(files, sqlite_place):
+    before = run(sqlite_place, files, "one")
+    seen = []
+    sqlite_place.gc(files, progress=seen.append)
+    assert seen[-1] == len(before) + len(pins(files)) and seen == sorted(seen)

@@ -198,7 +198,12 @@ class Cipher:
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("encrypted", "'msgpack+shifted'"), ("pickled", "'pickle'"), ("garbled", "no msgpack")],
+    [
+        ("encrypted", "'msgpack+shifted'"),
+        ("pickled", "'pickle'"),
+        ("garbled", "no msgpack"),
+        ("other", "none"),
+    ],
 )
 def test_what_another_serializer_wrote_is_refused_and_nothing_is_changed(cas, database, gc, how, words):
     serde = JsonPlusSerializer(pickle_fallback=True)
@@ -208,13 +213,14 @@ def test_what_another_serializer_wrote_is_refused_and_nothing_is_changed(cas, da
     with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
         saver = SqliteSaver(connection, serde=serde)
         write(externalize(saver, backend=cas), "one", small=small)
-        if how == "garbled":
-            connection.execute("UPDATE checkpoints SET checkpoint = x'c1c1' WHERE rowid = 2")
-            connection.commit()
+        for when, stands in (("garbled", b"\xc1\xc1"), ("other", b"\x01")):
+            if how == when:
+                connection.execute("UPDATE checkpoints SET checkpoint = ? WHERE rowid = 2", (stands,))
+                connection.commit()
     held = pins(cas)
     cas.unpin(next(iter(held))[0])
     before = pins(cas)
-    refused(gc("--remove-stale"), "The checkpoints", words)
+    refused(gc("--remove-stale"), "checkpoint", words)
     assert pins(cas) == before
 
 
