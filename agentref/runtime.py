@@ -130,7 +130,7 @@ class Runtime:
         """
         kept: dict[str, list[ContentRef]] = {}
         for ref in refs:
-            store = self.backend if ref.backend_id is None else self._answering.get(ref.backend_id)
+            store = self.store_for(ref)
             if store is not None and store.keeps_roots:
                 kept.setdefault(store.backend_id, []).append(ref)
         for name, few in kept.items():
@@ -173,10 +173,17 @@ class Runtime:
         """`load_many` for the event loop."""
         return await asyncio.to_thread(self.load_many, refs, names=names) if refs else []
 
+    @property
+    def stores(self) -> tuple[CAS, ...]:
+        """Every store that is configured here, each once."""
+        return tuple(self._stores.values())
+
+    def store_for(self, ref: ContentRef) -> CAS | None:
+        """The store that a ref names; None if that is not configured here."""
+        return self.backend if ref.backend_id is None else self._answering.get(ref.backend_id)
+
     def _store_of(self, ref: ContentRef, name: str) -> CAS:
-        if ref.backend_id is None:
-            return self.backend
-        store = self._answering.get(ref.backend_id)
+        store = self.store_for(ref)
         if store is None:
             raise UnknownBackendError(
                 f"{name} {ref.hash} is kept in the store {ref.backend_id!r}, which is not configured here; "

@@ -16,6 +16,7 @@ _COMMANDS: Final = (
     "show",
     "verify",
     "prune",
+    "gc",
     "migrate",
     "alias",
     "pins",

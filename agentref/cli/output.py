@@ -4,7 +4,7 @@ import datetime as dt
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -74,9 +74,17 @@ def show_size(size: int) -> str:
     return f"{size / 1024**power:,.1f} {_UNITS[power - 1]}"
 
 
-def print_json(document: Mapping[str, object]) -> None:
-    """The one document of a command under --json."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+def print_json(document: Mapping[str, object], **lists: Iterable[object]) -> None:
+    """The one document of a command under --json. Of what is in `lists` little is in memory at a time."""
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False)[:-2])
+    for name, items in lists.items():
+        sys.stdout.write(f',\n  "{name}": [')
+        comma = ""
+        for item in items:
+            sys.stdout.write(f"{comma}\n    {json.dumps(item, allow_nan=False)}")
+            comma = ","
+        sys.stdout.write("\n  ]" if comma else "]")
+    sys.stdout.write("\n}\n")
 
 
 def say(text: str) -> None:

@@ -1,6 +1,6 @@
 """From the name of a store to a store that is open. Makes one only where that is asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from agentref.errors import (
 from agentref.storage import CAS, BlobStore
 from agentref.storage.filesystem import FilesystemBlobStore
 
-__all__ = ["Opened", "database_name", "driver_errors", "open_store"]
+__all__ = ["Opened", "database_name", "driver_errors", "is_dsn", "open_store"]
 
 _SCHEMES: Final = ("postgres://", "postgresql://")
 
@@ -31,19 +31,26 @@ class Opened(NamedTuple):
     name: str
 
 
+def is_dsn(name: str) -> bool:
+    """Whether it names a database of PostgreSQL; a path, otherwise."""
+    return name.startswith(_SCHEMES)
+
+
 @contextmanager
-def open_store(store: str | None, *, create: bool = False) -> Iterator[Opened]:
+def open_store(
+    store: str | None, *, create: bool = False, backend_aliases: Sequence[str] = ()
+) -> Iterator[Opened]:
     """Open the store that a path or a DSN names, and close it. With `create`, make it if it is not there.
 
     Raises `InvalidInputError` if there is no name, `StorageError` if there is no such store.
     """
     store = _named(store)
-    if store.startswith(_SCHEMES):
+    if is_dsn(store):
         remember(store)
-        with driver_errors(), _open_database(store, create=create) as cas:
+        with driver_errors(), _open_database(store, backend_aliases, create=create) as cas:
             yield Opened(cas, _below(cas), scrub(store))
     else:
-        with _open_directory(store, create=create) as cas:
+        with _open_directory(store, backend_aliases, create=create) as cas:
             yield Opened(cas, _below(cas), store)
 
 
@@ -51,7 +58,7 @@ def database_name(store: str | None) -> tuple[str, str]:
     """The DSN of a database, and what to call it in print. Raises `InvalidInputError` if it is none."""
     dsn = _named(store)
     remember(dsn)
-    if not dsn.startswith(_SCHEMES):
+    if not is_dsn(dsn):
         raise InvalidInputError(
             f"{scrub(dsn)} is no database: a store in PostgreSQL is named by a DSN, postgresql://..."
         )
@@ -68,7 +75,7 @@ def _below(cas: CAS) -> BlobStore:
     return cas._store  # noqa: SLF001  (to list blobs with their lives is a verb of the blob store only)
 
 
-def _open_directory(store: str, *, create: bool) -> CAS:
+def _open_directory(store: str, backend_aliases: Sequence[str], *, create: bool) -> CAS:
     path = Path(store)
     try:
         found = path.exists()
@@ -82,10 +89,10 @@ def _open_directory(store: str, *, create: bool) -> CAS:
         if "create=True" not in str(error):  # advice for a program, not for a shell
             raise
         raise StoreUnavailableError(f"There is no store at {store}: it holds no index.") from None
-    return CAS(blobs, codec=_codec())
+    return CAS(blobs, codec=_codec(), backend_aliases=backend_aliases)
 
 
-def _open_database(dsn: str, *, create: bool) -> CAS:
+def _open_database(dsn: str, backend_aliases: Sequence[str], *, create: bool) -> CAS:
     try:
         module = import_module("agentref.storage.postgres")
     except MissingExtraError:
@@ -94,7 +101,7 @@ def _open_database(dsn: str, *, create: bool) -> CAS:
         raise MissingExtraError(
             "A store in Postgres needs its driver: pip install 'agentref-checkpoint[postgres]'"
         ) from None
-    cas: CAS = module.PostgresCAS(dsn, create=create, codec=_codec())
+    cas: CAS = module.PostgresCAS(dsn, create=create, codec=_codec(), backend_aliases=backend_aliases)
     return cas
 
 

@@ -9,7 +9,7 @@ from agentref.refs import Digest
 from agentref.storage.frames import links_by_head, open_frame
 from agentref.storage.protocol import BlobStore
 
-__all__ = ["in_groups", "keep_alive", "links_of"]
+__all__ = ["in_groups", "keep_alive", "links_of", "look_through"]
 
 _FETCHED_AT_ONCE: Final = 64
 _TOUCHED_AT_ONCE: Final = 4096
@@ -50,12 +50,31 @@ def keep_alive(store: BlobStore, roots: Collection[Digest], expires_at: float, *
 
     Raises `BlobNotFoundError` if any of it is not here. Memory: 100 bytes a blob; one look at each blob.
     """
+
+    def touched(few: Collection[Digest]) -> Collection[Digest]:
+        return store.touch(few, expires_at=expires_at)
+
+    return _walk(store, roots, touched, called)
+
+
+def look_through(store: BlobStore, roots: Collection[Digest], *, called: str) -> int:
+    """How many blobs the roots need, themselves among them. Changes nothing; raises and costs as
+    `keep_alive` does."""
+    return _walk(store, roots, store.stat, called)
+
+
+def _walk(
+    store: BlobStore,
+    roots: Collection[Digest],
+    which_are_here: Callable[[Collection[Digest]], Collection[Digest]],
+    called: str,
+) -> int:
     seen = set(roots)
     level = list(seen)
     while level:
         below: dict[Digest, None] = {}
         for few in in_groups(level, _TOUCHED_AT_ONCE):
-            missing = set(few).difference(store.touch(few, expires_at=expires_at))
+            missing = set(few).difference(which_are_here(few))
             if not missing:
                 linked = list(links_of(store, few))
                 below.update(dict.fromkeys(child for _, children in linked for child in children))

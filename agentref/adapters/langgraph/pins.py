@@ -19,6 +19,7 @@ from agentref.errors import InvalidInputError
 from agentref.refs import ContentRef
 
 __all__ = [
+    "PREFIX",
     "Query",
     "alisted",
     "listed",
@@ -30,7 +31,9 @@ __all__ = [
     "threads",
 ]
 
-_PREFIX: Final = "langgraph:"
+PREFIX: Final = "langgraph:"
+"""How the names of all owners begin."""
+
 _MAX_LENGTH: Final = 400
 
 Query = tuple[RunnableConfig | None, dict[str, Any] | None]
@@ -42,11 +45,11 @@ def owner_of(thread_id: object, namespace: object, checkpoint_id: object) -> str
     parts = [
         quote(str(part), safe="", errors="surrogatepass") for part in (thread_id, namespace, checkpoint_id)
     ]
-    owner = _PREFIX + ":".join(parts)
+    owner = PREFIX + ":".join(parts)
     return (
         owner
         if len(owner) <= _MAX_LENGTH
-        else f"{_PREFIX}#{blake2b(owner.encode(), digest_size=32).hexdigest()}"
+        else f"{PREFIX}#{blake2b(owner.encode(), digest_size=32).hexdigest()}"
     )
 
 
