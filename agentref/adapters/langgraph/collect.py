@@ -28,6 +28,7 @@ from agentref.errors import BlobNotFoundError, ConfigurationError, IntegrityErro
 from agentref.refs import Digest
 from agentref.runtime import Runtime
 from agentref.storage import CAS, LEASE_SECONDS, PinRow
+from agentref.storage.pruning import PrunableStore
 from agentref.storage.walking import keep_alive, look_through
 
 __all__ = ["acollect_pins", "collect_pins"]
@@ -131,8 +132,13 @@ def _savers(given: _Savers) -> list[_Saver]:
 def _runtime(backend: CAS, also: Iterable[CAS]) -> Runtime:
     runtime = Runtime(backend, also=also, inline_threshold_bytes=0)
     for store in runtime.stores:
-        store.prunable()
+        _rows(store)
     return runtime
+
+
+def _rows(store: CAS) -> PrunableStore:
+    """The rows of a store's pins and blobs. Raises `ConfigurationError` if it keeps no pins."""
+    return store._prunable()  # noqa: SLF001  (rows are nothing that users of a CAS should rely on)
 
 
 def _checked(grace: object) -> float:
@@ -205,7 +211,7 @@ class _Run:
     def _pages_of_pins(self) -> Iterator[tuple[int, list[PinRow]]]:
         for number, store in enumerate(self._stores):
             after: tuple[str, Digest] | None = None
-            while page := list(store.prunable().scan_pins(prefix=PREFIX, after=after, limit=_PAGE)):
+            while page := list(_rows(store).scan_pins(prefix=PREFIX, after=after, limit=_PAGE)):
                 after = page[-1].owner, page[-1].digest
                 yield number, page
                 self._advance(len(page))
@@ -250,7 +256,7 @@ class _Run:
         unknown = sorted(ledger.unknown(refs))
         absent = set(unknown)
         for number, few in groupby(unknown, lambda ref: ref[0]):
-            here = self._stores[number].prunable().stat([digest for _, digest in few])
+            here = _rows(self._stores[number]).stat([digest for _, digest in few])
             ledger.add_here(number, here)
             absent.difference_update((number, digest) for digest in here)
         return absent
@@ -267,7 +273,7 @@ class _Run:
         for suspect in ledger.suspects("foreign"):
             self._tell("foreign", suspect)
         for suspect in ledger.suspects("missing"):
-            if not self._stores[suspect.store].prunable().stat([suspect.digest]):
+            if not _rows(self._stores[suspect.store]).stat([suspect.digest]):
                 self._tell("missing", suspect)
         unpinned = ledger.suspects("unpinned")
         while batch := list(islice(unpinned, _AT_ONCE)):
@@ -293,7 +299,7 @@ class _Run:
             return
         for (store, owner), few in groupby(whole, attrgetter("store", "owner")):
             digests = [suspect.digest for suspect in few]
-            self._stores[store].prunable().pin(owner, digests)
+            _rows(self._stores[store]).pin(owner, digests)
             self._pinned += len(digests)
 
     def _broken(self, store: int, digests: set[Digest]) -> dict[Digest, Kind]:
@@ -304,7 +310,7 @@ class _Run:
         return {digest: kind for digest, kind in found.items() if kind is not None}
 
     def _keep(self, store: int, digests: set[Digest]) -> Kind | None:
-        blobs = self._stores[store].prunable()
+        blobs = _rows(self._stores[store])
         try:
             if self._dry_run:
                 look_through(blobs, digests, called="A checkpoint")
@@ -323,7 +329,7 @@ class _Run:
             stale = groupby(self._told(pins), _OF_OWNER)
             while owners := [owner for owner, _ in islice(stale, _AT_ONCE)]:
                 if remove:
-                    self._removed += self._stores[store].prunable().unpin(owners)
+                    self._removed += _rows(self._stores[store]).unpin(owners)
 
     def _told(self, pins: Iterable[IdlePin]) -> Iterator[IdlePin]:
         """Tell of each, and go on with those that are stale."""
