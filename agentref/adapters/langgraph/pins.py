@@ -6,7 +6,8 @@ id, so savers that share a store may have threads of one name, and whoever delet
 theirs alone, whatever others add meanwhile.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import quote
@@ -17,16 +18,21 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from agentref.adapters.langgraph.values import placed_ref
 from agentref.errors import InvalidInputError
 from agentref.refs import ContentRef
+from agentref.runtime import Runtime
 
 __all__ = [
+    "Pins",
     "Query",
     "alisted",
+    "atake_away",
     "listed",
     "owner_in",
     "owner_of",
+    "pin_each",
     "pinned_refs",
     "refs_for",
     "runs",
+    "take_away",
     "threads",
 ]
 
@@ -35,6 +41,9 @@ _MAX_LENGTH: Final = 400
 
 Query = tuple[RunnableConfig | None, dict[str, Any] | None]
 """What is asked of a saver's `list`: a config and a filter."""
+
+Pins = dict[str, list[ContentRef]]
+"""What each owner keeps."""
 
 
 def owner_of(thread_id: object, namespace: object, checkpoint_id: object) -> str:
@@ -69,15 +78,23 @@ def _ref_or_none(value: Any) -> ContentRef | None:
         return None  # damaged: it names nothing that could be kept
 
 
-def refs_for(thread_id: str, saved: Iterable[CheckpointTuple]) -> dict[str, list[ContentRef]]:
-    """What these checkpoints of the inner saver need pinned, if they are those of that thread."""
-    found: dict[str, list[ContentRef]] = {}
+def refs_for(saved: Iterable[CheckpointTuple], *, thread_id: str | None = None) -> Pins:
+    """What these checkpoints of the inner saver need pinned; `thread_id` is whose they are to be."""
+    found: Pins = {}
     for item in saved:
         values = [*item.checkpoint["channel_values"].values()]
         values += [value for _, _, value in item.pending_writes or ()]
-        namespace = item.config["configurable"].get("checkpoint_ns", "")
-        found[owner_of(thread_id, namespace, item.checkpoint["id"])] = pinned_refs(values)
+        configurable = item.config["configurable"]
+        whose = configurable["thread_id"] if thread_id is None else thread_id
+        owner = owner_of(whose, configurable.get("checkpoint_ns", ""), item.checkpoint["id"])
+        found[owner] = pinned_refs(values)
     return found
+
+
+def pin_each(runtime: Runtime, pins: Pins) -> None:
+    """Set pins."""
+    for owner, refs in pins.items():
+        runtime.pin(owner, refs)
 
 
 def threads(thread_ids: Iterable[str]) -> list[Query]:
@@ -106,3 +123,39 @@ async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> 
         for config, chosen in queries
         async for item in saver.alist(config, filter=chosen)
     }
+
+
+# Taking checkpoints away. Pins go after the checkpoints, and only those of checkpoints that are gone: a
+# crash in between, or a checkpoint that comes meanwhile, leaves a pin too many. A copy of a thread brings
+# back ids that went, so who unpins looks once more.
+
+
+def take_away(
+    runtime: Runtime, saver: BaseCheckpointSaver[Any], queries: list[Query], deletion: Callable[[], None]
+) -> None:
+    """Delete checkpoints that are among those asked for, and let go of the pins of those that went."""
+    before = listed(saver, queries) if runtime.pins else set()
+    deletion()
+    gone = before - listed(saver, queries) if before else set()
+    if gone:
+        runtime.unpin(gone)
+        back = refs_for(item for config, chosen in queries for item in saver.list(config, filter=chosen))
+        pin_each(runtime, {owner: back[owner] for owner in gone.intersection(back)})
+
+
+async def atake_away(
+    runtime: Runtime,
+    saver: BaseCheckpointSaver[Any],
+    queries: list[Query],
+    deletion: Callable[[], Awaitable[None]],
+) -> None:
+    """`take_away` for the event loop."""
+    before = await alisted(saver, queries) if runtime.pins else set()
+    await deletion()
+    gone = before - await alisted(saver, queries) if before else set()
+    if gone:
+        await runtime.aunpin(gone)
+        found = [item for config, chosen in queries async for item in saver.alist(config, filter=chosen)]
+        back = refs_for(found)
+        returned = {owner: back[owner] for owner in gone.intersection(back)}
+        await asyncio.to_thread(pin_each, runtime, returned)
