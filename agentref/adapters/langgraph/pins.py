@@ -7,13 +7,14 @@ theirs alone, whatever others add meanwhile.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import quote
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agentref.adapters.langgraph.values import placed_ref
 from agentref.errors import InvalidInputError
@@ -107,40 +108,39 @@ def runs(run_ids: Iterable[str]) -> list[Query]:
     return [(None, {"run_id": str(run_id)}) for run_id in run_ids]
 
 
-def listed(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> set[str]:
-    """The owners that there are now."""
-    return {
-        owner_in(item.config, item.checkpoint["id"])
-        for config, chosen in queries
-        for item in saver.list(config, filter=chosen)
-    }
+def listed(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> dict[str, str]:
+    """The owners that there are now, and their threads."""
+    return dict(_owner_and_thread(item) for item in _found(saver, queries))
 
 
-async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> set[str]:
+async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> dict[str, str]:
     """`listed` for the event loop."""
-    return {
-        owner_in(item.config, item.checkpoint["id"])
-        for config, chosen in queries
-        async for item in saver.alist(config, filter=chosen)
-    }
+    return dict([_owner_and_thread(item) async for item in _afound(saver, queries)])
 
 
 # Taking checkpoints away. Pins go after the checkpoints, and only those of checkpoints that are gone: a
 # crash in between, or a checkpoint that comes meanwhile, leaves a pin too many. A copy of a thread brings
 # back ids that went, so who unpins looks once more.
+#
+# A saver that keeps values by version shows the snapshot of a DeltaChannel in each checkpoint of that
+# version, and only the first of these was put with it, and pinned it. So those that are left pin it before.
 
 
 def take_away(
     runtime: Runtime, saver: BaseCheckpointSaver[Any], queries: list[Query], deletion: Callable[[], None]
 ) -> None:
     """Delete checkpoints that are among those asked for, and let go of the pins of those that went."""
-    before = listed(saver, queries) if runtime.pins else set()
+    before = listed(saver, queries) if runtime.pins else {}
     deletion()
-    gone = before - listed(saver, queries) if before else set()
-    if gone:
-        runtime.unpin(gone)
-        back = refs_for(item for config, chosen in queries for item in saver.list(config, filter=chosen))
-        pin_each(runtime, {owner: back[owner] for owner in gone.intersection(back)})
+    if not before:
+        return
+    concerned = threads(set(before.values()))
+    left = _snapshots_for(_found(saver, concerned))
+    gone = before.keys() - left.keys()
+    pin_each(runtime, left)
+    runtime.unpin(gone)
+    back = refs_for(_found(saver, concerned))
+    pin_each(runtime, {owner: back[owner] for owner in gone.intersection(back)})
 
 
 async def atake_away(
@@ -150,12 +150,43 @@ async def atake_away(
     deletion: Callable[[], Awaitable[None]],
 ) -> None:
     """`take_away` for the event loop."""
-    before = await alisted(saver, queries) if runtime.pins else set()
+    before = await alisted(saver, queries) if runtime.pins else {}
     await deletion()
-    gone = before - await alisted(saver, queries) if before else set()
-    if gone:
-        await runtime.aunpin(gone)
-        found = [item for config, chosen in queries async for item in saver.alist(config, filter=chosen)]
-        back = refs_for(found)
-        returned = {owner: back[owner] for owner in gone.intersection(back)}
-        await asyncio.to_thread(pin_each, runtime, returned)
+    if not before:
+        return
+    concerned = threads(set(before.values()))
+    left = _snapshots_for([item async for item in _afound(saver, concerned)])
+    gone = before.keys() - left.keys()
+    await asyncio.to_thread(pin_each, runtime, left)
+    await runtime.aunpin(gone)
+    back = refs_for([item async for item in _afound(saver, concerned)])
+    await asyncio.to_thread(pin_each, runtime, {owner: back[owner] for owner in gone.intersection(back)})
+
+
+def _found(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> Iterator[CheckpointTuple]:
+    for config, chosen in queries:
+        yield from saver.list(config, filter=chosen)
+
+
+async def _afound(
+    saver: BaseCheckpointSaver[Any], queries: Iterable[Query]
+) -> AsyncIterator[CheckpointTuple]:
+    for config, chosen in queries:
+        async for item in saver.alist(config, filter=chosen):
+            yield item
+
+
+def _owner_and_thread(item: CheckpointTuple) -> tuple[str, str]:
+    return owner_in(item.config, item.checkpoint["id"]), item.config["configurable"]["thread_id"]
+
+
+def _snapshots_for(saved: Iterable[CheckpointTuple]) -> Pins:
+    """What each of these checkpoints, all of them, has to keep of the snapshots of DeltaChannels."""
+    return {
+        owner_in(item.config, item.checkpoint["id"]): pinned_refs(
+            value
+            for value in item.checkpoint["channel_values"].values()
+            if isinstance(value, _DeltaSnapshot)
+        )
+        for item in saved
+    }

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agentref.adapters.langgraph.offered.tables import Ask, Doomed, Row, Rows, Script, play
+from agentref.adapters.langgraph.offered.tables import Ask, Doomed, Row, Rows, Script, Tell, play
 
 __all__ = ["MemoryTables"]
 
@@ -99,5 +99,5 @@ def _versions(saver: InMemorySaver, entry: tuple[Any, ...]) -> set[tuple[str, An
     return set(versions.items())
 
 
-def _nothing(_: Ask) -> list[Row]:
+def _nothing(_: Ask | Tell) -> list[Row]:
     return []

@@ -11,6 +11,7 @@ from agentref.adapters.langgraph.offered.tables import (
     Row,
     Rows,
     Script,
+    Tell,
     aplay,
     play,
     through_its_loop,
@@ -20,7 +21,7 @@ __all__ = ["AsyncPostgresTables", "PostgresTables"]
 
 T = TypeVar("T")
 
-_AS_OF_ONE_MOMENT: Final = Ask("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+_AS_OF_ONE_MOMENT: Final = Tell("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", [()])
 # Two copies to one thread go one after the other, and the second finds it taken.
 _ONE_COPY: Final = "SELECT pg_advisory_xact_lock(hashtextextended('agentref copy_thread ' || %s, 0))"
 
@@ -98,30 +99,29 @@ class PostgresTables:
         if (yield from self.is_taken(saver, thread_id)):
             return False
         for table in ("checkpoint_writes", "checkpoint_blobs"):
-            yield Ask(f"DELETE FROM {table} WHERE thread_id = %s", (str(thread_id),))  # noqa: S608
+            yield Tell(f"DELETE FROM {table} WHERE thread_id = %s", [(str(thread_id),)])  # noqa: S608
         for sql, few in (
             (_WRITE_BLOB, rows.blobs),
             (_WRITE_WRITE, rows.writes),
             (_WRITE_CHECKPOINT, rows.checkpoints),
         ):
-            yield Ask(sql, [(*row.values(), str(thread_id)) for row in few], many=True)
+            yield Tell(sql, [(*row.values(), str(thread_id)) for row in few])
         return True
 
     def erase(self, _: Any, thread_id: str, doomed: Doomed) -> Script[None]:
         """Delete checkpoints with their writes, and what only they need."""
         for namespace, some in doomed.items():
             there, ids = (str(thread_id), namespace), list(some)
-            yield Ask(_ERASE_WRITES, (*there, ids))
+            yield Tell(_ERASE_WRITES, [(*there, ids)])
             deleted = yield Ask(_ERASE_CHECKPOINTS, (*there, ids))
-            yield Ask(_ERASE_PARENTS, (*there, ids))
+            yield Tell(_ERASE_PARENTS, [(*there, ids)])
             kept = yield Ask(_KEPT_BLOBS, there)
             used = {(row["channel"], row["version"]) for row in kept}
             freed: dict[str, list[str]] = {}
             for channel, version in {pair for row in deleted for pair in row["versions"].items()}:
                 if (channel, str(version)) not in used:
                     freed.setdefault(channel, []).append(str(version))
-            for channel, versions in freed.items():
-                yield Ask(_ERASE_BLOBS, (*there, channel, versions))
+            yield Tell(_ERASE_BLOBS, [(*there, channel, versions) for channel, versions in freed.items()])
 
     def values(self, saver: Any, rows: Rows) -> Iterator[tuple[str, str, Any]]:
         """Namespace, checkpoint id and value of every channel and every write.
@@ -169,19 +169,20 @@ def _place(row: Row) -> tuple[str, str]:
     return row["checkpoint_ns"], row["checkpoint_id"]
 
 
-def _answer(cursor: Any, ask: Ask) -> list[Row]:
-    if ask.many:
-        if ask.arguments:
-            cursor.executemany(ask.sql, ask.arguments)
+def _answer(cursor: Any, ask: Ask | Tell) -> list[Row]:
+    if isinstance(ask, Tell):
+        if ask.times:
+            cursor.executemany(ask.sql, ask.times)
         return []
-    cursor.execute(ask.sql, ask.arguments)
-    return cursor.fetchall() if cursor.description else []
+    rows: list[Row] = cursor.execute(ask.sql, ask.arguments).fetchall()
+    return rows
 
 
-async def _aanswer(cursor: Any, ask: Ask) -> list[Row]:
-    if ask.many:
-        if ask.arguments:
-            await cursor.executemany(ask.sql, ask.arguments)
+async def _aanswer(cursor: Any, ask: Ask | Tell) -> list[Row]:
+    if isinstance(ask, Tell):
+        if ask.times:
+            await cursor.executemany(ask.sql, ask.times)
         return []
     await cursor.execute(ask.sql, ask.arguments)
-    return await cursor.fetchall() if cursor.description else []
+    rows: list[Row] = await cursor.fetchall()
+    return rows

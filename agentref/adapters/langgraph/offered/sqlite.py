@@ -10,6 +10,7 @@ from agentref.adapters.langgraph.offered.tables import (
     Row,
     Rows,
     Script,
+    Tell,
     aplay,
     play,
     through_its_loop,
@@ -41,14 +42,14 @@ class SqliteTables:
         """Make that thread of these rows."""
         if (yield from self.is_taken(saver, thread_id)):
             return False
-        yield Ask("DELETE FROM writes WHERE thread_id = ?", (str(thread_id),))
+        yield Tell("DELETE FROM writes WHERE thread_id = ?", [(str(thread_id),)])
         for table, few in (("writes", rows.writes), ("checkpoints", rows.checkpoints)):
             if few:
                 columns = ", ".join(f'"{name}"' for name in few[0])
                 places = ", ".join("?" * len(few[0]))
                 renamed = [tuple({**row, "thread_id": str(thread_id)}.values()) for row in few]
                 sql = f"INSERT INTO {table} ({columns}) VALUES ({places})"  # noqa: S608  (names of its columns)
-                yield Ask(sql, renamed, many=True)
+                yield Tell(sql, renamed)
         return True
 
     def erase(self, _: Any, thread_id: str, doomed: Doomed) -> Script[None]:
@@ -57,7 +58,7 @@ class SqliteTables:
         of_thread = "thread_id = ? AND checkpoint_ns = ?"
         for table in ("checkpoints", "writes"):
             sql = f"DELETE FROM {table} WHERE {of_thread} AND checkpoint_id = ?"  # noqa: S608
-            yield Ask(sql, places, many=True)
+            yield Tell(sql, places)
         for namespace, ids in doomed.items():
             left = yield Ask(
                 f"SELECT checkpoint_id, parent_checkpoint_id AS parent FROM checkpoints WHERE {of_thread}",  # noqa: S608
@@ -69,7 +70,7 @@ class SqliteTables:
             ]
             orphaned = f"{of_thread} AND checkpoint_id = ?"
             sql = f"UPDATE checkpoints SET parent_checkpoint_id = NULL WHERE {orphaned}"  # noqa: S608
-            yield Ask(sql, orphans, many=True)
+            yield Tell(sql, orphans)
 
     def values(self, saver: Any, rows: Rows) -> Iterator[tuple[str, str, Any]]:
         """Namespace, checkpoint id and value of every channel and every write."""
@@ -120,22 +121,22 @@ def _place(row: Row) -> tuple[str, str]:
     return row["checkpoint_ns"], row["checkpoint_id"]
 
 
-def _answer(cursor: Any, ask: Ask) -> list[Row]:
-    if ask.many:
-        cursor.executemany(ask.sql, ask.arguments)
+def _answer(cursor: Any, ask: Ask | Tell) -> list[Row]:
+    if isinstance(ask, Tell):
+        cursor.executemany(ask.sql, ask.times)
         return []
     cursor.execute(ask.sql, ask.arguments)
     return _rows(cursor, cursor.fetchall())
 
 
-async def _aanswer(cursor: Any, ask: Ask) -> list[Row]:
-    if ask.many:
-        await cursor.executemany(ask.sql, ask.arguments)
+async def _aanswer(cursor: Any, ask: Ask | Tell) -> list[Row]:
+    if isinstance(ask, Tell):
+        await cursor.executemany(ask.sql, ask.times)
         return []
     await cursor.execute(ask.sql, ask.arguments)
     return _rows(cursor, await cursor.fetchall())
 
 
 def _rows(cursor: Any, found: Any) -> list[Row]:
-    names = [column[0] for column in cursor.description or ()]
+    names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in found]

@@ -26,18 +26,24 @@ T = TypeVar("T")
 
 
 class Ask(NamedTuple):
-    """A statement and its arguments; with `many`, a list of those, and no answer."""
+    """A query and its arguments."""
 
     sql: str
-    arguments: Sequence[Any] = ()
-    many: bool = False
+    arguments: Sequence[Any]
+
+
+class Tell(NamedTuple):
+    """A statement without an answer, and the arguments of each time that it is executed."""
+
+    sql: str
+    times: Sequence[Sequence[Any]]
 
 
 Row = dict[str, Any]
 """A row by the names of its columns."""
 
-Script = Generator[Ask, list[Row], T]
-"""Asks, is sent the rows of each answer, and returns a T."""
+Script = Generator[Ask | Tell, list[Row], T]
+"""Is sent the rows of each answer (none, for what it tells), and returns a T."""
 
 Doomed = Mapping[str, Sequence[str]]
 """Checkpoint ids by namespace."""
@@ -82,7 +88,7 @@ class AsyncTables(Tables, Protocol):
         """`run` for the event loop."""
 
 
-def play(script: Script[T], answer: Callable[[Ask], list[Row]]) -> T:
+def play(script: Script[T], answer: Callable[[Ask | Tell], list[Row]]) -> T:
     """Run a script to its end."""
     try:
         asked = next(script)
@@ -93,7 +99,7 @@ def play(script: Script[T], answer: Callable[[Ask], list[Row]]) -> T:
         return value
 
 
-async def aplay(script: Script[T], answer: Callable[[Ask], Awaitable[list[Row]]]) -> T:
+async def aplay(script: Script[T], answer: Callable[[Ask | Tell], Awaitable[list[Row]]]) -> T:
     """`play` for the event loop."""
     try:
         asked = next(script)

@@ -60,7 +60,7 @@ def copy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread
     pins = _pins_of(self, rows, target_thread_id)
     pin_each(self.runtime, pins)
     if not tables.run(inner, tables.write(inner, target_thread_id, rows)):
-        self.runtime.unpin(set(pins) - listed(inner, threads([target_thread_id])))
+        self.runtime.unpin(pins.keys() - listed(inner, threads([target_thread_id])).keys())
         raise _taken(target_thread_id)
     pin_each(self.runtime, pins)
 
@@ -77,7 +77,8 @@ async def acopy_thread(self: "ExternalizingSaver", source_thread_id: str, target
     pins = _pins_of(self, rows, target_thread_id)
     await asyncio.to_thread(pin_each, self.runtime, pins)
     if not await tables.arun(inner, tables.write(inner, target_thread_id, rows)):
-        await self.runtime.aunpin(set(pins) - await alisted(inner, threads([target_thread_id])))
+        there = await alisted(inner, threads([target_thread_id]))
+        await self.runtime.aunpin(pins.keys() - there.keys())
         raise _taken(target_thread_id)
     await asyncio.to_thread(pin_each, self.runtime, pins)
 
