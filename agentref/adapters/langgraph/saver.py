@@ -22,7 +22,6 @@ from langgraph.checkpoint.base import (
 )
 
 from agentref.adapters.langgraph.known import KnownRefs, version_key
-from agentref.adapters.langgraph.offered import Tables, tables_for
 from agentref.adapters.langgraph.pace import Pace
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
@@ -133,11 +132,6 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     async def __aexit__(self, *details: object) -> Any:
         return await self.inner.__aexit__(*details)  # type: ignore[attr-defined]
-
-    @property
-    def offering(self) -> Tables:
-        """The tables of the inner saver, for the verbs that are offered where it has tables."""
-        return cast("Tables", tables_for(type(self.inner)))
 
     @property
     def config_specs(self) -> list[Any]:

@@ -19,7 +19,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
 )
 
-from agentref.adapters.langgraph.offered import offered_verbs, tables_for
+from agentref.adapters.langgraph.offered import offered_verbs
 from agentref.adapters.langgraph.pins import (
     atake_away,
     owner_in,
@@ -46,7 +46,7 @@ def verbs_of(inner: type[BaseCheckpointSaver[Any]]) -> dict[str, Any]:
     missing = {
         name for name in _VERBS if getattr(inner, name, None) is getattr(BaseCheckpointSaver, name, None)
     }
-    offered = offered_verbs(tables_for(inner))
+    offered = offered_verbs(inner)
     own = {name: verb for name, verb in _VERBS.items() if name not in missing}
     return {**own, **{name: verb for name, verb in offered.items() if name in missing}}
 

@@ -6,8 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from agentref.adapters.langgraph.offered.keeping import Node, all_but_latest, node_of, of_runs
+from agentref.adapters.langgraph.offered.known import tables_for
 from agentref.adapters.langgraph.offered.tables import AsyncTables, Doomed, Rows, Tables
 from agentref.adapters.langgraph.pins import (
     Pins,
@@ -31,8 +33,9 @@ __all__ = ["offered_verbs"]
 _STRATEGIES: Final = ("keep_latest", "delete")
 
 
-def offered_verbs(tables: Tables | None) -> dict[str, Any]:
-    """The methods for a wrapper of a saver with these tables, in its colours; none without tables."""
+def offered_verbs(inner: type[BaseCheckpointSaver[Any]]) -> dict[str, Any]:
+    """The methods for a wrapper of a saver of that type, in its colours; none for one not known here."""
+    tables = tables_for(inner)
     sync = {"copy_thread": copy_thread, "prune": prune, "delete_for_runs": delete_for_runs}
     twins = {"acopy_thread": acopy_thread, "aprune": aprune, "adelete_for_runs": adelete_for_runs}
     if tables is None:
@@ -51,7 +54,7 @@ def copy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread
     checkpoints makes no thread. Raises `InvalidInputError` if there are checkpoints in the target.
     """
     _check_copy(source_thread_id, target_thread_id)
-    tables, inner = self.offering, self.inner
+    tables, inner = _tables(self), self.inner
     if tables.run(inner, tables.is_taken(inner, target_thread_id)):
         raise _taken(target_thread_id)
     rows = tables.run(inner, tables.read(inner, source_thread_id))
@@ -161,18 +164,22 @@ async def _adelete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) 
         await _aerase(self, thread_id, doomed)
 
 
+def _tables(self: "ExternalizingSaver") -> Tables:
+    return cast("Tables", tables_for(type(self.inner)))
+
+
 def _async(self: "ExternalizingSaver") -> AsyncTables:
-    return cast("AsyncTables", self.offering)
+    return cast("AsyncTables", tables_for(type(self.inner)))
 
 
 def _erase(self: "ExternalizingSaver", thread_id: str, doomed: Doomed) -> None:
     if doomed:
-        self.offering.run(self.inner, self.offering.erase(self.inner, thread_id, doomed))
+        _tables(self).run(self.inner, _tables(self).erase(self.inner, thread_id, doomed))
 
 
 async def _aerase(self: "ExternalizingSaver", thread_id: str, doomed: Doomed) -> None:
     if doomed:
-        await _async(self).arun(self.inner, self.offering.erase(self.inner, thread_id, doomed))
+        await _async(self).arun(self.inner, _tables(self).erase(self.inner, thread_id, doomed))
 
 
 def _nodes(self: "ExternalizingSaver", thread_id: str) -> list[Node]:
@@ -212,7 +219,7 @@ def _of_runs(thread_id: str, nodes: Iterable[Node], run_ids: Sequence[str]) -> D
 def _pins_of(self: "ExternalizingSaver", rows: Rows, thread_id: str) -> Pins:
     pins: Pins = {}
     if self.runtime.pins:
-        for namespace, checkpoint_id, value in self.offering.values(self.inner, rows):
+        for namespace, checkpoint_id, value in _tables(self).values(self.inner, rows):
             if refs := pinned_refs([value]):
                 pins.setdefault(owner_of(thread_id, namespace, checkpoint_id), []).extend(refs)
     return pins
