@@ -16,7 +16,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from agentref.adapters.langgraph.values import placed_ref
+from agentref.adapters.langgraph.values import placed_ref, unplaced
+from agentref.adapters.langgraph.within import refs_within
 from agentref.errors import InvalidInputError
 from agentref.refs import ContentRef
 from agentref.runtime import Runtime
@@ -68,15 +69,16 @@ def owner_in(config: RunnableConfig, checkpoint_id: object = None) -> str:
 
 
 def pinned_refs(values: Iterable[Any]) -> list[ContentRef]:
-    """The refs among what a checkpoint or its writes carry."""
-    return [ref for ref in map(_ref_or_none, values) if ref is not None]
+    """The refs among what a checkpoint or its writes carry: in place of values, and within values."""
+    return [ref for value in values for ref in _refs_of(value)]
 
 
-def _ref_or_none(value: Any) -> ContentRef | None:
+def _refs_of(value: Any) -> Iterable[ContentRef]:
     try:
-        return placed_ref(value)
+        ref = placed_ref(value)
     except InvalidInputError:
-        return None  # damaged: it names nothing that could be kept
+        return ()  # damaged: it names nothing that could be kept
+    return refs_within(unplaced(value, [])) if ref is None else (ref,)
 
 
 def refs_for(saved: Iterable[CheckpointTuple], *, thread_id: str | None = None) -> Pins:
