@@ -18,7 +18,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from agentref.adapters.langgraph import externalize
-from agentref.storage import FilesystemCAS, PostgresCAS
+from agentref.storage import CAS, FilesystemCAS
 from examples._demo.graph import CONFIG, build, state_hash
 from examples._demo.process import peak_memory
 
@@ -55,17 +55,23 @@ def _saver(kind: str, work: Path, *, agentref: bool) -> Iterator[BaseCheckpointS
         elif kind == "postgres":
             saver = _postgres_saver(stack)
         if saver is not None and agentref:
-            store = PostgresCAS(os.environ[DSN]) if kind == "postgres" else FilesystemCAS(work / STORE)
+            store = _postgres_store() if kind == "postgres" else FilesystemCAS(work / STORE)
             saver = externalize(saver, backend=stack.enter_context(store))
         yield saver
 
 
 def _postgres_saver(stack: ExitStack) -> BaseCheckpointSaver[Any]:
-    from langgraph.checkpoint.postgres import PostgresSaver  # noqa: PLC0415  (installed for it only)
+    from langgraph.checkpoint.postgres import PostgresSaver  # noqa: PLC0415  (only installed for it)
 
     saver = stack.enter_context(PostgresSaver.from_conn_string(os.environ[DSN]))
     saver.setup()
     return saver
+
+
+def _postgres_store() -> CAS:
+    from agentref.storage import PostgresCAS  # noqa: PLC0415  (it needs psycopg)
+
+    return PostgresCAS(os.environ[DSN])
 
 
 def _kept(saver: BaseCheckpointSaver[Any] | None) -> int:
