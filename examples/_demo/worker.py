@@ -5,6 +5,7 @@ It prints one JSON object a line: `{"done": n}` after each node, at last a `Repo
 
 import argparse
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,15 +18,16 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from agentref.adapters.langgraph import externalize
-from agentref.storage import FilesystemCAS
+from agentref.storage import CAS, FilesystemCAS
 from examples._demo.graph import CONFIG, build, state_hash
 from examples._demo.process import peak_memory
 
-__all__ = ["CHECKPOINTS", "QUESTION", "STORE", "Report"]
+__all__ = ["CHECKPOINTS", "DSN", "QUESTION", "STORE", "Report"]
 
 QUESTION = "how does the interpreter find a module"
 CHECKPOINTS = "checkpoints.sqlite"
 STORE = "state_blobs"
+DSN = "AGENTREF_DEMO_DSN"
 
 
 class Report(TypedDict):
@@ -50,9 +52,26 @@ def _saver(kind: str, work: Path, *, agentref: bool) -> Iterator[BaseCheckpointS
         elif kind == "sqlite":
             connection = sqlite3.connect(work / CHECKPOINTS, check_same_thread=False)
             saver = SqliteSaver(stack.enter_context(closing(connection)))
+        elif kind == "postgres":
+            saver = _postgres_saver(stack)
         if saver is not None and agentref:
-            saver = externalize(saver, backend=stack.enter_context(FilesystemCAS(work / STORE)))
+            store = _postgres_store() if kind == "postgres" else FilesystemCAS(work / STORE)
+            saver = externalize(saver, backend=stack.enter_context(store))
         yield saver
+
+
+def _postgres_saver(stack: ExitStack) -> BaseCheckpointSaver[Any]:
+    from langgraph.checkpoint.postgres import PostgresSaver  # noqa: PLC0415  (only installed for it)
+
+    saver = stack.enter_context(PostgresSaver.from_conn_string(os.environ[DSN]))
+    saver.setup()
+    return saver
+
+
+def _postgres_store() -> CAS:
+    from agentref.storage import PostgresCAS  # noqa: PLC0415  (it needs psycopg)
+
+    return PostgresCAS(os.environ[DSN])
 
 
 def _kept(saver: BaseCheckpointSaver[Any] | None) -> int:
@@ -105,9 +124,9 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("texts", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--saver", choices=["none", "memory", "sqlite"], default="sqlite")
+    parser.add_argument("--saver", choices=["none", "memory", "sqlite", "postgres"], default="sqlite")
     parser.add_argument(
-        "--agentref", action="store_true", help="wrap the saver, payloads go to a FilesystemCAS"
+        "--agentref", action="store_true", help="wrap the saver, payloads go to a store beside it"
     )
     parser.add_argument("--durability", choices=["async", "sync"], default="async")
     task = parser.add_mutually_exclusive_group()

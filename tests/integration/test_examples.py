@@ -8,7 +8,9 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import psycopg
 import pytest
 
 from agentref.storage import FilesystemCAS
@@ -43,6 +45,40 @@ def test_langgraph_rag_answers_and_keeps_its_documents_out_of_the_checkpoints(tm
     assert b"large retrieved text" not in kept
     with FilesystemCAS(tmp_path / "state_blobs") as store:
         assert store.verify().ok
+
+
+IN_A_DATABASE = """
+import sys
+from pathlib import Path
+from examples import demo
+from examples._demo.corpus import write_texts
+from examples._demo.places import postgres
+directory = Path(sys.argv[1])
+(directory / "texts").mkdir()
+write_texts(directory / "texts", "test")
+with postgres() as place:
+    done = demo._finish(place, directory, "with", lambda nodes: None, "--agentref")
+    again = demo._finish(place, directory, "with", lambda nodes: None, "--read", "--agentref")
+    print(done["nodes"], done["hash"] == again["hash"], *place.sizes("with"))
+"""
+
+
+def test_the_demo_runs_in_a_database(tmp_path: Path, postgres_server: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_DATABASE, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "AGENTREF_TEST_DSN": postgres_server.dsn},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    nodes, same, checkpoints, store = done.stdout.split()
+    assert (nodes, same) == ("114", "True")
+    assert 0 < int(checkpoints) < 2_000_000 < int(store)
+    assert not list((tmp_path / "with").iterdir())
+    with psycopg.connect(postgres_server.dsn) as connection:
+        left = connection.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'agentref_demo%'")
+        assert left.fetchone() == (0,)
 
 
 def drawing() -> ModuleType:

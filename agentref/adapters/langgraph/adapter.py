@@ -154,9 +154,18 @@ class LangGraphAdapter:
         that are not wrapped. External values become refs whatever their size, and an inline value over the
         adapter's limit is `InlineSizeExceeded` before anything is stored. Other values, and subgraphs, are
         as with `externalize`, whose threshold `inline_threshold_bytes` is.
+
+        Each checkpoint pins the refs in it, as with `externalize`. So from the first call on, what the
+        adapter stores lives for a day unless it is pinned, and a node that runs in a graph with another
+        saver is a `ConfigurationError`.
         """
-        runtime = Runtime(self.backend, also=self._also, inline_threshold_bytes=inline_threshold_bytes)
-        return wrap(saver, runtime, Gate(self._fields))
+        runtime = Runtime(
+            self.backend, also=self._also, inline_threshold_bytes=inline_threshold_bytes, pins=True
+        )
+        checkpointer = wrap(saver, runtime, Gate(self._fields))
+        if runtime.pins:
+            self._fields.life.lease()
+        return checkpointer
 
     def externalize(self, values: Any) -> Any:
         """A graph's input or update with refs for its external values: then no checkpointer sees them.

@@ -18,6 +18,7 @@ from langgraph.errors import EmptyChannelError
 from langgraph.types import Overwrite
 
 from agentref.adapters.langgraph.fields import Batch, Fields
+from agentref.adapters.langgraph.life import Held
 from agentref.refs import ContentRef
 from agentref.state import Field, Placement
 
@@ -51,6 +52,7 @@ class ExternalChannel(BaseChannel[Any, Any, Any]):
         self.fields = fields
         self.reducer = reducer
         self.value = _initial(declared, reducer)
+        self._held = Held(fields.life, fields.runtime)
 
     def __eq__(self, other: object) -> bool:
         # The same field, declared again by a narrower schema. One without a marker has LangGraph's channel.
@@ -98,11 +100,13 @@ class ExternalChannel(BaseChannel[Any, Any, Any]):
 
     def update(self, values: Sequence[Any]) -> bool:
         """Take the writes of one step. What is not a ref yet is stored, durably, before this returns."""
-        if not values:
+        if not values:  # a step without a write to this field
+            self._held.renew(self.value)
             return False
         batch = Batch(self.fields)
         self.value = batch.ref(self.key, self._folded(values))
         batch.store()
+        self._held = Held(self.fields.life, self.fields.runtime)
         return True
 
     def _folded(self, values: Sequence[Any]) -> Any:

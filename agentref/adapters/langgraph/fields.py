@@ -11,6 +11,7 @@ from langgraph.checkpoint.serde import jsonplus
 from langgraph.types import Overwrite
 
 from agentref.adapters.langgraph.kinds import ChannelKind, kind_of
+from agentref.adapters.langgraph.life import Life
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.codecs import name_error
 from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeError, UntrustedTypeError
@@ -28,12 +29,13 @@ _REF_ATTRIBUTES: Final = frozenset(ContentRef.__dataclass_fields__)
 
 
 class Fields:
-    """What a state class declares, and the runtime that keeps it. Immutable, thread-safe.
+    """What a state class declares, and the runtime that keeps it. Thread-safe.
 
     Attributes:
         schema: the declared fields.
         kinds: how LangGraph is to treat each of them.
         runtime: the stores. Under LANGGRAPH_STRICT_MSGPACK they construct what the schema names, only.
+        life: how long what is stored here lives.
         inline_limit: what an inline field may hold, in bytes as encoded.
     """
 
@@ -45,6 +47,7 @@ class Fields:
         allowed = build_serde_allowlist(schemas=[each.type for each in schema.fields.values()])
         strict = serde.with_msgpack_allowlist(allowed)
         self.runtime = runtime if strict is serde else runtime.with_codec(codec_for(strict))
+        self.life = Life(self.runtime)
         # An inline value is the serializer's: it may be of a type that only that one knows.
         self._meter = runtime.backend.with_codec(codec_for(strict))
 
@@ -136,8 +139,8 @@ class Batch:
 
     def store(self) -> None:
         """Make everything that was named durable."""
-        self._runtime.store(self.pending)
+        self._runtime.store(self.pending, ttl=self._fields.life.seconds)
 
     async def astore(self) -> None:
         """`store` for the event loop."""
-        await self._runtime.astore(self.pending)
+        await self._runtime.astore(self.pending, ttl=self._fields.life.seconds)

@@ -1,19 +1,16 @@
 """All checkpoints of a saver, a few at a time, and the refs that each of them carries."""
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.types import Command, Overwrite, Send
 
-from agentref.adapters.langgraph.pins import owner_of
-from agentref.adapters.langgraph.values import placed_ref, unplaced
-from agentref.errors import ConfigurationError, InvalidInputError
+from agentref.adapters.langgraph.pins import owner_of, pinned_refs
+from agentref.errors import ConfigurationError
 from agentref.refs import ContentRef
 
 __all__ = ["Carrier", "apages_of", "bridged", "pages_of"]
@@ -156,32 +153,6 @@ def _carrier(item: CheckpointTuple) -> Carrier:
             f"than LangGraph wrote it, or another serializer."
         ) from None
     values += [value for _, _, value in item.pending_writes or ()]
-    refs = {(ref.backend_id, ref.digest): ref for value in values for ref in _carried(value)}
+    refs = {(ref.backend_id, ref.digest): ref for ref in pinned_refs(values)}
     owner = owner_of(thread_id, namespace, checkpoint_id)
     return Carrier(owner, str(thread_id), str(namespace), str(checkpoint_id), tuple(refs.values()))
-
-
-def _carried(value: Any) -> Iterable[ContentRef]:
-    """The refs in a value as the inner saver has it: the one in its place, or those of typed state."""
-    try:
-        ref = placed_ref(value)
-    except InvalidInputError:
-        return ()  # damaged: it names nothing that could be kept
-    return _within(unplaced(value, [])) if ref is None else (ref,)
-
-
-def _within(value: Any) -> Iterator[ContentRef]:
-    """A dict that looks like a ref is user data here: only this class of objects names content."""
-    stack = [value]
-    while stack:
-        part = stack.pop()
-        if type(part) is ContentRef:
-            yield part
-        elif isinstance(part, dict):
-            stack += part.values()
-        elif isinstance(part, (list, tuple, set, frozenset)):
-            stack += part
-        elif isinstance(part, Send):
-            stack.append(part.arg)
-        elif isinstance(part, (Overwrite, Command)):
-            stack += [getattr(part, field.name) for field in dataclasses.fields(part)]

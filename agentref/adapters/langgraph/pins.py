@@ -6,28 +6,36 @@ id, so savers that share a store may have threads of one name, and whoever delet
 theirs alone, whatever others add meanwhile.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import quote
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
-from agentref.adapters.langgraph.values import placed_ref
+from agentref.adapters.langgraph.values import placed_ref, unplaced
+from agentref.adapters.langgraph.within import refs_within
 from agentref.errors import InvalidInputError
 from agentref.refs import ContentRef
+from agentref.runtime import Runtime
 
 __all__ = [
     "PREFIX",
+    "Pins",
     "Query",
     "alisted",
+    "atake_away",
     "listed",
     "owner_in",
     "owner_of",
+    "pin_each",
     "pinned_refs",
     "refs_for",
     "runs",
+    "take_away",
     "threads",
 ]
 
@@ -38,6 +46,9 @@ _MAX_LENGTH: Final = 400
 
 Query = tuple[RunnableConfig | None, dict[str, Any] | None]
 """What is asked of a saver's `list`: a config and a filter."""
+
+Pins = dict[str, list[ContentRef]]
+"""What each owner keeps."""
 
 
 def owner_of(thread_id: object, namespace: object, checkpoint_id: object) -> str:
@@ -61,26 +72,35 @@ def owner_in(config: RunnableConfig, checkpoint_id: object = None) -> str:
 
 
 def pinned_refs(values: Iterable[Any]) -> list[ContentRef]:
-    """The refs among what a checkpoint or its writes carry."""
-    return [ref for ref in map(_ref_or_none, values) if ref is not None]
+    """The refs among what a checkpoint or its writes carry: in place of values, and within values."""
+    return [ref for value in values for ref in _refs_of(value)]
 
 
-def _ref_or_none(value: Any) -> ContentRef | None:
+def _refs_of(value: Any) -> Iterable[ContentRef]:
     try:
-        return placed_ref(value)
+        ref = placed_ref(value)
     except InvalidInputError:
-        return None  # damaged: it names nothing that could be kept
+        return ()  # damaged: it names nothing that could be kept
+    return refs_within(unplaced(value, [])) if ref is None else (ref,)
 
 
-def refs_for(thread_id: str, saved: Iterable[CheckpointTuple]) -> dict[str, list[ContentRef]]:
-    """What these checkpoints of the inner saver need pinned, if they are those of that thread."""
-    found: dict[str, list[ContentRef]] = {}
+def refs_for(saved: Iterable[CheckpointTuple], *, thread_id: str | None = None) -> Pins:
+    """What these checkpoints of the inner saver need pinned; `thread_id` is whose they are to be."""
+    found: Pins = {}
     for item in saved:
         values = [*item.checkpoint["channel_values"].values()]
         values += [value for _, _, value in item.pending_writes or ()]
-        namespace = item.config["configurable"].get("checkpoint_ns", "")
-        found[owner_of(thread_id, namespace, item.checkpoint["id"])] = pinned_refs(values)
+        configurable = item.config["configurable"]
+        whose = configurable["thread_id"] if thread_id is None else thread_id
+        owner = owner_of(whose, configurable.get("checkpoint_ns", ""), item.checkpoint["id"])
+        found[owner] = pinned_refs(values)
     return found
+
+
+def pin_each(runtime: Runtime, pins: Pins) -> None:
+    """Set pins."""
+    for owner, refs in pins.items():
+        runtime.pin(owner, refs)
 
 
 def threads(thread_ids: Iterable[str]) -> list[Query]:
@@ -93,19 +113,85 @@ def runs(run_ids: Iterable[str]) -> list[Query]:
     return [(None, {"run_id": str(run_id)}) for run_id in run_ids]
 
 
-def listed(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> set[str]:
-    """The owners that there are now."""
-    return {
-        owner_in(item.config, item.checkpoint["id"])
-        for config, chosen in queries
-        for item in saver.list(config, filter=chosen)
-    }
+def listed(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> dict[str, str]:
+    """The owners that there are now, and their threads."""
+    return dict(_owner_and_thread(item) for item in _found(saver, queries))
 
 
-async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> set[str]:
+async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> dict[str, str]:
     """`listed` for the event loop."""
+    return dict([_owner_and_thread(item) async for item in _afound(saver, queries)])
+
+
+# Taking checkpoints away. Pins go after the checkpoints, and only those of checkpoints that are gone: a
+# crash in between, or a checkpoint that comes meanwhile, leaves a pin too many. A copy of a thread brings
+# back ids that went, so who unpins looks once more.
+#
+# A saver that keeps values by version shows the snapshot of a DeltaChannel in each checkpoint of that
+# version, and only the first of these was put with it, and pinned it. So those that are left pin it before.
+
+
+def take_away(
+    runtime: Runtime, saver: BaseCheckpointSaver[Any], queries: list[Query], deletion: Callable[[], None]
+) -> None:
+    """Delete checkpoints that are among those asked for, and let go of the pins of those that went."""
+    before = listed(saver, queries) if runtime.pins else {}
+    deletion()
+    if not before:
+        return
+    concerned = threads(set(before.values()))
+    left = _snapshots_for(_found(saver, concerned))
+    gone = before.keys() - left.keys()
+    pin_each(runtime, left)
+    runtime.unpin(gone)
+    back = refs_for(_found(saver, concerned))
+    pin_each(runtime, {owner: back[owner] for owner in gone.intersection(back)})
+
+
+async def atake_away(
+    runtime: Runtime,
+    saver: BaseCheckpointSaver[Any],
+    queries: list[Query],
+    deletion: Callable[[], Awaitable[None]],
+) -> None:
+    """`take_away` for the event loop."""
+    before = await alisted(saver, queries) if runtime.pins else {}
+    await deletion()
+    if not before:
+        return
+    concerned = threads(set(before.values()))
+    left = _snapshots_for([item async for item in _afound(saver, concerned)])
+    gone = before.keys() - left.keys()
+    await asyncio.to_thread(pin_each, runtime, left)
+    await runtime.aunpin(gone)
+    back = refs_for([item async for item in _afound(saver, concerned)])
+    await asyncio.to_thread(pin_each, runtime, {owner: back[owner] for owner in gone.intersection(back)})
+
+
+def _found(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> Iterator[CheckpointTuple]:
+    for config, chosen in queries:
+        yield from saver.list(config, filter=chosen)
+
+
+async def _afound(
+    saver: BaseCheckpointSaver[Any], queries: Iterable[Query]
+) -> AsyncIterator[CheckpointTuple]:
+    for config, chosen in queries:
+        async for item in saver.alist(config, filter=chosen):
+            yield item
+
+
+def _owner_and_thread(item: CheckpointTuple) -> tuple[str, str]:
+    return owner_in(item.config, item.checkpoint["id"]), item.config["configurable"]["thread_id"]
+
+
+def _snapshots_for(saved: Iterable[CheckpointTuple]) -> Pins:
+    """What each of these checkpoints, all of them, has to keep of the snapshots of DeltaChannels."""
     return {
-        owner_in(item.config, item.checkpoint["id"])
-        for config, chosen in queries
-        async for item in saver.alist(config, filter=chosen)
+        owner_in(item.config, item.checkpoint["id"]): pinned_refs(
+            value
+            for value in item.checkpoint["channel_values"].values()
+            if isinstance(value, _DeltaSnapshot)
+        )
+        for item in saved
     }

@@ -26,6 +26,7 @@ from agentref.adapters.langgraph.pace import Pace
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
+from agentref.adapters.langgraph.within import refs_within
 from agentref.codecs import name_error
 from agentref.errors import AgentRefError, InvalidInputError
 from agentref.refs import ContentRef
@@ -69,14 +70,10 @@ Admit = Callable[[str, Iterable[tuple[str, Any]]], tuple[list[tuple[str, Any]], 
 """From a checkpoint's namespace and (channel, value) pairs to those that may be kept, and what to store."""
 
 
-def _as_they_are(_: str, items: Iterable[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Outgoing]:
-    return list(items), Outgoing([], [])
-
-
 def wrap(
-    saver: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit = _as_they_are
+    saver: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit | None = None
 ) -> "ExternalizingSaver":
-    """`externalize`, with a say in what gets in."""
+    """`externalize`, with a say in what gets in: refs may be in it, which checkpoints then pin."""
     if not isinstance(saver, BaseCheckpointSaver):
         raise InvalidInputError(_not_a_saver(saver))
     return _class_for(type(saver))(saver, runtime, admit)
@@ -104,7 +101,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     inner: BaseCheckpointSaver[Any]
 
-    def __init__(self, inner: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit) -> None:
+    def __init__(self, inner: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit | None) -> None:
         super().__init__(serde=inner.serde)
         self.inner = inner
         self._admit = admit
@@ -137,6 +134,10 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
     def config_specs(self) -> list[Any]:
         """The inner saver's."""
         return self.inner.config_specs
+
+    def pins_refs_to(self, backend_id: str) -> bool:
+        """Whether its checkpoints pin refs to that store, wherever in a value these are."""
+        return self._admit is not None and self.runtime.pins and self.runtime.knows(backend_id)
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """The inner saver's. Waits for a moment where saving has fallen behind the graph."""
@@ -197,9 +198,13 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]]
     ) -> tuple[list[tuple[str, Any]], Outgoing]:
         """The writes as the inner saver gets them, and what has to be stored before."""
-        admitted, before = self._admit(str(config["configurable"].get("checkpoint_ns", "")), writes)
+        admitted, before = list(writes), Outgoing([], [])
+        bare = [inner_value(value) for _, value in admitted]
+        if self._admit is not None:
+            admitted, before = self._admit(str(config["configurable"].get("checkpoint_ns", "")), writes)
+            bare = [_without_refs(inner_value(value)) for _, value in admitted]
         outgoing = self.runtime.encode(
-            [inner_value(value) for _, value in admitted],
+            bare,
             names=[_place_of(config, channel) for channel, _ in admitted],
         )
         placed = [
@@ -291,6 +296,11 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         history = await self.inner.aget_delta_channel_history(config=config, channels=channels)
         names, refs = _refs_in(_history_places(config, history))
         return self._restored_history(history, await self.runtime.aload_many(refs, names=names))
+
+
+def _without_refs(value: Any) -> Any:
+    """The value, or None for one with refs in it: it stays in the checkpoint, where its refs are seen."""
+    return None if any(True for _ in refs_within(value)) else value
 
 
 def _refs_in(places: Iterable[tuple[RunnableConfig, str, Any]]) -> tuple[list[str], list[ContentRef]]:

@@ -1,9 +1,10 @@
-"""The verbs of a checkpointer. Each becomes a method only where the inner saver has it too.
+"""The verbs of a checkpointer. Each becomes a method where the inner saver has it, or where it is offered.
 
 LangGraph and others tell what a saver can do by which methods its class overrides.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from functools import partial
 from itertools import islice
@@ -18,14 +19,15 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
 )
 
+from agentref.adapters.langgraph.offered import offered_verbs
 from agentref.adapters.langgraph.pins import (
-    Query,
-    alisted,
-    listed,
+    atake_away,
     owner_in,
+    pin_each,
     pinned_refs,
     refs_for,
     runs,
+    take_away,
     threads,
 )
 
@@ -41,11 +43,12 @@ _PAGE: Final = 16
 
 def verbs_of(inner: type[BaseCheckpointSaver[Any]]) -> dict[str, Any]:
     """The methods for a wrapper of a saver of that type."""
-    return {
-        name: verb
-        for name, verb in _VERBS.items()
-        if getattr(inner, name, None) is not getattr(BaseCheckpointSaver, name, None)
+    missing = {
+        name for name in _VERBS if getattr(inner, name, None) is getattr(BaseCheckpointSaver, name, None)
     }
+    offered = offered_verbs(inner)
+    own = {name: verb for name, verb in _VERBS.items() if name not in missing}
+    return {**own, **{name: verb for name, verb in offered.items() if name in missing}}
 
 
 def get_tuple(self: "ExternalizingSaver", config: RunnableConfig) -> CheckpointTuple | None:
@@ -174,69 +177,48 @@ async def aput_writes(
         await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
 
 
-# Taking checkpoints away. Pins go after the checkpoints, and only those of checkpoints that are gone: a
-# crash in between, or a checkpoint that comes meanwhile, leaves a pin too many.
-
-
-def _take_away(self: "ExternalizingSaver", queries: list[Query], deletion: Callable[[], None]) -> None:
-    if not self.runtime.pins:
-        deletion()
-        return
-    before = listed(self.inner, queries)
-    deletion()
-    if before:
-        self.runtime.unpin(before - listed(self.inner, queries))
-
-
-async def _atake_away(
-    self: "ExternalizingSaver", queries: list[Query], deletion: Callable[[], Awaitable[None]]
-) -> None:
-    if not self.runtime.pins:
-        await deletion()
-        return
-    before = await alisted(self.inner, queries)
-    await deletion()
-    if before:
-        await self.runtime.aunpin(before - await alisted(self.inner, queries))
-
-
 def delete_thread(self: "ExternalizingSaver", thread_id: str) -> None:
     """The inner saver's, and what nothing else needs is free to be pruned."""
-    _take_away(self, threads([thread_id]), partial(self.inner.delete_thread, thread_id))
+    take_away(self.runtime, self.inner, threads([thread_id]), partial(self.inner.delete_thread, thread_id))
 
 
 async def adelete_thread(self: "ExternalizingSaver", thread_id: str) -> None:
     """`delete_thread` for the event loop."""
-    await _atake_away(self, threads([thread_id]), partial(self.inner.adelete_thread, thread_id))
+    await atake_away(
+        self.runtime, self.inner, threads([thread_id]), partial(self.inner.adelete_thread, thread_id)
+    )
 
 
 def delete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -> None:
     """The inner saver's, and what nothing else needs is free to be pruned."""
-    _take_away(self, runs(run_ids), partial(self.inner.delete_for_runs, run_ids))
+    take_away(self.runtime, self.inner, runs(run_ids), partial(self.inner.delete_for_runs, run_ids))
 
 
 async def adelete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -> None:
     """`delete_for_runs` for the event loop."""
-    await _atake_away(self, runs(run_ids), partial(self.inner.adelete_for_runs, run_ids))
+    await atake_away(self.runtime, self.inner, runs(run_ids), partial(self.inner.adelete_for_runs, run_ids))
 
 
 def prune(self: "ExternalizingSaver", thread_ids: Sequence[str], **options: Any) -> None:
     """The inner saver's, and what nothing else needs is free to be pruned from the store."""
-    _take_away(self, threads(thread_ids), partial(self.inner.prune, thread_ids, **options))
+    take_away(
+        self.runtime, self.inner, threads(thread_ids), partial(self.inner.prune, thread_ids, **options)
+    )
 
 
 async def aprune(self: "ExternalizingSaver", thread_ids: Sequence[str], **options: Any) -> None:
     """`prune` for the event loop."""
-    await _atake_away(self, threads(thread_ids), partial(self.inner.aprune, thread_ids, **options))
+    await atake_away(
+        self.runtime, self.inner, threads(thread_ids), partial(self.inner.aprune, thread_ids, **options)
+    )
 
 
 def copy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread_id: str) -> None:
     """The inner saver's. What the copy needs is pinned for it first; what came meanwhile, after."""
     for thread_id in (source_thread_id, target_thread_id):
         for query, chosen in threads([thread_id]) if self.runtime.pins else ():
-            found = refs_for(target_thread_id, self.inner.list(query, filter=chosen))
-            for owner, refs in found.items():
-                self.runtime.pin(owner, refs)
+            saved = self.inner.list(query, filter=chosen)
+            pin_each(self.runtime, refs_for(saved, thread_id=target_thread_id))
         if thread_id == source_thread_id:
             self.inner.copy_thread(source_thread_id, target_thread_id)
 
@@ -246,8 +228,8 @@ async def acopy_thread(self: "ExternalizingSaver", source_thread_id: str, target
     for thread_id in (source_thread_id, target_thread_id):
         for query, chosen in threads([thread_id]) if self.runtime.pins else ():
             saved = [item async for item in self.inner.alist(query, filter=chosen)]
-            for owner, refs in refs_for(target_thread_id, saved).items():
-                await self.runtime.apin(owner, refs)
+            pins = refs_for(saved, thread_id=target_thread_id)
+            await asyncio.to_thread(pin_each, self.runtime, pins)
         if thread_id == source_thread_id:
             await self.inner.acopy_thread(source_thread_id, target_thread_id)
 

@@ -44,6 +44,7 @@ class Visit:
     """
 
     def __init__(self, plan: NodePlan, given: Any) -> None:
+        plan.fields.life.check()
         self.plan = plan
         self.state = given
         self._loads = Loads(plan.fields, plan.name, given if isinstance(given, dict) else {})

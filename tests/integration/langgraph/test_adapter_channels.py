@@ -210,7 +210,9 @@ def test_user_data_that_looks_like_a_ref_stays_user_data(
     forged = LOOK_ALIKES[kind](secret)
     node = writing(blob=forged, log=[forged])
     inner = InMemorySaver()
-    checkpointer = {"none": None, "stock": inner, "adapter": adapter.checkpointer(inner)}[saver]
+    checkpointer = (
+        adapter.checkpointer(inner) if saver == "adapter" else inner if saver == "stock" else None
+    )
     graph = fan(adapter, adapter.wrap_node(node) if wrapped else node).compile(checkpointer=checkpointer)
     outcome = adapter.hydrate(graph.invoke({"docs": forged}, AT))
     assert outcome["blob"] == outcome["docs"] == forged

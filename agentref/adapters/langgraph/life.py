@@ -1,0 +1,74 @@
+"""How long what typed state stores lives before a checkpoint pins it."""
+
+import time
+from typing import Any, Final
+
+from langgraph._internal._constants import CONFIG_KEY_CHECKPOINTER
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.config import get_config
+
+from agentref.adapters.langgraph.saver import ExternalizingSaver
+from agentref.errors import ConfigurationError
+from agentref.refs import ContentRef
+from agentref.runtime import Runtime
+
+__all__ = ["Held", "Life"]
+
+# A ref may wait in a graph for its checkpoint for as long as one step takes, if only the end is saved.
+_LEASES: Final = 24
+
+
+class Life:
+    """The life of what nodes, reducers and `externalize` store: without end, until the adapter makes a
+    checkpointer that pins; from then on a lease of a day. Thread-safe.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._is_leased = False
+
+    def lease(self) -> None:
+        """From now on checkpoints pin."""
+        self._is_leased = True
+
+    @property
+    def seconds(self) -> float | None:
+        """How long what is stored now lives unless it is pinned; None: as the store would have it."""
+        return _LEASES * self._runtime.lease_seconds if self._is_leased else None
+
+    def check(self) -> None:
+        """Raises `ConfigurationError` where a graph runs that saves refs and would not pin them."""
+        if not self._is_leased:
+            return
+        try:
+            saver = get_config()["configurable"].get(CONFIG_KEY_CHECKPOINTER)
+        except RuntimeError:  # called outside of a graph
+            return
+        if not isinstance(saver, BaseCheckpointSaver) or self._is_pinned_by(saver):
+            return
+        raise ConfigurationError(
+            f"This graph saves refs with {type(saver).__qualname__}, which does not pin them, and its "
+            f"adapter has made a checkpointer that pins: what the graph stores would go after a day. "
+            f"Compile it with adapter.checkpointer(saver), or give it an adapter of its own."
+        )
+
+    def _is_pinned_by(self, saver: BaseCheckpointSaver[Any]) -> bool:
+        return isinstance(saver, ExternalizingSaver) and saver.pins_refs_to(
+            self._runtime.backend.backend_id
+        )
+
+
+class Held:
+    """A ref in a channel, which no checkpoint pins where only the end of a run is saved."""
+
+    def __init__(self, life: Life, runtime: Runtime) -> None:
+        self._life = life
+        self._runtime = runtime
+        self._since = time.monotonic()
+
+    def renew(self, value: Any) -> None:
+        """At each step: lengthen the lease once half of it is over."""
+        lease = self._life.seconds
+        if lease is not None and type(value) is ContentRef and time.monotonic() - self._since > lease / 2:
+            self._runtime.renew(value, lease)
+            self._since = time.monotonic()
