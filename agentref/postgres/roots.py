@@ -4,6 +4,7 @@
 Whoever needs an owner and its pins locks the owner first, and several owners in the order of their ids.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -24,15 +25,24 @@ __all__ = [
 
 _Connection = psycopg.Connection[Any]
 
+_LOCKS: Final = int.from_bytes(b"agrf", "big")
+
 _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 _ALIAS: Final = "name, digest, codec, size, version, expires_at"
 
-# Of one name, the later setting has the greater number: it is drawn when the row is locked.
-_SET: Final = """
+# Whoever sets or deletes a name waits for his turn at it first: of one name, the later setting has the
+# greater number, and that of a row which is not there yet is drawn before there is a row to lock.
+_TURN: Final = """
+WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(%(locks)b::int4, %(lock)b::int4))
+"""
+
+_SET: Final = f"""
+{_TURN}
 INSERT INTO agentref_alias AS a (name, digest, codec, size, version, expires_at)
-VALUES (%(name)b::text, %(digest)b::bytea, %(codec)b::text, %(size)b::bigint,
-    nextval('agentref_alias_version'), %(expires_at)b::float8)
+SELECT %(name)b::text, %(digest)b::bytea, %(codec)b::text, %(size)b::bigint,
+    nextval('agentref_alias_version'), %(expires_at)b::float8
+FROM turn
 ON CONFLICT (name) DO UPDATE SET
     digest = EXCLUDED.digest, codec = EXCLUDED.codec, size = EXCLUDED.size,
     version = nextval('agentref_alias_version'), expires_at = EXCLUDED.expires_at
@@ -43,16 +53,19 @@ _SET_ANYHOW: Final = _SET + "RETURNING version"
 _SET_FIRST: Final = _SET + f"WHERE a.expires_at <= {_NOW} RETURNING version"
 
 _SET_NEXT: Final = f"""
+{_TURN}
 UPDATE agentref_alias SET
     digest = %(digest)b::bytea, codec = %(codec)b::text, size = %(size)b::bigint,
     version = nextval('agentref_alias_version'), expires_at = %(expires_at)b::float8
+FROM turn
 WHERE name = %(name)b::text AND version = %(expect)b AND expires_at > {_NOW}
 RETURNING version
 """
 
 _DELETE: Final = f"""
-DELETE FROM agentref_alias
-WHERE name = %b::text AND expires_at > {_NOW} AND (%b::boolean OR version = %b)
+{_TURN}
+DELETE FROM agentref_alias USING turn
+WHERE name = %(name)b::text AND expires_at > {_NOW} AND (%(any)b::boolean OR version = %(expect)b)
 """
 
 _PAGE_OF_ALIASES: Final = f"""
@@ -74,13 +87,13 @@ ON CONFLICT (owner_id, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
 WHERE p.expires_at < EXCLUDED.expires_at
 """
 
+_LOCK_NAMED: Final = "SELECT id FROM agentref_owner WHERE name = ANY(%b::text[]) ORDER BY id FOR UPDATE"
+
 _UNPIN: Final = f"""
-WITH own AS MATERIALIZED (
-    SELECT id FROM agentref_owner WHERE name = ANY(%b::text[]) ORDER BY id FOR UPDATE
-), gone AS (
-    DELETE FROM agentref_pin USING own WHERE owner_id = own.id RETURNING expires_at
+WITH gone AS (
+    DELETE FROM agentref_pin WHERE owner_id = ANY(%(owners)b::bigint[]) RETURNING expires_at
 ), unowned AS (
-    DELETE FROM agentref_owner AS o USING own WHERE o.id = own.id
+    DELETE FROM agentref_owner WHERE id = ANY(%(owners)b::bigint[])
 )
 SELECT count(*) FROM gone WHERE expires_at > {_NOW}
 """
@@ -93,7 +106,7 @@ WHERE starts_with(o.name, %b::text) AND o.name >= %b::text AND (o.name, p.digest
 ORDER BY o.name, p.digest LIMIT %b::bigint
 """
 
-_LOCK_OWNERS: Final = """
+_LOCK_EXPIRED: Final = """
 SELECT id FROM agentref_owner
 WHERE id IN (SELECT owner_id FROM agentref_pin WHERE expires_at < 'Infinity' AND expires_at <= %b::float8)
 ORDER BY id FOR UPDATE
@@ -117,6 +130,7 @@ SELECT (SELECT count(*) FROM aliases) + (SELECT count(*) FROM pins)
 def set_alias(connection: _Connection, values: Mapping[str, Any], *, expect: int | None) -> int | None:
     """Set what `values` (name, digest, codec, size, expires_at) say. The new version; None if what stands
     there now is not what is expected."""
+    values = {**values, **_turn(values["name"])}
     if expect is None:
         row = execute(connection, _SET_ANYHOW, values).fetchone()
     elif expect == 0:
@@ -137,7 +151,8 @@ def alias(connection: _Connection, name: str) -> tuple[Any, ...] | None:
 
 def delete_alias(connection: _Connection, name: str, expect: int | None) -> bool:
     """Whether it was there."""
-    return bool(execute(connection, _DELETE, [name, expect is None, expect or 0]).rowcount)
+    values = {"name": name, "any": expect is None, "expect": expect or 0, **_turn(name)}
+    return bool(execute(connection, _DELETE, values).rowcount)
 
 
 def page_of_aliases(connection: _Connection, prefix: str, after: str, limit: int) -> list[tuple[Any, ...]]:
@@ -152,8 +167,11 @@ def pin(connection: _Connection, owner: str, digests: Sequence[bytes], expires_a
 
 def unpin(connection: _Connection, owners: Sequence[str]) -> int:
     """How many living pins these owners had."""
-    row = execute(connection, _UNPIN, [list(owners)]).fetchone()
-    return int(row[0]) if row else 0
+    with connection.transaction():
+        # Two statements: what is pinned while this one waits has to be seen by the next one.
+        found = [number for (number,) in execute(connection, _LOCK_NAMED, [list(owners)]).fetchall()]
+        row = execute(connection, _UNPIN, {"owners": found}).fetchone() if found else None
+        return int(row[0]) if row else 0
 
 
 def page_of_pins(
@@ -168,7 +186,12 @@ def forget(connection: _Connection, expires_by: float) -> int:
     with connection.transaction():
         now = execute(connection, "SELECT " + _NOW).fetchone()
         until = min(expires_by, float(now[0])) if now else expires_by
-        # Two statements: what is pinned while this one waits has to be seen by the next one.
-        owners = [number for (number,) in execute(connection, _LOCK_OWNERS, [until]).fetchall()]
+        # Two statements, for the same reason as in `unpin`.
+        owners = [number for (number,) in execute(connection, _LOCK_EXPIRED, [until]).fetchall()]
         row = execute(connection, _FORGET, {"by": until, "owners": owners}).fetchone()
         return int(row[0]) if row else 0
+
+
+def _turn(name: str) -> dict[str, int]:
+    """The advisory lock of a name: 32 bits of its own, of those that are ours."""
+    return {"locks": _LOCKS, "lock": zlib.crc32(name.encode()) - 2**31}

@@ -6,6 +6,7 @@ from typing import Final
 from agentref.chunks import unpack_blob
 from agentref.errors import BlobNotFoundError
 from agentref.refs import Digest
+from agentref.storage._lives import LEASE_SECONDS, end_of_life
 from agentref.storage.frames import links_by_head, open_frame
 from agentref.storage.protocol import BlobStore
 
@@ -35,22 +36,29 @@ def links_of(store: BlobStore, digests: Collection[Digest]) -> Iterator[tuple[Di
 def keep_alive(store: BlobStore, roots: Collection[Digest], expires_at: float, *, called: str) -> int:
     """Let all that the roots need live until `expires_at` at least; returns how many blobs that is.
 
-    Raises `BlobNotFoundError` if any of it is not here. Memory: 100 bytes a blob; one look at each blob.
+    Raises `BlobNotFoundError` if any of it is not here; the rest lives an hour longer then, not for good.
+    Memory: 100 bytes a blob; one look at each blob, and a second one if that is later than an hour.
     """
+    lease = min(expires_at, end_of_life(store.clock(), LEASE_SECONDS))
     seen = set(roots)
     level = list(seen)
     while level:
         below: dict[Digest, None] = {}
         for few in in_groups(level, _TOUCHED_AT_ONCE):
-            missing = set(few).difference(store.touch(few, expires_at=expires_at))
-            if not missing:
-                linked = list(links_of(store, few))
-                below.update(dict.fromkeys(child for _, children in linked for child in children))
-                continue
-            raise BlobNotFoundError(
-                f"{called} needs {len(missing):,} blob(s) that are not in the store {store.store_id}, "
-                f"{min(missing).hex()} among them. Store the value again."
-            )
+            _touch_all(store, few, lease, called)
+            below.update(dict.fromkeys(child for _, children in links_of(store, few) for child in children))
         level = [digest for digest in below if digest not in seen]
         seen.update(level)
+    if lease < expires_at:
+        for few in in_groups(list(seen), _TOUCHED_AT_ONCE):
+            _touch_all(store, few, expires_at, called)
     return len(seen)
+
+
+def _touch_all(store: BlobStore, digests: Sequence[Digest], expires_at: float, called: str) -> None:
+    missing = set(digests).difference(store.touch(digests, expires_at=expires_at))
+    if missing:
+        raise BlobNotFoundError(
+            f"{called} needs {len(missing):,} blob(s) that are not in the store {store.store_id}, "
+            f"{min(missing).hex()} among them. Store the value again."
+        )
