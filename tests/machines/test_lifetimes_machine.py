@@ -42,7 +42,8 @@ VALUES = {
 }
 values = st.sampled_from(sorted(VALUES))
 clients = st.integers(0, CLIENTS - 1)
-ttls = st.sampled_from([None, SHORT])
+ttls = st.sampled_from([SHORT, SHORT, SHORT, None])
+root_ttls = st.sampled_from([None, None, None, SHORT])
 expectations = st.sampled_from(["right", "wrong", "anything"])
 NAMES = ("a", "b", "b/c")
 names = st.sampled_from(NAMES)
@@ -128,8 +129,10 @@ class Lifetimes(RuleBasedStateMachine):
         if self.is_here(value, lambda: self.clients[client].touch([REFS[value]], ttl=ttl)) and ttl is None:
             self.immortal.add(value)
 
-    @rule(client=clients, owner=names, value=values, ttl=ttls)
-    def pin(self, client, owner, value, ttl):
+    @rule(client=clients, owner=names, value=values, ttl=root_ttls, put_first=st.booleans())
+    def pin(self, client, owner, value, ttl, put_first):
+        if put_first:
+            put(self.clients[client], value, SHORT)
         if self.is_here(value, lambda: self.clients[client].pin(owner, [REFS[value]], ttl=ttl)):
             pins = self.pins.setdefault(owner, {})
             pins[value] = pins.get(value, False) or ttl is None
@@ -139,8 +142,16 @@ class Lifetimes(RuleBasedStateMachine):
         pins = self.pins.pop(owner, {})
         assert sum(pins.values()) <= self.clients[client].unpin(owner) <= len(pins)
 
-    @rule(client=clients, name=names, value=values, ttl=ttls, expect=expectations, other=values)
-    def set_alias(self, client, name, value, ttl, expect, other):  # noqa: PLR0917
+    @rule(
+        client=clients,
+        name=names,
+        value=values,
+        ttl=root_ttls,
+        expect=expectations,
+        other=values,
+        put_first=st.booleans(),
+    )
+    def set_alias(self, client, name, value, ttl, expect, other, put_first):  # noqa: PLR0917
         self.wait()
         standing = self.aliases[name][0] if name in self.aliases else None
         wrong = expect == "wrong" and other != standing
@@ -149,6 +160,8 @@ class Lifetimes(RuleBasedStateMachine):
             "wrong": REFS[other],
             "anything": None,
         }[expect]
+        if put_first:
+            put(self.clients[client], value, SHORT)
         setting = partial(self.clients[client].set_alias, name, REFS[value], ttl=ttl, expect=expected)
         if wrong:
             with pytest.raises(AliasConflictError) as caught:
@@ -175,8 +188,10 @@ class Lifetimes(RuleBasedStateMachine):
     def expire(self):
         self.wait()
 
-    @rule(client=clients, limit=st.none() | st.integers(1, 3))
-    def prune(self, client, limit):
+    @rule(client=clients, limit=st.none() | st.integers(1, 3), wait=st.booleans())
+    def prune(self, client, limit, wait):
+        if wait:
+            self.wait()
         report = self.clients[client].prune_expired(grace=0, limit=limit)
         assert limit is None or report.removed <= limit
 
@@ -251,13 +266,13 @@ def run(machine, examples):
 
 
 def test_lives_in_memory():
-    run(InMemory, 60)
+    run(InMemory, 40)
 
 
 def test_lives_in_files():
-    run(InFiles, 40)
+    run(InFiles, 20)
 
 
 def test_lives_in_postgres(databases):
     with psycopg.connect(databases.dsn(), autocommit=True) as observer:
-        run(lambda: InPostgres(observer), 25)
+        run(lambda: InPostgres(observer), 15)
