@@ -121,6 +121,7 @@ class Place:
 
     def __init__(self, where, path):
         self.where = str(where)
+        self.root = where
         self.path = path
         self.workers = []
         self.values = {}
