@@ -37,10 +37,14 @@ _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 _INFO: Final = "digest, stored_size, touched_at, expires_at, condemned_at"
 
+# In the list of a SELECT, unnest hands on one row after the other; in FROM it writes all of them to a
+# temporary file first, if they are larger than work_mem.
 _PUT: Final = f"""
 INSERT INTO agentref_blob AS b (digest, data, stored_size, head, touched_at, expires_at)
 SELECT new.digest, new.data, octet_length(new.data), new.head, {_NOW}, %b::float8
-FROM unnest(%b::bytea[], %b::bytea[], %b::smallint[]) AS new(digest, data, head)
+FROM (
+    SELECT unnest(%b::bytea[]) AS digest, unnest(%b::bytea[]) AS data, unnest(%b::smallint[]) AS head
+) AS new
 ON CONFLICT (digest) DO UPDATE SET
     touched_at = GREATEST(b.touched_at, EXCLUDED.touched_at), condemned_at = NULL,
 """
