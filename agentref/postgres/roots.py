@@ -98,8 +98,8 @@ WITH gone AS (
 SELECT count(*) FROM gone WHERE expires_at > {_NOW}
 """
 
-# Of an owner that may have any number of pins, each page reads its own alone: compared like this, the planner
-# takes the pins in the order of the index, whatever statistics it has, rather than sort all that are left.
+# Of an owner that may have any number of pins, each page reads its own alone: compared like this, they come
+# in the order of the index, whatever statistics the planner has; otherwise it may sort all that are left.
 _MORE_PINS: Final = f"""
 WITH own AS MATERIALIZED (SELECT id FROM agentref_owner WHERE name = %(owner)b::text)
 SELECT %(owner)b::text, digest, expires_at FROM agentref_pin

@@ -73,3 +73,30 @@ def test_unpin_counts_what_was_pinned_while_it_waited(dsn, store, observer):
     unpinning.join()
     assert counted == [2]
     assert store.scan_pins() == []
+
+
+def test_each_pin_of_a_large_owner_is_read_once(dsn, store, observer):
+    """Not all that are left, at each page."""
+    for turn in range(4):
+        store.pin(f"owner {turn % 2}", [Digest(n.to_bytes(32, "big")) for n in range(turn, 40_000, 4)])
+    store.close()
+    before = rows_read(observer)
+    reader = PostgresBlobStore(dsn)
+    after = None
+    while page := reader.scan_pins(after=after, limit=500):
+        after = page[-1].owner, page[-1].digest
+    assert after == ("owner 1", Digest((39_999).to_bytes(32, "big")))
+    reader.close()
+    assert rows_read(observer) - before < 3 * 40_000
+
+
+def rows_read(observer):
+    """Once the connections of the store are gone: then the server has counted."""
+    others = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+    """
+    until(lambda: observer.execute(others).fetchone()[0] == 0)
+    observer.execute("SELECT pg_stat_clear_snapshot()")
+    counted = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'agentref_pin'"
+    return observer.execute(counted).fetchone()[0]
