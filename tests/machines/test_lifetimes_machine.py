@@ -266,13 +266,13 @@ def run(machine, examples):
 
 
 def test_lives_in_memory():
-    run(InMemory, 40)
+    run(InMemory, 60)
 
 
 def test_lives_in_files():
-    run(InFiles, 20)
+    run(InFiles, 40)
 
 
 def test_lives_in_postgres(databases):
     with psycopg.connect(databases.dsn(), autocommit=True) as observer:
-        run(lambda: InPostgres(observer), 15)
+        run(lambda: InPostgres(observer), 30)
