@@ -63,18 +63,19 @@ def somebody():
 class Server:
     """A server of our own, which can be stopped and started."""
 
-    def __init__(self):
+    def __init__(self, data=None, **changed):
         # A socket's path may have 107 bytes, so not below pytest's own directory.
         self.root = Path(tempfile.mkdtemp(prefix="agentref-pg-", dir="/tmp"))
+        self.data = data or self.root / "data"
         self.as_user = somebody()
         if self.as_user:
             os.chown(self.root, self.as_user["user"], self.as_user["group"])
         self.bin = binaries()
         self.keeper = None
-        self._run("initdb", "-D", str(self.root / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8",
+        self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8",
                   "--no-locale", "--no-sync")  # fmt: skip
-        with (self.root / "data" / "postgresql.conf").open("a") as config:
-            config.writelines(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
+        with (self.data / "postgresql.conf").open("a") as config:
+            config.writelines(f"{name} = '{value}'\n" for name, value in (SETTINGS | changed).items())
             config.write(f"unix_socket_directories = '{self.root}'\n")
         self.start()
 
@@ -89,7 +90,7 @@ class Server:
 
     def start(self):
         self.keeper = subprocess.Popen(
-            ["/bin/sh", "-c", KEEPER, "keeper", self.bin / "postgres", "-D", self.root / "data"],
+            ["/bin/sh", "-c", KEEPER, "keeper", self.bin / "postgres", "-D", self.data],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -110,7 +111,7 @@ class Server:
 
     def stop(self):
         if self.keeper is not None:
-            self._run("pg_ctl", "stop", "-D", str(self.root / "data"), "-m", "fast", "-w")
+            self._run("pg_ctl", "stop", "-D", str(self.data), "-m", "fast", "-w")
             self.keeper.stdin.close()
             self.keeper.wait(timeout=60)
             self.keeper = None

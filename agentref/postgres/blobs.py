@@ -43,11 +43,15 @@ _INFO: Final = "digest, stored_size, touched_at, expires_at, condemned_at"
 _SLICE: Final = 1996
 _MAX_TAIL: Final = 256
 
+# In the list of a SELECT, unnest hands on one row after the other; in FROM it writes all of them to a
+# temporary file first, if they are larger than work_mem.
 _PUT: Final = f"""
 INSERT INTO agentref_blob AS b (digest, data, tail, stored_size, head, touched_at, expires_at)
 SELECT new.digest, new.data, new.tail, new.size, new.head, {_NOW}, %b::float8
-FROM unnest(%b::bytea[], %b::bytea[], %b::bytea[], %b::integer[], %b::smallint[])
-    AS new(digest, data, tail, size, head)
+FROM (
+    SELECT unnest(%b::bytea[]) AS digest, unnest(%b::bytea[]) AS data, unnest(%b::bytea[]) AS tail,
+        unnest(%b::integer[]) AS size, unnest(%b::smallint[]) AS head
+) AS new
 ON CONFLICT (digest) DO UPDATE SET
     touched_at = GREATEST(b.touched_at, EXCLUDED.touched_at), condemned_at = NULL,
 """

@@ -72,7 +72,8 @@ def _typed(error: psycopg.Error, shown: str) -> StorageError:
     state, text = error.sqlstate or "", _reason(error)
     if state in _FULL:
         return StoreFullError(
-            f"The disk of PostgreSQL ({shown}) is full: {text}. Nothing was half-written."
+            f"The disk of PostgreSQL ({shown}) is full: {text}. Nothing was half-written. Free space "
+            f"there and try again; what `agentref prune` removes is used again after the next VACUUM."
         )
     if state in _BUSY:
         return StoreBusyError(f"PostgreSQL ({shown}) is busy: {text}. Nothing was changed; try again.")

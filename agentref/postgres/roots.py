@@ -4,7 +4,9 @@
 Whoever locks several rows locks them in the order of their keys.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Final
 
 import psycopg
@@ -24,15 +26,24 @@ __all__ = [
 
 _Connection = psycopg.Connection[Any]
 
+_LOCKS: Final = int.from_bytes(b"agrf", "big")
+
 _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 
 _ALIAS: Final = "name, digest, codec, size, version, expires_at"
 
-# Of one name, the later setting has the greater number: it is drawn when the row is locked.
-_SET: Final = """
+# Whoever sets or deletes a name waits for his turn at it first: of one name, the later setting has the
+# greater number, and that of a row which is not there yet is drawn before there is a row to lock.
+_TURN: Final = """
+WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(%(locks)b::int4, %(lock)b::int4))
+"""
+
+_SET: Final = f"""
+{_TURN}
 INSERT INTO agentref_alias AS a (name, digest, codec, size, version, expires_at)
-VALUES (%(name)b::text, %(digest)b::bytea, %(codec)b::text, %(size)b::bigint,
-    nextval('agentref_alias_version'), %(expires_at)b::float8)
+SELECT %(name)b::text, %(digest)b::bytea, %(codec)b::text, %(size)b::bigint,
+    nextval('agentref_alias_version'), %(expires_at)b::float8
+FROM turn
 ON CONFLICT (name) DO UPDATE SET
     digest = EXCLUDED.digest, codec = EXCLUDED.codec, size = EXCLUDED.size,
     version = nextval('agentref_alias_version'), expires_at = EXCLUDED.expires_at
@@ -43,23 +54,29 @@ _SET_ANYHOW: Final = _SET + "RETURNING version"
 _SET_FIRST: Final = _SET + f"WHERE a.expires_at <= {_NOW} RETURNING version"
 
 _SET_NEXT: Final = f"""
+{_TURN}
 UPDATE agentref_alias SET
     digest = %(digest)b::bytea, codec = %(codec)b::text, size = %(size)b::bigint,
     version = nextval('agentref_alias_version'), expires_at = %(expires_at)b::float8
+FROM turn
 WHERE name = %(name)b::text AND version = %(expect)b AND expires_at > {_NOW}
 RETURNING version
 """
 
 _DELETE: Final = f"""
-DELETE FROM agentref_alias
-WHERE name = %b::text AND expires_at > {_NOW} AND (%b::boolean OR version = %b)
+{_TURN}
+DELETE FROM agentref_alias USING turn
+WHERE name = %(name)b::text AND expires_at > {_NOW} AND (%(any)b::boolean OR version = %(expect)b)
 """
 
+# A page is found by where it begins, and nothing else: given more to go by, the planner may think that
+# little is left, and sort all of it for each page. Where a prefix ends is seen here.
 _PAGE_OF_ALIASES: Final = f"""
-SELECT {_ALIAS} FROM agentref_alias
-WHERE starts_with(name, %b::text) AND name > %b::text AND expires_at > {_NOW}
+SELECT {_ALIAS} FROM agentref_alias WHERE name > %b::text AND expires_at > {_NOW}
 ORDER BY name LIMIT %b::bigint
 """
+
+_FIRST_ALIASES: Final = _PAGE_OF_ALIASES.replace("name >", "name >=")
 
 _PIN: Final = """
 INSERT INTO agentref_pin AS p (owner, digest, expires_at)
@@ -76,13 +93,12 @@ WITH locked AS MATERIALIZED (
     DELETE FROM agentref_pin AS p USING locked
     WHERE p.owner = locked.owner AND p.digest = locked.digest RETURNING p.expires_at
 )
-SELECT count(*) FROM gone WHERE expires_at > {_NOW}
+SELECT count(*), count(*) FILTER (WHERE expires_at > {_NOW}) FROM gone
 """
 
 _PAGE_OF_PINS: Final = f"""
 SELECT owner, digest, expires_at FROM agentref_pin
-WHERE starts_with(owner, %b::text) AND owner >= %b::text AND (owner, digest) > (%b::text, %b::bytea)
-    AND expires_at > {_NOW}
+WHERE (owner, digest) > (%b::text, %b::bytea) AND expires_at > {_NOW}
 ORDER BY owner, digest LIMIT %b::bigint
 """
 
@@ -109,6 +125,7 @@ DELETE FROM agentref_pin AS p USING locked WHERE p.owner = locked.owner AND p.di
 def set_alias(connection: _Connection, values: Mapping[str, Any], *, expect: int | None) -> int | None:
     """Set what `values` (name, digest, codec, size, expires_at) say. The new version; None if what stands
     there now is not what is expected."""
+    values = {**values, **_turn(values["name"])}
     if expect is None:
         row = execute(connection, _SET_ANYHOW, values).fetchone()
     elif expect == 0:
@@ -129,12 +146,19 @@ def alias(connection: _Connection, name: str) -> tuple[Any, ...] | None:
 
 def delete_alias(connection: _Connection, name: str, expect: int | None) -> bool:
     """Whether it was there."""
-    return bool(execute(connection, _DELETE, [name, expect is None, expect or 0]).rowcount)
+    values = {"name": name, "any": expect is None, "expect": expect or 0, **_turn(name)}
+    return bool(execute(connection, _DELETE, values).rowcount)
 
 
-def page_of_aliases(connection: _Connection, prefix: str, after: str, limit: int) -> list[tuple[Any, ...]]:
+def page_of_aliases(
+    connection: _Connection, prefix: str, after: str | None, limit: int
+) -> list[tuple[Any, ...]]:
     """Rows as of `alias`, in the order of names."""
-    return execute(connection, _PAGE_OF_ALIASES, [prefix, after, limit]).fetchall()
+    if after is None or after < prefix:
+        found = execute(connection, _FIRST_ALIASES, [prefix, limit])
+    else:
+        found = execute(connection, _PAGE_OF_ALIASES, [after, limit])
+    return _beginning(found.fetchall(), prefix)
 
 
 def pin(connection: _Connection, owner: str, digests: Sequence[bytes], expires_at: float) -> None:
@@ -144,15 +168,21 @@ def pin(connection: _Connection, owner: str, digests: Sequence[bytes], expires_a
 
 def unpin(connection: _Connection, owners: Sequence[str]) -> int:
     """How many living pins these owners had."""
-    row = execute(connection, _UNPIN, [list(owners)]).fetchone()
-    return int(row[0]) if row else 0
+    alive = 0
+    # Again until nothing is left: what is pinned while a statement waits for somebody is seen by the next.
+    while True:
+        gone, living = execute(connection, _UNPIN, [list(owners)]).fetchone() or (0, 0)
+        if not gone:
+            return alive
+        alive += living
 
 
 def page_of_pins(
     connection: _Connection, prefix: str, after: tuple[str, bytes], limit: int
 ) -> list[tuple[Any, ...]]:
     """(owner, digest, expires_at) of what lives, in the order of owner and digest."""
-    return execute(connection, _PAGE_OF_PINS, [prefix, after[0], *after, limit]).fetchall()
+    start = max(after, (prefix, b""))
+    return _beginning(execute(connection, _PAGE_OF_PINS, [*start, limit]).fetchall(), prefix)
 
 
 def forget(connection: _Connection, expires_by: float) -> int:
@@ -161,3 +191,13 @@ def forget(connection: _Connection, expires_by: float) -> int:
         execute(connection, statement, [expires_by]).rowcount
         for statement in (_FORGET_ALIASES, _FORGET_PINS)
     )
+
+
+def _beginning(page: list[tuple[Any, ...]], prefix: str) -> list[tuple[Any, ...]]:
+    """The rows whose names begin so: they lie together, as names are in the order of code points."""
+    return list(takewhile(lambda row: row[0].startswith(prefix), page))
+
+
+def _turn(name: str) -> dict[str, int]:
+    """The advisory lock of a name: 32 bits of its own, of those that are ours."""
+    return {"locks": _LOCKS, "lock": zlib.crc32(name.encode()) - 2**31}

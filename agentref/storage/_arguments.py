@@ -14,6 +14,7 @@ __all__ = [
     "check_alias",
     "check_codec",
     "check_digest",
+    "check_expect",
     "check_level",
     "check_limit",
     "check_max_value_bytes",
@@ -25,6 +26,7 @@ __all__ = [
     "check_time",
     "each_of",
     "unique_digests",
+    "unique_owners",
     "valid_blobs",
 ]
 
@@ -156,6 +158,25 @@ def check_prefix(prefix: object) -> None:
 def check_owner(owner: object) -> None:
     """Raise `InvalidInputError` unless `owner` can own pins."""
     check_name("The owner of a pin", owner)
+
+
+def unique_owners(owners: Collection[str]) -> list[str]:
+    """The owners, each once, in the order given. A single text is no collection of them."""
+    if isinstance(owners, (str, bytes)) or not isinstance(owners, Collection):
+        raise InvalidInputError(
+            f"owners must be a list of texts, not {_kind(owners)}. For a single one: unpin([owner])."
+        )
+    for owner in owners:
+        check_owner(owner)
+    return list(dict.fromkeys(owners))
+
+
+def check_expect(expect: object) -> None:
+    """Raise `InvalidInputError` unless `expect` is a version of an alias, 0 for none, or None."""
+    if expect is not None and (type(expect) is not int or not 0 <= expect < 2**63):
+        raise InvalidInputError(
+            f"expect must be the version of an alias, 0 for an absent one, or None; not {expect!r:.40}."
+        )
 
 
 def check_alias(alias: object) -> None:

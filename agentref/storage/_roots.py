@@ -11,12 +11,14 @@ from agentref.refs import Digest
 from agentref.storage._arguments import (
     check_alias,
     check_digest,
+    check_expect,
     check_limit,
     check_name,
     check_owner,
     check_prefix,
     check_time,
     unique_digests,
+    unique_owners,
 )
 from agentref.storage._sqlite import Database
 from agentref.storage.protocol import FOREVER, AliasRow, PinRow
@@ -62,6 +64,7 @@ class IndexedRoots(ABC):
     def set_alias(self, alias: AliasRow, /, *, expect: int | None = None) -> AliasRow | None:
         """Let a name stand for content; None if `expect` is not the version that stands there now."""
         check_alias(alias)
+        check_expect(expect)
         with self._verb(), self._database.write() as connection:
             old = _standing(connection, alias.name)
             if expect is not None and expect != (old.version if old else 0):
@@ -80,6 +83,7 @@ class IndexedRoots(ABC):
     def delete_alias(self, name: str, /, *, expect: int | None = None) -> bool:
         """Whether the name was there, at the version expected if one is given; it is gone then."""
         check_name("The name of an alias", name)
+        check_expect(expect)
         with self._verb(), self._database.write() as connection:
             old = _standing(connection, name)
             if old is None or (expect is not None and expect != old.version):
@@ -116,9 +120,7 @@ class IndexedRoots(ABC):
 
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were."""
-        names = list(dict.fromkeys(owners))
-        for owner in names:
-            check_owner(owner)
+        names = unique_owners(owners)
         now = time.time()
         with self._verb():
             if not names:

@@ -37,6 +37,8 @@ _MAX_BUSY_TIMEOUT: Final = 24 * 60 * 60
 _ATTEMPTS: Final = 10
 _PACK: Final = itemgetter(1)
 _PLACE: Final = itemgetter(1, 2)
+_SPAN: Final = itemgetter(2, 3)
+_DIGEST: Final = itemgetter(0)
 
 
 class FilesystemBlobStore(IndexedRoots):
@@ -97,10 +99,7 @@ class FilesystemBlobStore(IndexedRoots):
         """
         found: dict[Digest, bytes] = {}
         with self._verb():
-            lost = self._fetch_into(found, self._rows(unique_digests(digests)))
-            if lost:
-                # They may have moved between our look at the index and our look at the pack.
-                self._fetch_into(found, self._rows(lost))
+            self._fetch_into(found, self._rows(unique_digests(digests)))
         return found
 
     def store(self, blobs: Mapping[Digest, bytes], /, *, expires_at: float = FOREVER) -> None:
@@ -159,8 +158,7 @@ class FilesystemBlobStore(IndexedRoots):
         with self._verb():
             rows = [row._replace(stored_size=min(row.stored_size, 1)) for row in self._here(wanted)]
             found: dict[Digest, bytes] = {}
-            lost = self._fetch_into(found, rows)
-            found.update({digest: data[:1] for digest, data in self.fetch(lost).items()} if lost else {})
+            self._fetch_into(found, rows)
             return {digest: data[0] if data else -1 for digest, data in found.items()}
 
     def epoch(self) -> int:
@@ -274,16 +272,23 @@ class FilesystemBlobStore(IndexedRoots):
         """The row of each that is here with all of its bytes; takes note of those that are not."""
         rows = self._rows(wanted)
         self._absent = self._journal.changes, set(wanted).difference([row.digest for row in rows])
-        return self._whole(rows) if rows else []
+        return self._whole(rows)
 
-    def _whole(self, rows: list[table.Row]) -> list[table.Row]:
-        """Those that are here with all of their bytes."""
-        whole = self._journal.whole(rows)
-        if len(whole) < len(rows):
-            # They may have moved between our look at the index and our look at the pack.
-            lost = {row.digest for row in rows}.difference([row.digest for row in whole])
-            whole += self._journal.whole(self._rows(lost))
-        return whole
+    def _whole(self, rows: Collection[table.Row]) -> list[table.Row]:
+        """Those that are here with all of their bytes; what has moved meanwhile, where it is now."""
+        found: list[table.Row] = []
+        gone: set[int] = set()
+        while rows:
+            whole = self._journal.whole(rows)
+            found += whole
+            rows = self._moved(set(rows).difference(whole), gone) if len(whole) < len(rows) else []
+        return found
+
+    def _moved(self, lost: Collection[table.Row], gone: set[int]) -> list[table.Row]:
+        """The new rows of those that were not found: of blobs that moved between our look at the index and
+        our look at the pack, however often. `gone` are the packs that were looked at in vain."""
+        gone.update([row.pack_id for row in lost])
+        return [row for row in self._rows([row.digest for row in lost]) if row.pack_id not in gone]
 
     def _none_is_here(self, blobs: dict[Digest, bytes]) -> bool:
         """Whether all of these are new. Mostly somebody has just asked for them: then the index has not
@@ -294,20 +299,22 @@ class FilesystemBlobStore(IndexedRoots):
             return True
         return not found and not self._rows(blobs)
 
-    def _fetch_into(self, found: dict[Digest, bytes], rows: list[table.Row]) -> list[Digest]:
-        """Add to `found` what these rows stand for; returns those of packs that are not there."""
-        rows.sort(key=_PLACE)
-        names = self._journal.names({row[1] for row in rows})
-        lost: list[Digest] = []
-        for pack_id, lying in groupby(rows, _PACK):
-            digests, _, places, sizes, *_ = zip(*lying, strict=True)
-            spans = list(zip(places, sizes, strict=True))
-            read = self._packs.read(names[pack_id], spans) if pack_id in names else None
-            if read is None:
-                lost += digests
-            else:
-                found.update(zip(digests, read, strict=True))
-        return lost
+    def _fetch_into(self, found: dict[Digest, bytes], rows: list[table.Row]) -> None:
+        """Add to `found` what these rows stand for, but for those of packs that are lost."""
+        gone: set[int] = set()
+        while rows:
+            rows.sort(key=_PLACE)
+            names = self._journal.names({row[1] for row in rows})
+            lost: list[table.Row] = []
+            for pack_id, lying in groupby(rows, _PACK):
+                few = list(lying)
+                spans = list(map(_SPAN, few))
+                read = self._packs.read(names[pack_id], spans) if pack_id in names else None
+                if read is None:
+                    lost += few
+                else:
+                    found.update(zip(map(_DIGEST, few), read, strict=True))
+            rows = self._moved(lost, gone) if lost else []
 
     def _keep(self, blobs: dict[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
         """Touch what is here, and write what is not: all in one transaction."""

@@ -65,8 +65,8 @@ class Lifetimes(ABC):
         """Lengthen the lives of refs, and of all that they need, to `ttl` seconds from now at least.
 
         Without `ttl`, to the store's default; for ever if it has none. Returns how many blobs that is.
-        Costs a look at each blob, and a read of those that link to others. Raises `BlobNotFoundError` if
-        anything of it is not here.
+        Costs two looks at each blob, and a read of those that link to others. Raises `BlobNotFoundError` if
+        anything of it is not here; no life ends later then than in an hour, or when it did before.
         """
         wanted = [_checked(ref) for ref in arguments.each_of("touch()", refs)]
         return self._keep(wanted, self._end_of_life(ttl))

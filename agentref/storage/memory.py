@@ -12,12 +12,14 @@ from agentref.refs import Digest
 from agentref.storage._arguments import (
     check_alias,
     check_digest,
+    check_expect,
     check_limit,
     check_name,
     check_owner,
     check_prefix,
     check_time,
     unique_digests,
+    unique_owners,
     valid_blobs,
 )
 from agentref.storage._fork import watch_forks
@@ -179,6 +181,7 @@ class MemoryBlobStore:
     def set_alias(self, alias: AliasRow, /, *, expect: int | None = None) -> AliasRow | None:
         """Let a name stand for content; None if `expect` is not the version that stands there now."""
         check_alias(alias)
+        check_expect(expect)
         with self._lock:
             old = self._standing(alias.name)
             if expect is not None and expect != (old.version if old else 0):
@@ -196,6 +199,7 @@ class MemoryBlobStore:
     def delete_alias(self, name: str, /, *, expect: int | None = None) -> bool:
         """Whether the name was there, at the version expected if one is given; it is gone then."""
         check_name("The name of an alias", name)
+        check_expect(expect)
         with self._lock:
             old = self._standing(name)
             if old is None or (expect is not None and expect != old.version):
@@ -233,12 +237,11 @@ class MemoryBlobStore:
 
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were."""
-        for owner in owners:
-            check_owner(owner)
+        named = unique_owners(owners)
         with self._lock:
             self._open_entries()
             now = time.time()
-            gone = [self._pins.pop(owner, {}) for owner in dict.fromkeys(owners)]
+            gone = [self._pins.pop(owner, {}) for owner in named]
             return sum(expires_at > now for pins in gone for expires_at in pins.values())
 
     def scan_pins(

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
 from typing import Final, NamedTuple, TypeVar
 
 from agentref.codecs import ValueCodec
@@ -16,12 +17,14 @@ from agentref.refs import Digest
 from agentref.storage._arguments import (
     check_alias,
     check_digest,
+    check_expect,
     check_limit,
     check_name,
     check_owner,
     check_prefix,
     check_time,
     unique_digests,
+    unique_owners,
     valid_blobs,
 )
 from agentref.storage._fork import watch_forks
@@ -42,8 +45,8 @@ class PostgresBlobStore:
     """Blobs, aliases and pins in the tables `agentref_*` of one database, in the current search_path.
 
     Safe for many threads, processes and machines, and across a fork. Every verb is one transaction, and all
-    but `forget` are one round trip; what is stored is durable on return, as far as the server is. A verb
-    survives a restart of the server. Works through a pooler that pools transactions.
+    but `unpin` and `forget` are one round trip; what is stored is durable on return, as far as the server
+    is. A verb survives a restart of the server. Works through a pooler that pools transactions.
 
     Connects at the first verb.
 
@@ -85,6 +88,7 @@ class PostgresBlobStore:
             self._sessions = Joined(connection)
         self._store_id: str | None = None
         self._clock: _Clock | None = None
+        self._doubts = count(1)
         self._is_up = False
         self._opening = threading.Lock()
         self._closed = False
@@ -130,8 +134,10 @@ class PostgresBlobStore:
         return self._run(lambda connection: blob_table.peek(connection, wanted)) if wanted else {}
 
     def epoch(self) -> int:
-        """How many removals took something away: one row, of one page."""
-        return self._run(blob_table.epoch)
+        """How many removals took something away: one row, of one page. On the caller's connection another
+        number each time: a transaction that was rolled back took away what was stored in it."""
+        self._check_open()
+        return self._run(blob_table.epoch) if self._pool is not None else -next(self._doubts)
 
     def clock(self) -> float:
         """The server's. It is asked once a minute; in between, this machine measures how much passed."""
@@ -186,6 +192,7 @@ class PostgresBlobStore:
         With `expect`, a connection that is lost half-way is an error: whether it was set is not known.
         """
         check_alias(alias)
+        check_expect(expect)
         new = alias._replace(expires_at=float(alias.expires_at))
         version = self._run(
             lambda connection: root_table.set_alias(connection, new._asdict(), expect=expect),
@@ -205,6 +212,7 @@ class PostgresBlobStore:
         A connection that is lost half-way is an error: whether it is gone is not known.
         """
         check_name("The name of an alias", name)
+        check_expect(expect)
         return self._run(
             lambda connection: root_table.delete_alias(connection, name, expect), repeatable=False
         )
@@ -217,9 +225,7 @@ class PostgresBlobStore:
         check_prefix(prefix)
         if after is not None:
             check_name("after", after)
-        rows = self._run(
-            lambda connection: root_table.page_of_aliases(connection, prefix, after or "", limit)
-        )
+        rows = self._run(lambda connection: root_table.page_of_aliases(connection, prefix, after, limit))
         return list(map(AliasRow._make, rows))
 
     def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
@@ -231,11 +237,10 @@ class PostgresBlobStore:
             self._run(lambda connection: root_table.pin(connection, owner, wanted, until))
 
     def unpin(self, owners: Collection[str], /) -> int:
-        """Take all pins of these owners away; returns how many pins there were."""
-        for owner in owners:
-            check_owner(owner)
+        """Take all pins of these owners away; returns how many pins there were, or too few after a lost
+        connection."""
+        named = unique_owners(owners)
         self._check_open()
-        named = list(dict.fromkeys(owners))
         return self._run(lambda connection: root_table.unpin(connection, named)) if named else 0
 
     def scan_pins(

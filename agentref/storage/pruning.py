@@ -51,6 +51,7 @@ class _Candidates:
                 digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, state INTEGER NOT NULL
             ) WITHOUT ROWID;
             CREATE INDEX frontier ON candidate(digest) WHERE state = {_REACHED};
+            BEGIN;  -- never ended: else each row that is changed would be a transaction
         """)
         self.count = 0
 

@@ -6,6 +6,7 @@ from typing import Final
 from agentref.chunks import unpack_blob
 from agentref.errors import BlobNotFoundError, IntegrityError
 from agentref.refs import Digest
+from agentref.storage._lives import LEASE_SECONDS, end_of_life
 from agentref.storage.frames import links_by_head, open_frame
 from agentref.storage.protocol import BlobStore
 
@@ -48,19 +49,25 @@ def links_of(
 def keep_alive(store: BlobStore, roots: Collection[Digest], expires_at: float, *, called: str) -> int:
     """Let all that the roots need live until `expires_at` at least; returns how many blobs that is.
 
-    Raises `BlobNotFoundError` if any of it is not here. Memory: 100 bytes a blob; one look at each blob.
+    Raises `BlobNotFoundError` if any of it is not here; the rest lives an hour longer then, not for good.
+    Memory: 100 bytes a blob; one look at each blob, and a second one if that is later than an hour.
     """
+    lease = min(expires_at, end_of_life(store.clock(), LEASE_SECONDS))
 
-    def touched(few: Collection[Digest]) -> Collection[Digest]:
-        return store.touch(few, expires_at=expires_at)
+    def leased(few: Collection[Digest]) -> Collection[Digest]:
+        return store.touch(few, expires_at=lease)
 
-    return _walk(store, roots, touched, called)
+    seen = _walk(store, roots, leased, called)
+    if lease < expires_at:
+        for few in in_groups(list(seen), _TOUCHED_AT_ONCE):
+            _check_all_here(store, few, store.touch(few, expires_at=expires_at), called)
+    return len(seen)
 
 
 def look_through(store: BlobStore, roots: Collection[Digest], *, called: str) -> int:
     """How many blobs the roots need, themselves among them. Changes nothing; raises and costs as
     `keep_alive` does."""
-    return _walk(store, roots, store.stat, called)
+    return len(_walk(store, roots, store.stat, called))
 
 
 def _walk(
@@ -68,21 +75,25 @@ def _walk(
     roots: Collection[Digest],
     which_are_here: Callable[[Collection[Digest]], Collection[Digest]],
     called: str,
-) -> int:
+) -> set[Digest]:
     seen = set(roots)
     level = list(seen)
     while level:
         below: dict[Digest, None] = {}
         for few in in_groups(level, _TOUCHED_AT_ONCE):
-            missing = set(few).difference(which_are_here(few))
-            if not missing:
-                linked = list(links_of(store, few))
-                below.update(dict.fromkeys(child for _, children in linked for child in children))
-                continue
-            raise BlobNotFoundError(
-                f"{called} needs {len(missing):,} blob(s) that are not in the store {store.store_id}, "
-                f"{min(missing).hex()} among them. Store the value again."
-            )
+            _check_all_here(store, few, which_are_here(few), called)
+            below.update(dict.fromkeys(child for _, children in links_of(store, few) for child in children))
         level = [digest for digest in below if digest not in seen]
         seen.update(level)
-    return len(seen)
+    return seen
+
+
+def _check_all_here(
+    store: BlobStore, wanted: Sequence[Digest], here: Collection[Digest], called: str
+) -> None:
+    missing = set(wanted).difference(here)
+    if missing:
+        raise BlobNotFoundError(
+            f"{called} needs {len(missing):,} blob(s) that are not in the store {store.store_id}, "
+            f"{min(missing).hex()} among them. Store the value again."
+        )

@@ -1,6 +1,11 @@
 # ruff: noqa: S101
 """The promises of `RootStore` about pins."""
 
+from typing import Any
+
+import pytest
+
+from agentref.errors import InvalidInputError
 from agentref.refs import Digest
 from agentref.storage.protocol import FOREVER, PinRow
 from agentref.testing._common import FAR, NAMES, TimedRootStore, name_of, wait
@@ -58,6 +63,14 @@ class PinClauses:
         assert store.unpin(["a", "c", "a", "absent"]) == 3
         assert [pin.owner for pin in store.scan_pins()] == ["ab"]
         assert store.unpin(["a"]) == 0
+
+    def test_a_text_is_no_list_of_owners(self, store: TimedRootStore) -> None:
+        store.pin("o", [name_of(0)])
+        for bad in ("o", "owner", "", b"o", None, 1):
+            owners: Any = bad
+            with pytest.raises(InvalidInputError):
+                store.unpin(owners)
+        assert [pin.owner for pin in store.scan_pins()] == ["o"]
 
     def test_a_pin_that_has_expired_is_not_there(self, store: TimedRootStore) -> None:
         end = store.clock() + 0.05

@@ -121,6 +121,18 @@ class RootStoreContract(PinClauses):
         assert store.set_alias(_alias("other"), expect=old) is None
         assert store.alias("other") is None
 
+    def test_what_is_no_version_is_not_expected(self, store: TimedRootStore) -> None:
+        version = _set(store)
+        for bad in (-1, True, False, float(version), str(version), name_of(0), 2**63):
+            expect: Any = bad
+            with pytest.raises(InvalidInputError):
+                store.set_alias(_alias(number=1), expect=expect)
+            with pytest.raises(InvalidInputError):
+                store.delete_alias("head", expect=expect)
+        found = store.alias("head")
+        assert found is not None
+        assert found.version == version
+
     def test_delete_tells_whether_the_name_was_there(self, store: TimedRootStore) -> None:
         _set(store, "a")
         _set(store, "b")

@@ -49,6 +49,24 @@ def test_blobs_and_rows_are_there_together_or_not_at_all(connection, store, rows
     assert (store.fetch([ONE]), rows()) == (({ONE: b"one"}, ["row"]) if there else ({}, []))
 
 
+@pytest.mark.parametrize("scope", ["transaction", "savepoint"])
+def test_what_was_rolled_back_is_stored_when_it_is_put_again(connection, scope):
+    """A client remembers what it has put, until something may have taken it away."""
+    cas = PostgresCAS(connection=connection)
+    for _ in range(2):
+        cas.dump(["old"])
+    connection.commit()
+    if scope == "savepoint":
+        with connection.transaction(force_rollback=True):
+            cas.dump(["new"])
+    else:
+        cas.dump(["new"])
+        connection.rollback()
+    ref = cas.dump(["new"])
+    connection.commit()
+    assert cas.load(ref) == ["new"]
+
+
 def test_every_verb_leaves_the_transaction_open(connection, store):
     store.store({ONE: b"one", TWO: b"two"}, expires_at=5e9)
     joined = PostgresBlobStore(connection=connection)

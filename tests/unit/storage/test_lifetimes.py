@@ -17,7 +17,7 @@ from agentref.errors import (
     InvalidRefError,
 )
 from agentref.refs import ContentRef, Digest
-from agentref.storage import CAS, FOREVER, FilesystemCAS, InMemoryCAS, PostgresCAS
+from agentref.storage import CAS, FOREVER, LEASE_SECONDS, FilesystemCAS, InMemoryCAS, PostgresCAS
 from agentref.storage.memory import MemoryBlobStore
 
 SHORT = 0.02
@@ -117,6 +117,14 @@ def test_touch_lengthens_all_that_a_ref_needs(cas):
     ref = cas.dump(DOCS, ttl=10)
     assert cas.touch([ref], ttl=1000) == cas.stats().blobs
     assert min(lives(cas)) >= time.time() + 990
+
+
+def test_a_touch_of_what_is_not_all_here_keeps_none_of_it_for_good(cas):
+    ref = cas.dump(DOCS, ttl=10)
+    cas.delete(next(digest for digest in cas.iter_hashes() if digest != ref.hash))
+    with pytest.raises(BlobNotFoundError):
+        cas.touch([ref])
+    assert max(lives(cas)) < time.time() + 2 * LEASE_SECONDS
 
 
 @pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, "1", True, 1e12])
