@@ -2,7 +2,7 @@
 
 The Python blocks of one document run as one script, in a process and a directory of their own, at the
 lines where they stand, so that a traceback points into the document. A fence that starts with
-```` ```python skip: why ```` is read, not run.
+```` ```python skip: why ```` is read, not run. The database that they name is an empty one of the tests' own.
 """
 
 import os
@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SHELLS = {"bash", "console", "sh", "shell"}
 MAKE = re.compile(r"\bmake ((?:[A-Z]+=\S+ )*)([a-z][a-z-]*)")
+DATABASE = "postgresql://agent@db.internal/agents"
 EXTRAS = re.compile(r"agentref-checkpoint\[([^\]]+)\]")
 
 every_document = pytest.mark.parametrize(
@@ -59,9 +60,12 @@ def test_every_block_says_what_language_it_is(document: Path) -> None:
 
 
 @every_document
-def test_every_python_block_runs(document: Path, tmp_path: Path) -> None:
+def test_every_python_block_runs(document: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    text = program(document)
+    if DATABASE in text:
+        text = text.replace(DATABASE, request.getfixturevalue("databases").dsn())
     script = tmp_path / f"{document.stem}_md.py"
-    script.write_text(program(document), encoding="utf-8")
+    script.write_text(text, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", script.name],
         cwd=tmp_path,
