@@ -2,7 +2,7 @@
 
 The Python blocks of one document run as one script, in a process and a directory of their own, at the
 lines where they stand, so that a traceback points into the document. A fence that starts with
-```` ```python skip: why ```` is read, not run. The database that they name is an empty one of the tests' own.
+```` ```python skip: why ```` is read, not run. The database that they name is an empty one of the tests.
 """
 
 import os
