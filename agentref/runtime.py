@@ -134,14 +134,14 @@ class Runtime:
             await asyncio.to_thread(self.keep, externalized, owner, refs)
 
     def pin(self, owner: str, refs: Sequence[ContentRef]) -> None:
-        """Let `owner` keep refs that were stored just now, or are kept by somebody else; each in its store.
+        """Let `owner` keep refs that were stored just now, or are kept by somebody else: each in every
+        store that answers to its name, for one of these may take the place of another.
 
         One into a store that is not configured here is passed over: it cannot be read here either.
         """
         kept: dict[str, list[ContentRef]] = {}
         for ref in refs:
-            store = self._prunable_store_of(ref)
-            if store is not None:
+            for store in self.stores_for(ref):
                 kept.setdefault(store.backend_id, []).append(ref)
         for name, few in kept.items():
             self._stores[name].pin(owner, few, look=False)
@@ -153,8 +153,7 @@ class Runtime:
 
     def renew(self, ref: ContentRef, ttl: float) -> None:
         """Lengthen the life of what a ref needs to `ttl` seconds from now. What is lost is passed over."""
-        store = self._prunable_store_of(ref)
-        if store is not None:
+        for store in self.stores_for(ref):
             with suppress(BlobNotFoundError):
                 store.touch([ref], ttl=ttl)
 
@@ -199,9 +198,14 @@ class Runtime:
         """The store that a ref names; None if that is not configured here."""
         return self.backend if ref.backend_id is None else self._answering.get(ref.backend_id)
 
-    def _prunable_store_of(self, ref: ContentRef) -> CAS | None:
-        store = self.store_for(ref)
-        return store if store is not None and store.keeps_roots else None
+    def stores_for(self, ref: ContentRef) -> list[CAS]:
+        """The stores that answer to the name in a ref and keep pins."""
+        name = self.backend.backend_id if ref.backend_id is None else ref.backend_id
+        return [
+            store
+            for store in self._stores.values()
+            if store.keeps_roots and name in (store.backend_id, *store.backend_aliases)
+        ]
 
     def _store_of(self, ref: ContentRef, name: str) -> CAS:
         store = self.store_for(ref)

@@ -221,7 +221,7 @@ class _Run:
             refs = [self._placed(carrier) for carrier in page]
             absent = self._absent(ledger, {ref for each in refs for ref in each if ref[0] >= 0})
             for carrier, each in zip(page, refs, strict=True):
-                pinned = ledger.mark(carrier, each)
+                pinned = ledger.mark(carrier, {**self._elsewhere(carrier), **each})
                 for (store, digest), backend in each.items():
                     if store < 0:
                         kind = "foreign"
@@ -239,7 +239,7 @@ class _Run:
         for page in source():
             for carrier in page:
                 refs = self._placed(carrier)
-                ledger.mark(carrier, refs)
+                ledger.mark(carrier, {**self._elsewhere(carrier), **refs})
                 ledger.confirm(carrier, refs)
             self._advance(len(page))
 
@@ -251,6 +251,14 @@ class _Run:
             number = -1 if store is None else self._numbers[store.backend_id]
             placed[number, ref.digest] = ref.backend_id or ""
         return placed
+
+    def _elsewhere(self, carrier: Carrier) -> dict[tuple[int, Digest], str]:
+        """Where refs are pinned besides: in stores that answer to a name which is not their own."""
+        return {
+            (self._numbers[store.backend_id], ref.digest): ref.backend_id or ""
+            for ref in carrier.refs
+            for store in self._runtime.stores_for(ref)
+        }
 
     def _absent(self, ledger: Ledger, refs: Iterable[tuple[int, Digest]]) -> set[tuple[int, Digest]]:
         unknown = sorted(ledger.unknown(refs))

@@ -1,63 +1,106 @@
-"""What stands in checkpoints for channels that did not move."""
+"""What checkpoints carry, for the checkpoints that come after them."""
 
-import re
 import threading
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import Checkpoint
+from langgraph.checkpoint.base import ChannelVersions, Checkpoint
 
-__all__ = ["KnownRefs", "VersionKey", "version_key"]
+from agentref.refs import ContentRef
+from agentref.runtime import Outgoing
+
+__all__ = ["Carried", "KnownCheckpoints", "Placed", "unchanged"]
 
 _LIMIT: Final = 4096
 
-# A count and a random number, as LangGraph's own savers make them.
-_UNIQUE_VERSION: Final = re.compile(r"\d{32,}\.[0-9.e-]{8,}", re.ASCII)
-
-VersionKey = tuple[str, str, str, str]
-"""Thread, namespace, channel and version."""
+_Key = tuple[str, str, str]
 
 
-def version_key(config: RunnableConfig, checkpoint: Checkpoint, channel: str) -> VersionKey | None:
-    """What names a channel's value for ever; None where versions are mere numbers, which two forks
-    of a thread give to different values."""
-    version = checkpoint.get("channel_versions", {}).get(channel)
-    if not isinstance(version, str) or not _UNIQUE_VERSION.fullmatch(version):
-        return None
-    configurable = config["configurable"]
-    return str(configurable.get("thread_id")), str(configurable.get("checkpoint_ns", "")), channel, version
+class Carried(NamedTuple):
+    """What a checkpoint carries for a channel.
+
+    `placed` stands there in place of the value; None if the next checkpoint has to place the value anew.
+    `refs` are all that the saver may show there. `epoch` is that of the store when all of it was there.
+    """
+
+    version: object
+    placed: object
+    refs: tuple[ContentRef, ...]
+    epoch: int
 
 
-class KnownRefs:
-    """The refs of channel versions, so that an unchanged channel need not be encoded again.
+class Placed(NamedTuple):
+    """A checkpoint as the inner saver gets it, what has to be stored before, and what it carries."""
 
-    They are forgotten when anything is removed from the store. Thread-safe; keeps the last 4096.
+    checkpoint: Checkpoint
+    versions: ChannelVersions
+    outgoing: Outgoing
+    carried: Mapping[str, Carried]
+
+    @property
+    def refs(self) -> list[ContentRef]:
+        """All that is to be pinned for it."""
+        return [ref for each in self.carried.values() for ref in each.refs]
+
+
+def unchanged(
+    parent: Mapping[str, Carried] | None, checkpoint: Checkpoint, new_versions: ChannelVersions
+) -> dict[str, Carried]:
+    """What of a parent is in its child as well."""
+    versions = checkpoint.get("channel_versions", {})
+    return {
+        channel: carried
+        for channel, carried in (parent or {}).items()
+        if channel in versions and versions[channel] == carried.version and channel not in new_versions
+    }
+
+
+def merged(shown: Mapping[str, Carried], placed: Mapping[str, Carried]) -> dict[str, Carried]:
+    """What was placed, and what a saver that keeps one value for each version may show in its place."""
+    both = {**shown, **placed}
+    for channel in shown.keys() & placed.keys():
+        refs = dict.fromkeys([*placed[channel].refs, *shown[channel].refs])
+        both[channel] = placed[channel]._replace(refs=tuple(refs))
+    return both
+
+
+class KnownCheckpoints:
+    """What checkpoints carry that were written or read here, so that an unchanged channel need not be
+    encoded again. Looked up by the parent: versions alone are no names, since two forks of a thread, or a
+    seeded run of it and the next, give one version to different values.
+
+    Thread-safe. Keeps the latest, as many as have 4096 channels with refs together.
     """
 
     def __init__(self) -> None:
-        self._placed: OrderedDict[VersionKey, object] = OrderedDict()
+        self._carried: OrderedDict[_Key, Mapping[str, Carried]] = OrderedDict()
+        self._count = 0
         self._lock = threading.Lock()
-        self._epoch: int | None = None
 
-    def at(self, epoch: int) -> None:
-        """Take note of the store's epoch."""
+    def get(self, config: RunnableConfig) -> Mapping[str, Carried] | None:
+        """Of the checkpoint that a config names; None if it is not known."""
         with self._lock:
-            if epoch != self._epoch:
-                self._placed.clear()
-                self._epoch = epoch
+            return self._carried.get(_key(config, None))
 
-    def get(self, key: VersionKey | None) -> object:
-        """What stands in checkpoints for that version, or None."""
+    def add(self, config: RunnableConfig, checkpoint_id: str, carried: Mapping[str, Carried]) -> None:
+        """Remember what a checkpoint carries."""
+        key = _key(config, checkpoint_id)
         with self._lock:
-            return None if key is None else self._placed.get(key)
+            self._count += len(carried) + 1 - self._size(key)
+            self._carried[key] = carried
+            self._carried.move_to_end(key)
+            while self._count > _LIMIT and len(self._carried) > 1:
+                self._count -= self._size(next(iter(self._carried)))
+                self._carried.popitem(last=False)
 
-    def add(self, key: VersionKey | None, placed: object) -> None:
-        """Remember it."""
-        if key is None:
-            return
-        with self._lock:
-            self._placed[key] = placed
-            self._placed.move_to_end(key)
-            if len(self._placed) > _LIMIT:
-                self._placed.popitem(last=False)
+    def _size(self, key: _Key) -> int:
+        known = self._carried.get(key)
+        return 0 if known is None else len(known) + 1
+
+
+def _key(config: RunnableConfig, checkpoint_id: str | None) -> _Key:
+    configurable: dict[str, Any] = config["configurable"]
+    chosen = configurable.get("checkpoint_id") if checkpoint_id is None else checkpoint_id
+    return str(configurable.get("thread_id")), str(configurable.get("checkpoint_ns", "")), str(chosen)

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agentref.adapters.langgraph.values import placed_ref, unplaced
 from agentref.adapters.langgraph.within import refs_within
@@ -28,6 +27,7 @@ __all__ = [
     "Query",
     "alisted",
     "atake_away",
+    "keeps_whole",
     "listed",
     "owner_in",
     "owner_of",
@@ -105,7 +105,7 @@ def pin_each(runtime: Runtime, pins: Pins) -> None:
 
 def threads(thread_ids: Iterable[str]) -> list[Query]:
     """How to ask for all that is in threads."""
-    return [({"configurable": {"thread_id": thread_id}}, None) for thread_id in thread_ids]
+    return [({"configurable": {"thread_id": str(thread_id)}}, None) for thread_id in thread_ids]
 
 
 def runs(run_ids: Iterable[str]) -> list[Query]:
@@ -127,8 +127,8 @@ async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> 
 # crash in between, or a checkpoint that comes meanwhile, leaves a pin too many. A copy of a thread brings
 # back ids that went, so who unpins looks once more.
 #
-# A saver that keeps values by version shows the snapshot of a DeltaChannel in each checkpoint of that
-# version, and only the first of these was put with it, and pinned it. So those that are left pin it before.
+# A saver that keeps values by version may show in a checkpoint what was put, and pinned, with an earlier
+# one: those that are left pin what they show before that one lets go of it.
 
 
 def take_away(
@@ -137,12 +137,13 @@ def take_away(
     """Delete checkpoints that are among those asked for, and let go of the pins of those that went."""
     before = listed(saver, queries) if runtime.pins else {}
     deletion()
-    if not before:
+    if not before or _may_be_rolled_back(saver):
         return
     concerned = threads(set(before.values()))
-    left = _snapshots_for(_found(saver, concerned))
+    left = refs_for(_found(saver, concerned))
     gone = before.keys() - left.keys()
-    pin_each(runtime, left)
+    if not keeps_whole(saver):
+        pin_each(runtime, left)
     runtime.unpin(gone)
     back = refs_for(_found(saver, concerned))
     pin_each(runtime, {owner: back[owner] for owner in gone.intersection(back)})
@@ -157,15 +158,29 @@ async def atake_away(
     """`take_away` for the event loop."""
     before = await alisted(saver, queries) if runtime.pins else {}
     await deletion()
-    if not before:
+    if not before or _may_be_rolled_back(saver):
         return
     concerned = threads(set(before.values()))
-    left = _snapshots_for([item async for item in _afound(saver, concerned)])
+    left = refs_for([item async for item in _afound(saver, concerned)])
     gone = before.keys() - left.keys()
-    await asyncio.to_thread(pin_each, runtime, left)
+    if not keeps_whole(saver):
+        await asyncio.to_thread(pin_each, runtime, left)
     await runtime.aunpin(gone)
     back = refs_for([item async for item in _afound(saver, concerned)])
     await asyncio.to_thread(pin_each, runtime, {owner: back[owner] for owner in gone.intersection(back)})
+
+
+def keeps_whole(saver: BaseCheckpointSaver[Any]) -> bool:
+    """Whether each checkpoint is kept as it was put. Others keep one value for each version of a channel,
+    and a saver that is not known may do so, too."""
+    return any(kind.__module__.startswith("langgraph.checkpoint.sqlite") for kind in type(saver).__mro__)
+
+
+def _may_be_rolled_back(saver: BaseCheckpointSaver[Any]) -> bool:
+    """Whether what was deleted waits for the end of a transaction of the caller's, as it may on a
+    connection of psycopg: then its pins are left to `collect_pins`."""
+    status = getattr(getattr(getattr(saver, "conn", None), "info", None), "transaction_status", None)
+    return getattr(status, "name", "") in {"INTRANS", "INERROR"}
 
 
 def _found(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> Iterator[CheckpointTuple]:
@@ -183,15 +198,3 @@ async def _afound(
 
 def _owner_and_thread(item: CheckpointTuple) -> tuple[str, str]:
     return owner_in(item.config, item.checkpoint["id"]), item.config["configurable"]["thread_id"]
-
-
-def _snapshots_for(saved: Iterable[CheckpointTuple]) -> Pins:
-    """What each of these checkpoints, all of them, has to keep of the snapshots of DeltaChannels."""
-    return {
-        owner_in(item.config, item.checkpoint["id"]): pinned_refs(
-            value
-            for value in item.checkpoint["channel_values"].values()
-            if isinstance(value, _DeltaSnapshot)
-        )
-        for item in saved
-    }

@@ -21,8 +21,9 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
-from agentref.adapters.langgraph.known import KnownRefs, version_key
+from agentref.adapters.langgraph.known import Carried, KnownCheckpoints, Placed, merged, unchanged
 from agentref.adapters.langgraph.pace import Pace
+from agentref.adapters.langgraph.pins import keeps_whole, pinned_refs
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
@@ -106,7 +107,8 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         self.inner = inner
         self._admit = admit
         self.runtime = runtime.with_codec(codec_for(inner.serde))
-        self._known = KnownRefs()
+        self._known = KnownCheckpoints()
+        self._keeps_whole = keeps_whole(inner)
         self.pace = Pace()
         self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
 
@@ -159,18 +161,18 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     def placed_checkpoint(
         self, config: RunnableConfig, checkpoint: Checkpoint, new_versions: ChannelVersions
-    ) -> tuple[Checkpoint, ChannelVersions, Outgoing]:
-        """The checkpoint as the inner saver gets it, and what has to be stored before."""
+    ) -> Placed:
+        """The checkpoint as the inner saver gets it, and what has to be stored and pinned before."""
         values = checkpoint["channel_values"]
-        self._known.at(self.runtime.backend.epoch())
-        placed: dict[str, Any] = {}
-        unknown: list[str] = []
-        for channel in values:
-            known = self._known.get(version_key(config, checkpoint, channel))
-            placed[channel] = known
-            if known is None:
-                unknown.append(channel)
-        fresh, outgoing = self.placed_writes(config, [(channel, values[channel]) for channel in unknown])
+        epoch = self.runtime.backend.epoch()
+        left = unchanged(self._known.get(config), checkpoint, new_versions)
+        placed: dict[str, Any] = {
+            channel: left[channel].placed
+            for channel in values
+            if channel in left and left[channel].placed is not None and left[channel].epoch == epoch
+        }
+        unknown = [(channel, value) for channel, value in values.items() if channel not in placed]
+        fresh, outgoing = self.placed_writes(config, unknown)
         placed.update(fresh)
         # A saver that keeps primitives within the checkpoint (Postgres) writes other values only for
         # channels that moved: a text that was kept there so far has to be announced as new.
@@ -180,19 +182,31 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
             for channel, value in values.items()
             if isinstance(value, _PRIMITIVES) and placed[channel] is not value and channel in versions
         }
-        return (
-            cast("Checkpoint", {**checkpoint, "channel_values": placed}),
-            {**new_versions, **moved},
-            outgoing,
-        )
+        lean = cast("Checkpoint", {**checkpoint, "channel_values": {name: placed[name] for name in values}})
+        carried: Mapping[str, Carried] = self._carried_by(lean, epoch)
+        if not self._keeps_whole:
+            carried = merged(left, carried)
+        return Placed(lean, {**new_versions, **moved}, outgoing, carried)
 
-    def remember(self, config: RunnableConfig, checkpoint: Checkpoint) -> None:
-        """Take note of the refs in a checkpoint, once what they name is durable."""
+    def remember(self, config: RunnableConfig, placed: Placed) -> None:
+        """Take note of what a checkpoint carries, once that is durable."""
+        self._known.add(config, placed.checkpoint["id"], placed.carried)
+
+    def _carried_by(self, checkpoint: Checkpoint, epoch: int) -> dict[str, Carried]:
+        versions = checkpoint.get("channel_versions", {})
+        carried: dict[str, Carried] = {}
         for channel, value in checkpoint["channel_values"].items():
-            ref = placed_ref(value)
-            # A ref into an older store is not handed on: with time, all of a thread moves to the new one.
-            if ref is not None and ref.backend_id == self.runtime.backend.backend_id:
-                self._known.add(version_key(config, checkpoint, channel), value)
+            if refs := pinned_refs([value]):
+                carried[channel] = Carried(
+                    versions.get(channel), self._handed_on(value), tuple(refs), epoch
+                )
+        return carried
+
+    def _handed_on(self, value: Any) -> Any:
+        """What may stand in the next checkpoint as well. A ref into an older store is not handed on: with
+        time, all of a thread moves to the new one."""
+        ref = placed_ref(value)
+        return value if ref is not None and ref.backend_id == self.runtime.backend.backend_id else None
 
     def placed_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]]
@@ -244,24 +258,24 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     def hydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
         """Checkpoints of the inner saver with every ref replaced by its value, in one batch."""
-        self._known.at(self.runtime.backend.epoch())
+        epoch = self.runtime.backend.epoch()  # before anything is loaded
         names, refs = _refs_in(_places(saved))
-        return self._restored(saved, self.runtime.load_many(refs, names=names))
+        return self._restored(saved, self.runtime.load_many(refs, names=names), epoch)
 
     async def ahydrated(self, saved: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
         """`hydrated` for the event loop."""
-        self._known.at(self.runtime.backend.epoch())
+        epoch = self.runtime.backend.epoch()
         names, refs = _refs_in(_places(saved))
-        return self._restored(saved, await self.runtime.aload_many(refs, names=names))
+        return self._restored(saved, await self.runtime.aload_many(refs, names=names), epoch)
 
     def _restored(
-        self, saved: Sequence[CheckpointTuple], loaded: Iterable[object]
+        self, saved: Sequence[CheckpointTuple], loaded: Iterable[object], epoch: int
     ) -> list[CheckpointTuple]:
         values = iter(loaded)
-        return [self._restored_one(item, values) for item in saved]
+        return [self._restored_one(item, values, epoch) for item in saved]
 
-    def _restored_one(self, item: CheckpointTuple, values: Iterator[object]) -> CheckpointTuple:
-        self.remember(item.config, item.checkpoint)
+    def _restored_one(self, item: CheckpointTuple, values: Iterator[object], epoch: int) -> CheckpointTuple:
+        self._known.add(item.config, item.checkpoint["id"], self._carried_by(item.checkpoint, epoch))
         channels = {name: _take(value, values) for name, value in item.checkpoint["channel_values"].items()}
         pending = item.pending_writes
         if pending is not None:

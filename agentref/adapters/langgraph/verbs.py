@@ -19,6 +19,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
 )
 
+from agentref.adapters.langgraph.known import Placed
 from agentref.adapters.langgraph.offered import offered_verbs
 from agentref.adapters.langgraph.pins import (
     atake_away,
@@ -116,16 +117,15 @@ def put(
 ) -> RunnableConfig:
     """Store what is large, durably; then let the inner saver keep the checkpoint."""
 
-    def save() -> tuple[Checkpoint, ChannelVersions]:
-        lean, versions, outgoing = self.placed_checkpoint(config, checkpoint, new_versions)
-        owner = owner_in(config, checkpoint["id"])
-        self.runtime.keep(outgoing, owner, pinned_refs(lean["channel_values"].values()))
-        return lean, versions
+    def save() -> Placed:
+        placed = self.placed_checkpoint(config, checkpoint, new_versions)
+        self.runtime.keep(placed.outgoing, owner_in(config, checkpoint["id"]), placed.refs)
+        return placed
 
-    lean, versions = self.pace.save(save)
-    self.remember(config, lean)
-    with self.explaining(config, lean["channel_values"].items()):
-        return self.inner.put(config, lean, metadata, versions)
+    placed = self.pace.save(save)
+    self.remember(config, placed)
+    with self.explaining(config, placed.checkpoint["channel_values"].items()):
+        return self.inner.put(config, placed.checkpoint, metadata, placed.versions)
 
 
 async def aput(
@@ -136,12 +136,11 @@ async def aput(
     new_versions: ChannelVersions,
 ) -> RunnableConfig:
     """`put` for the event loop."""
-    lean, versions, outgoing = self.placed_checkpoint(config, checkpoint, new_versions)
-    owner = owner_in(config, checkpoint["id"])
-    await self.runtime.akeep(outgoing, owner, pinned_refs(lean["channel_values"].values()))
-    self.remember(config, lean)
-    with self.explaining(config, lean["channel_values"].items()):
-        return await self.inner.aput(config, lean, metadata, versions)
+    placed = self.placed_checkpoint(config, checkpoint, new_versions)
+    await self.runtime.akeep(placed.outgoing, owner_in(config, checkpoint["id"]), placed.refs)
+    self.remember(config, placed)
+    with self.explaining(config, placed.checkpoint["channel_values"].items()):
+        return await self.inner.aput(config, placed.checkpoint, metadata, placed.versions)
 
 
 def put_writes(

@@ -53,7 +53,7 @@ def copy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread
     One transaction. No payload is copied: what the copy needs is pinned before. A source without
     checkpoints makes no thread. Raises `InvalidInputError` if there are checkpoints in the target.
     """
-    _check_copy(source_thread_id, target_thread_id)
+    source_thread_id, target_thread_id = _checked_copy(source_thread_id, target_thread_id)
     tables, inner = _tables(self), self.inner
     if tables.run(inner, tables.is_taken(inner, target_thread_id)):
         raise _taken(target_thread_id)
@@ -70,7 +70,7 @@ def copy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread
 
 async def acopy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread_id: str) -> None:
     """`copy_thread` for the event loop."""
-    _check_copy(source_thread_id, target_thread_id)
+    source_thread_id, target_thread_id = _checked_copy(source_thread_id, target_thread_id)
     tables, inner = _async(self), self.inner
     if await tables.arun(inner, tables.is_taken(inner, target_thread_id)):
         raise _taken(target_thread_id)
@@ -95,7 +95,7 @@ def prune(self: "ExternalizingSaver", thread_ids: Sequence[str], *, strategy: st
     that goes on in a thread, not beside one that starts from an old checkpoint. Raises `InvalidInputError`
     for another strategy, for a single text, and for a thread whose DeltaChannels LangGraph.js wrote.
     """
-    _check_prune(thread_ids, strategy)
+    thread_ids = _checked_prune(thread_ids, strategy)
     take_away(self.runtime, self.inner, threads(thread_ids), partial(_prune, self, thread_ids, strategy))
 
 
@@ -103,7 +103,7 @@ async def aprune(
     self: "ExternalizingSaver", thread_ids: Sequence[str], *, strategy: str = "keep_latest"
 ) -> None:
     """`prune` for the event loop."""
-    _check_prune(thread_ids, strategy)
+    thread_ids = _checked_prune(thread_ids, strategy)
     deletion = partial(_aprune, self, thread_ids, strategy)
     await atake_away(self.runtime, self.inner, threads(thread_ids), deletion)
 
@@ -225,11 +225,12 @@ def _pins_of(self: "ExternalizingSaver", rows: Rows, thread_id: str) -> Pins:
     return pins
 
 
-def _check_copy(source: str, target: str) -> None:
+def _checked_copy(source: str, target: str) -> tuple[str, str]:
     if str(source) == str(target):
         raise InvalidInputError(
             f"target_thread_id must be another thread than the source, which is {source!r}, too."
         )
+    return str(source), str(target)  # as LangGraph does with the ids in a config
 
 
 def _taken(target: str) -> InvalidInputError:
@@ -239,10 +240,11 @@ def _taken(target: str) -> InvalidInputError:
     )
 
 
-def _check_prune(thread_ids: Sequence[str], strategy: str) -> None:
+def _checked_prune(thread_ids: Sequence[str], strategy: str) -> list[str]:
     _check_list("thread_ids", thread_ids)
     if strategy not in _STRATEGIES:
         raise InvalidInputError(f"strategy must be 'keep_latest' or 'delete', not {strategy!r:.40}.")
+    return list(map(str, thread_ids))
 
 
 def _check_list(name: str, given: Sequence[str]) -> None:
