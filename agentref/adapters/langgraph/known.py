@@ -61,8 +61,8 @@ def merged(shown: Mapping[str, Carried], placed: Mapping[str, Carried]) -> dict[
     """What was placed, and what a saver that keeps one value for each version may show in its place."""
     both = {**shown, **placed}
     for channel in shown.keys() & placed.keys():
-        refs = dict.fromkeys([*placed[channel].refs, *shown[channel].refs])
-        both[channel] = placed[channel]._replace(refs=tuple(refs))
+        refs = {(ref.backend_id, ref.digest): ref for ref in (*shown[channel].refs, *placed[channel].refs)}
+        both[channel] = placed[channel]._replace(refs=tuple(refs.values()))
     return both
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
-from agentref.adapters.langgraph.pins import owner_of, pinned_refs
+from agentref.adapters.langgraph.pins import is_from, owner_of, pinned_refs
 from agentref.errors import ConfigurationError
 from agentref.refs import ContentRef
 
@@ -83,7 +83,7 @@ WHERE %(after)s::text IS NULL OR thread_id > %(after)s ORDER BY thread_id LIMIT 
 
 
 def _fetches_all_at_once(saver: _Saver) -> bool:
-    return any(kind.__module__.startswith("langgraph.checkpoint.postgres") for kind in type(saver).__mro__)
+    return is_from("langgraph.checkpoint.postgres", saver)
 
 
 def _by_thread(saver: Any) -> Iterator[CheckpointTuple]:

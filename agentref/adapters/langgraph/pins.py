@@ -27,6 +27,7 @@ __all__ = [
     "Query",
     "alisted",
     "atake_away",
+    "is_from",
     "keeps_whole",
     "listed",
     "owner_in",
@@ -173,7 +174,12 @@ async def atake_away(
 def keeps_whole(saver: BaseCheckpointSaver[Any]) -> bool:
     """Whether each checkpoint is kept as it was put. Others keep one value for each version of a channel,
     and a saver that is not known may do so, too."""
-    return any(kind.__module__.startswith("langgraph.checkpoint.sqlite") for kind in type(saver).__mro__)
+    return is_from("langgraph.checkpoint.sqlite", saver)
+
+
+def is_from(package: str, saver: BaseCheckpointSaver[Any]) -> bool:
+    """Whether a saver, or what it is derived from, is one of that package."""
+    return any(f"{kind.__module__}.".startswith(f"{package}.") for kind in type(saver).__mro__)
 
 
 def _may_be_rolled_back(saver: BaseCheckpointSaver[Any]) -> bool:

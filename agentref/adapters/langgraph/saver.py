@@ -23,7 +23,7 @@ from langgraph.checkpoint.base import (
 
 from agentref.adapters.langgraph.known import Carried, KnownCheckpoints, Placed, merged, unchanged
 from agentref.adapters.langgraph.pace import Pace
-from agentref.adapters.langgraph.pins import keeps_whole, pinned_refs
+from agentref.adapters.langgraph.pins import is_from, keeps_whole, pinned_refs
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
@@ -109,6 +109,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         self.runtime = runtime.with_codec(codec_for(inner.serde))
         self._known = KnownCheckpoints()
         self._keeps_whole = keeps_whole(inner)
+        self._keeps_values_apart = is_from("langgraph.checkpoint.memory", inner)
         self.pace = Pace()
         self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
 
@@ -174,14 +175,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         unknown = [(channel, value) for channel, value in values.items() if channel not in placed]
         fresh, outgoing = self.placed_writes(config, unknown)
         placed.update(fresh)
-        # A saver that keeps primitives within the checkpoint (Postgres) writes other values only for
-        # channels that moved: a text that was kept there so far has to be announced as new.
-        versions = checkpoint.get("channel_versions", {})
-        moved = {
-            channel: versions[channel]
-            for channel, value in values.items()
-            if isinstance(value, _PRIMITIVES) and placed[channel] is not value and channel in versions
-        }
+        moved = {} if self._keeps_values_apart else _moved(checkpoint, placed)
         lean = cast("Checkpoint", {**checkpoint, "channel_values": {name: placed[name] for name in values}})
         carried: Mapping[str, Carried] = self._carried_by(lean, epoch)
         if not self._keeps_whole:
@@ -310,6 +304,18 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         history = await self.inner.aget_delta_channel_history(config=config, channels=channels)
         names, refs = _refs_in(_history_places(config, history))
         return self._restored_history(history, await self.runtime.aload_many(refs, names=names))
+
+
+def _moved(checkpoint: Checkpoint, placed: Mapping[str, Any]) -> ChannelVersions:
+    """Texts that have refs in their place now. A saver that keeps primitives within the checkpoint, as that
+    for Postgres, writes other values only for channels that moved, so these have to be announced as new. In
+    memory, where all values are kept apart, that would change what is there already."""
+    versions = checkpoint.get("channel_versions", {})
+    return {
+        channel: versions[channel]
+        for channel, value in checkpoint["channel_values"].items()
+        if isinstance(value, _PRIMITIVES) and placed[channel] is not value and channel in versions
+    }
 
 
 def _without_refs(value: Any) -> Any:
