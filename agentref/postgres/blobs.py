@@ -26,6 +26,7 @@ __all__ = [
     "stat",
     "store_id",
     "touch",
+    "transaction_id",
 ]
 
 _Connection = psycopg.Connection[Any]
@@ -153,6 +154,12 @@ def epoch(connection: _Connection) -> int:
 def clock(connection: _Connection) -> float:
     """Seconds since the epoch, by the server."""
     return float(_one(connection, "SELECT " + _NOW))
+
+
+def transaction_id(connection: _Connection) -> str | None:
+    """What names the transaction that is open, if it has written something."""
+    found = _one(connection, "SELECT pg_current_xact_id_if_assigned()::text")
+    return None if found is None else str(found)
 
 
 def fetch(connection: _Connection, digests: Sequence[Digest]) -> dict[Digest, bytes]:

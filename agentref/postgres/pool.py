@@ -8,9 +8,10 @@ from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from agentref.errors import InvalidInputError, StoreUnavailableError
+from agentref.errors import ConfigurationError, InvalidInputError, StoreUnavailableError
 from agentref.postgres.address import Address
 from agentref.postgres.errors import is_lost, is_undone, typed_errors
 
@@ -223,11 +224,24 @@ class Joined:
                     "SELECT 1", prepare=False
                 )  # or transaction() would begin one, and commit
             with connection.transaction():
+                _check_isolation(connection)
                 return work(connection)
 
     def close(self) -> None:
         """Take no more verbs. Idempotent."""
         self._closed = True
+
+
+def _check_isolation(connection: Connection) -> None:
+    """Raises `ConfigurationError` for a snapshot that is older than the statement: what others removed
+    since would seem to be here, and would be relied upon."""
+    cursor = psycopg.Cursor(connection, row_factory=tuple_row)
+    level = cursor.execute("SELECT current_setting('transaction_isolation')", prepare=False).fetchone()
+    if level is not None and level[0] not in {"read committed", "read uncommitted"}:
+        raise ConfigurationError(
+            f"The transaction of the connection is {level[0].upper()}; a store in it needs READ COMMITTED: "
+            f"connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED."
+        )
 
 
 def _is_int(value: object) -> bool:

@@ -1,16 +1,16 @@
 """A blob store in PostgreSQL, for many machines, and the CAS over it."""
 
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
-from typing import Final, NamedTuple, TypeVar
+from typing import TypeVar
 
 from agentref.codecs import ValueCodec
 from agentref.errors import InvalidInputError, StoreUnavailableError
 from agentref.postgres import Address, Connection, Joined, Pool
 from agentref.postgres import blobs as blob_table
 from agentref.postgres import roots as root_table
+from agentref.postgres.clock import Clock, ask_the_time
 from agentref.postgres.errors import typed_errors
 from agentref.postgres.migrate import bring_up
 from agentref.refs import Digest
@@ -34,11 +34,6 @@ from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
 __all__ = ["PostgresBlobStore", "PostgresCAS"]
 
 _Result = TypeVar("_Result")
-
-_CLOCK_SECONDS: Final = 60.0
-_CLOCK_STEP: Final = 0.1
-_CLOCK_TRIES: Final = 3
-_CLOCK_ERROR: Final = 0.001
 
 
 class PostgresBlobStore:
@@ -87,9 +82,10 @@ class PostgresBlobStore:
         else:
             self._sessions = Joined(connection)
         self._store_id: str | None = None
-        self._clock: _Clock | None = None
+        self._clock: Clock | None = None
         self._doubts = count(1)
         self._is_up = False
+        self._made_in: str | None = None
         self._opening = threading.Lock()
         self._closed = False
         watch_forks(self)
@@ -144,7 +140,7 @@ class PostgresBlobStore:
         self._check_open()
         clock = self._clock
         if clock is None or not clock.holds():
-            self._clock = clock = self._run(_ask_the_time)
+            self._clock = clock = self._run(ask_the_time)
         return clock.now()
 
     def scan(
@@ -318,36 +314,15 @@ class PostgresBlobStore:
                 bring_up(connection, shown, create=self._create)
             self._is_up = True
         else:
-            made = self._sessions.run(lambda connection: bring_up(connection, shown, create=self._create))
-            self._is_up = not made  # what was made in the caller's transaction may be rolled back
-
-
-class _Clock(NamedTuple):
-    """The server's time at one moment, and what the clocks of this machine said then."""
-
-    server: float
-    wall: float
-    monotonic: float
-
-    def holds(self) -> bool:
-        """Whether it is good enough: not for long, nor after this machine slept or was set."""
-        passed = time.monotonic() - self.monotonic
-        return passed < _CLOCK_SECONDS and abs(time.time() - self.wall - passed) < _CLOCK_STEP
-
-    def now(self) -> float:
-        """The server's time now."""
-        return self.server + (time.monotonic() - self.monotonic)
-
-
-def _ask_the_time(connection: Connection) -> _Clock:
-    """The answer that came soonest: it was written half-way between asking and reading, or nearly so."""
-    asked: list[tuple[float, _Clock]] = []
-    while len(asked) < _CLOCK_TRIES and not (asked and asked[-1][0] < _CLOCK_ERROR):
-        begun = time.monotonic()
-        server = blob_table.clock(connection)
-        took = time.monotonic() - begun
-        asked.append((took, _Clock(server, time.time() - took / 2, begun + took / 2)))
-    return min(asked)[1]
+            # What was made in the caller's transaction may be rolled back with it.
+            made, transaction = self._sessions.run(
+                lambda connection: (
+                    bring_up(connection, shown, create=self._create),
+                    blob_table.transaction_id(connection),
+                )
+            )
+            self._made_in = transaction if made else self._made_in
+            self._is_up = transaction is None or transaction != self._made_in
 
 
 class PostgresCAS(CAS):

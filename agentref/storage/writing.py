@@ -53,7 +53,7 @@ class BlobWriter:
         self._lock = threading.Lock()
         self._present: dict[Digest, float] = {}
         self._distrusted: set[Digest] = set()
-        self._epoch = -1
+        self._epoch: int | None = None
         watch_forks(self)
 
     def before_fork(self) -> None:

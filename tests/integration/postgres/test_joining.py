@@ -2,10 +2,11 @@
 
 import psycopg
 import pytest
+from psycopg import IsolationLevel
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from agentref.errors import InvalidInputError, StoreUnavailableError
+from agentref.errors import ConfigurationError, InvalidInputError, StoreUnavailableError
 from agentref.refs import Digest
 from agentref.storage import FOREVER, PostgresCAS
 from agentref.storage.postgres import PostgresBlobStore
@@ -65,6 +66,48 @@ def test_what_was_rolled_back_is_stored_when_it_is_put_again(connection, scope):
     ref = cas.dump(["new"])
     connection.commit()
     assert cas.load(ref) == ["new"]
+
+
+def test_the_first_put_is_stored_again_after_a_rollback(connection):
+    cas = PostgresCAS(connection=connection)
+    for end in (connection.rollback, connection.commit):
+        ref = cas.dump(["new"])
+        end()
+    assert cas.load(ref) == ["new"]
+
+
+def test_nothing_is_acknowledged_on_a_connection_that_is_closed(dsn, store):
+    assert store.store_id
+    connection = psycopg.connect(dsn)
+    cas = PostgresCAS(connection=connection)
+    cas.dump(["new"])
+    connection.close()
+    with pytest.raises(StoreUnavailableError):
+        cas.dump(["new"])
+
+
+@pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
+def test_a_transaction_that_sees_an_old_state_is_refused(dsn, store, level):
+    assert store.store_id
+    with psycopg.connect(dsn) as connection:
+        connection.isolation_level = level
+        joined = PostgresBlobStore(connection=connection)
+        with pytest.raises(ConfigurationError, match="READ COMMITTED"):
+            joined.store({ONE: b"one"})
+        connection.rollback()
+        connection.isolation_level = IsolationLevel.READ_COMMITTED
+        joined.store({ONE: b"one"})
+    assert set(store.fetch([ONE])) == {ONE}
+
+
+def test_two_puts_and_a_rollback_at_the_very_first_leave_a_store_that_works(dsn):
+    with psycopg.connect(dsn) as connection:
+        cas = PostgresCAS(connection=connection)
+        for end in (connection.rollback, connection.commit, connection.commit):
+            for value in (["one"], ["two"]):
+                ref = cas.dump(value)
+            end()
+        assert cas.load(ref) == ["two"]
 
 
 def test_every_verb_leaves_the_transaction_open(connection, store):
