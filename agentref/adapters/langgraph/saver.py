@@ -20,10 +20,11 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
 )
+from langgraph.checkpoint.memory import InMemorySaver
 
 from agentref.adapters.langgraph.known import Carried, KnownCheckpoints, Placed, merged, unchanged
 from agentref.adapters.langgraph.pace import Pace
-from agentref.adapters.langgraph.pins import is_from, keeps_whole, pinned_refs
+from agentref.adapters.langgraph.pins import keeps_whole, pinned_refs
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
@@ -109,7 +110,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         self.runtime = runtime.with_codec(codec_for(inner.serde))
         self._known = KnownCheckpoints()
         self._keeps_whole = keeps_whole(inner)
-        self._keeps_values_apart = is_from("langgraph.checkpoint.memory", inner)
+        self._keeps_values_apart = type(inner) is InMemorySaver  # a class derived from it may not
         self.pace = Pace()
         self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
 
