@@ -24,8 +24,8 @@ from agentref.storage.ahead import Ahead
 from agentref.storage.audit import pages, store_stats, verify_store
 from agentref.storage.frames import open_frame
 from agentref.storage.lifetimes import Lifetimes
-from agentref.storage.protocol import BlobStore
-from agentref.storage.reading import BlobReader, ByteStream
+from agentref.storage.protocol import FOREVER, BlobStore
+from agentref.storage.reading import BlobReader, ByteStream, RenewingStream
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
 from agentref.storage.walking import keep_alive
 from agentref.storage.writing import BlobWriter, Encoded
@@ -37,6 +37,7 @@ RAW_CODEC: Final = "raw"
 
 _ATTEMPTS: Final = 8
 _STREAM_BATCH: Final = 4 * 1024 * 1024
+_STREAM_BUFFER: Final = 128 * 1024
 
 
 class SyncCAS(Lifetimes):
@@ -175,12 +176,18 @@ class SyncCAS(Lifetimes):
         return ContentRef(root.digest, RAW_CODEC, root.size, self.backend_id)
 
     def open(self, ref: ContentRef) -> BinaryIO:
-        """A seekable file over the bytes of a ref that `put_stream` gave. Fetches as it is read."""
+        """A seekable file over the bytes of a ref that `put_stream` gave. Fetches as it is read.
+
+        With `refresh_on_read` it lengthens the life of all of it, not only of what is read, at the first
+        read and from then on at reads an eighth of `default_ttl_seconds` apart.
+        """
         self._check_ref(ref)
         if ref.codec != RAW_CODEC:
             raise InvalidRefError(f"Ref {ref} is to a value, not to bytes: load() it.")
         stream = ByteStream(self._reader, Link(ref.digest, ref.size), f"ref {ref.hash}")
-        return io.BufferedReader(stream, 128 * 1024)
+        if not self._refreshes:
+            return io.BufferedReader(stream, _STREAM_BUFFER)
+        return RenewingStream(stream, _STREAM_BUFFER, self._renewal(ref.digest))
 
     # Value face
 
@@ -312,9 +319,25 @@ class SyncCAS(Lifetimes):
 
     def _read(self, links: Sequence[Link]) -> None:
         if self._refreshes and links:
-            keep_alive(
-                self._store, [link.digest for link in links], self._end_of_life(None), called="A value"
-            )
+            self._keep_alive([link.digest for link in links], self._end_of_life(None))
+
+    def _renewal(self, digest: Digest) -> Callable[[], None]:
+        """What lets content live on while it is read: it looks at the clock, and seldom at the content."""
+        pause = (self.default_ttl_seconds or 0) / 8
+        due = -FOREVER
+
+        def renew() -> None:
+            nonlocal due
+            now = self._store.clock()
+            if now >= due:
+                # So much longer as it is not looked at again.
+                self._keep_alive([digest], self._end_of_life(None) + pause)
+                due = now + pause
+
+        return renew
+
+    def _keep_alive(self, digests: Sequence[Digest], end: float) -> None:
+        keep_alive(self._store, digests, end, called="A value")
 
     def _bytes_link(self, builder: TreeBuilder, data: bytes) -> Link:
         if not isinstance(data, (bytes, bytearray, memoryview)):

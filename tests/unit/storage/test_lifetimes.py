@@ -1,6 +1,7 @@
 """Lives of values: TTL, aliases, pins, and a prune that spares what anything needs."""
 
 import asyncio
+import io
 import math
 import threading
 import time
@@ -111,6 +112,40 @@ def test_reads_refresh_where_that_is_asked_for():
     assert max(info.expires_at for info in store.scan()) < time.time() + 20
     CAS(store, default_ttl_seconds=1000, refresh_on_read=True).load(ref)
     assert min(info.expires_at for info in store.scan()) >= time.time() + 990
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda file: file.read(10),
+        lambda file: file.read1(10),
+        lambda file: file.readinto(bytearray(10)),
+        lambda file: file.readinto1(bytearray(10)),
+        lambda file: file.peek(10),
+        lambda file: file.readline(10),
+        next,
+    ],
+)
+def test_every_read_of_a_stream_lengthens_the_life_of_all_of_it(cas, read):
+    data = b"a line of many\n" * 60_000
+    ref = cas.put_stream(io.BytesIO(data), ttl=10)
+    before = cas._store.clock()
+    file = CAS(cas._store, default_ttl_seconds=1000, refresh_on_read=True).open(ref)
+    assert max(lives(cas)) < before + 20
+    read(file)
+    assert min(lives(cas)) >= before + 1000
+
+
+def test_a_slow_reader_keeps_what_it_reads(cas):
+    data = b"".join(b"%07d\n" % n for n in range(300_000))
+    ref = cas.put_stream(io.BytesIO(data), ttl=0.8)
+    file = CAS(cas._store, default_ttl_seconds=0.8, refresh_on_read=True).open(ref)
+    read = []
+    for _ in range(20):
+        read.append(file.read(10))  # from the buffer, all but the first
+        prune(cas)
+        time.sleep(0.1)
+    assert b"".join(read) + file.read() == data
 
 
 def test_touch_lengthens_all_that_a_ref_needs(cas):
