@@ -46,7 +46,8 @@ class VerifyReport:
         checked: blobs read and hashed.
         checked_bytes: their stored size.
         corrupt: digests of blobs whose bytes are damaged.
-        missing: digests that an intact blob links to and that are not here.
+        missing: digests of blobs that are not here, and to which an intact blob links whose own life
+            lasts, or that something needs; and of those that are listed without their bytes.
     """
 
     checked: int

@@ -21,12 +21,13 @@ from agentref.storage import _arguments as arguments
 from agentref.storage._lives import check_ttl
 from agentref.storage._room import with_room
 from agentref.storage.ahead import Ahead
-from agentref.storage.audit import pages, store_stats, verify_store
+from agentref.storage.audit import pages, store_stats
 from agentref.storage.frames import open_frame
 from agentref.storage.lifetimes import Lifetimes
 from agentref.storage.protocol import FOREVER, BlobStore
 from agentref.storage.reading import BlobReader, ByteStream, RenewingStream
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
+from agentref.storage.verifying import verify_store
 from agentref.storage.walking import keep_alive
 from agentref.storage.writing import BlobWriter, Encoded
 
@@ -287,7 +288,9 @@ class SyncCAS(Lifetimes):
     def verify(self, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
         """Read and re-hash every blob, and look for every blob that an intact one links to.
 
-        `progress` is called with the number of blobs checked so far. Writes nothing.
+        What an expired blob links to may be gone before it, by a prune that was cut short: it is missing
+        only if something needs the one that links. To tell costs a walk over all that is needed, if
+        anything is gone. `progress` is called with the number of blobs checked so far. Writes nothing.
         """
         if progress is not None and not callable(progress):
             raise InvalidInputError(f"progress must be a function of one int, not {progress!r:.80}.")

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from agentref.chunks import Kind, Link, blob_digest, link_table
 from agentref.errors import (
     AliasConflictError,
     AliasNotFoundError,
@@ -19,7 +20,9 @@ from agentref.errors import (
 )
 from agentref.refs import ContentRef, Digest
 from agentref.storage import CAS, FOREVER, LEASE_SECONDS, FilesystemCAS, InMemoryCAS, PostgresCAS
+from agentref.storage.frames import pack_frame
 from agentref.storage.memory import MemoryBlobStore
+from agentref.storage.protocol import AliasRow
 
 SHORT = 0.02
 DOCS = [{"id": n, "text": f"document {n} " * 300} for n in range(60)]
@@ -477,3 +480,50 @@ def test_a_ref_of_another_store_is_a_ref(cas):
     ref = cas.dump("x")
     other = ContentRef(ref.digest, ref.codec, ref.size, "elsewhere")
     assert cas.set_alias("a", other).ref.backend_id == cas.backend_id
+
+
+# Verifying between the halves of a prune
+
+
+def half_pruned(cas):
+    """A value that has expired, of which a prune has taken some parts and not yet the root."""
+    ref = cas.dump(DOCS, ttl=SHORT)
+    expire()
+    prune(cas, grace=3600)
+    lost = next(name for name in cas.iter_hashes() if name != ref.hash)
+    cas.delete(lost)
+    return ref, lost
+
+
+def test_what_a_prune_has_begun_to_remove_is_not_missing(cas):
+    half_pruned(cas)
+    assert cas.verify().ok
+
+
+@pytest.mark.parametrize("keep", ["life", "pin", "alias", "through another"])
+def test_what_lacks_a_part_and_is_needed_is_missing_it(cas, keep):
+    ref, lost = half_pruned(cas)
+    store = cas._store
+    match keep:
+        case "life":
+            store.touch([ref.digest], expires_at=FOREVER)
+        case "pin":
+            store.pin("o", [ref.digest])
+        case "alias":
+            store.set_alias(AliasRow("a", ref.digest, ref.codec, ref.size, 0, FOREVER))
+        case "through another":
+            data = link_table([Link(ref.digest, ref.size)])
+            above = blob_digest(Kind.NODE, data)
+            store.store({above: pack_frame(Kind.NODE, data, 1)}, expires_at=1.0)
+            store.pin("o", [above])
+    report = cas.verify()
+    assert (report.corrupt, report.missing, report.ok) == ((), (lost,), False)
+
+
+def test_verify_beside_what_cannot_be_read_tells_both(cas):
+    ref, lost = half_pruned(cas)
+    other = cas.dump([f"{n} another text of its own" * 99 for n in range(99)])
+    cas._store.replace({Digest(other.digest): b"\x10damaged"})
+    cas._store.pin("o", [ref.digest])
+    report = cas.verify()
+    assert (report.corrupt, report.missing) == ((other.hash,), (lost,))
