@@ -48,17 +48,19 @@ class VerifyReport:
         corrupt: digests of blobs whose bytes are damaged.
         missing: digests of blobs that are not here, and to which an intact blob links whose own life
             lasts, or that something needs; and of those that are listed without their bytes.
+        damaged_aliases: names of which the store keeps what no name can stand for.
     """
 
     checked: int
     checked_bytes: int
     corrupt: tuple[str, ...]
     missing: tuple[str, ...]
+    damaged_aliases: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged and nothing is missing."""
-        return not self.corrupt and not self.missing
+        return not (self.corrupt or self.missing or self.damaged_aliases)
 
 
 @dataclass(frozen=True, slots=True)

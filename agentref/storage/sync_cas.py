@@ -286,7 +286,7 @@ class SyncCAS(Lifetimes):
         return store_stats(self._store, self.counters)
 
     def verify(self, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
-        """Read and re-hash every blob, and look for every blob that an intact one links to.
+        """Read and re-hash every blob, and look for every blob that an intact one links to, and at aliases.
 
         What an expired blob links to may be gone before it, by a prune that was cut short: it is missing
         only if something needs the one that links. To tell costs a walk over all that is needed, if

@@ -1,16 +1,17 @@
 """Whether all of a store is sound."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Final
 
 from agentref.chunks import unpack_blob
 from agentref.errors import IntegrityError
 from agentref.refs import Digest
+from agentref.storage._alias_rows import is_sound
 from agentref.storage.audit import is_listed, pages
 from agentref.storage.frames import open_frame
 from agentref.storage.marking import Candidates, mark
-from agentref.storage.protocol import BlobStore
+from agentref.storage.protocol import BlobStore, RootStore
 from agentref.storage.reports import VerifyReport
 
 __all__ = ["verify_store"]
@@ -49,7 +50,8 @@ def verify_store(store: BlobStore, progress: Callable[[int], None] | None) -> Ve
             progress(checked)
     for digest in _needed_among(store, doubtful, begun):
         missing |= doubtful[digest]
-    return VerifyReport(checked, size, tuple(corrupt), tuple(sorted(digest.hex() for digest in missing)))
+    hashes = tuple(sorted(digest.hex() for digest in missing))
+    return VerifyReport(checked, size, tuple(corrupt), hashes, tuple(_damaged_aliases(store)))
 
 
 def _absent(store: BlobStore, needed: Mapping[Digest, set[Digest]]) -> dict[Digest, set[Digest]]:
@@ -57,6 +59,13 @@ def _absent(store: BlobStore, needed: Mapping[Digest, set[Digest]]) -> dict[Dige
     linked = set().union(*needed.values())
     lost = linked - store.stat(linked).keys()
     return {digest: links & lost for digest, links in needed.items() if links & lost}
+
+
+def _damaged_aliases(store: BlobStore) -> Iterator[str]:
+    after: str | None = None
+    while isinstance(store, RootStore) and (page := store.scan_aliases(after=after, limit=_PAGE)):
+        yield from (row.name for row in page if not is_sound(row))
+        after = page[-1].name
 
 
 def _needed_among(store: BlobStore, doubtful: Iterable[Digest], begun: float) -> list[Digest]:

@@ -151,6 +151,16 @@ def test_a_slow_reader_keeps_what_it_reads(cas):
     assert b"".join(read) + file.read() == data
 
 
+def test_a_setting_of_a_name_states_its_life_anew_and_shortens_no_other(cas):
+    ref = cas.dump(DOCS)
+    assert cas.set_alias("a", ref).expires_at == FOREVER
+    assert cas.set_alias("a", ref, ttl=SHORT).expires_at < time.time() + 10
+    expire()
+    with pytest.raises(AliasNotFoundError):
+        cas.get_alias("a")
+    assert set(lives(cas)) == {FOREVER}
+
+
 def test_touch_lengthens_all_that_a_ref_needs(cas):
     ref = cas.dump(DOCS, ttl=10)
     assert cas.touch([ref], ttl=1000) == cas.stats().blobs
