@@ -211,7 +211,7 @@ class Lifetimes(ABC):
 
     async def atouch(self, refs: Iterable[ContentRef], *, ttl: float | None = None) -> int:
         """`touch` for the event loop."""
-        return await asyncio.to_thread(self.touch, list(refs), ttl=ttl)
+        return await asyncio.to_thread(self.touch, list(arguments.each_of("atouch()", refs)), ttl=ttl)
 
     async def aset_alias(self, name: str, ref: ContentRef, **options: Any) -> Alias:
         """`set_alias` for the event loop, with its options."""
@@ -221,13 +221,17 @@ class Lifetimes(ABC):
         """`resolve_alias` for the event loop."""
         return await asyncio.to_thread(self.resolve_alias, name)
 
+    async def aget_alias(self, name: str) -> Alias:
+        """`get_alias` for the event loop."""
+        return await asyncio.to_thread(self.get_alias, name)
+
     async def adelete_alias(self, name: str, *, expect: ContentRef | None = None) -> bool:
         """`delete_alias` for the event loop."""
         return await asyncio.to_thread(self.delete_alias, name, expect=expect)
 
     async def apin(self, owner: str, refs: Iterable[ContentRef], **options: Any) -> None:
         """`pin` for the event loop, with its options."""
-        await asyncio.to_thread(self.pin, owner, list(refs), **options)
+        await asyncio.to_thread(self.pin, owner, list(arguments.each_of("apin()", refs)), **options)
 
     async def aunpin(self, *owners: str) -> int:
         """`unpin` for the event loop."""

@@ -339,11 +339,26 @@ class ByteStream(io.RawIOBase):
 
 
 class RenewingStream(io.BufferedReader):
-    """A `ByteStream` that calls `renew` before each read, of what is in the buffer too."""
+    """A `ByteStream` that has its content kept before a read, of what is in the buffer too, unless that was
+    done less than `pause` seconds of the `clock` ago."""
 
-    def __init__(self, stream: ByteStream, buffer_size: int, renew: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        stream: ByteStream,
+        buffer_size: int,
+        keep: Callable[[], None],
+        clock: Callable[[], float],
+        pause: float,
+    ) -> None:
         super().__init__(stream, buffer_size)
-        self._renew = renew
+        self._keep, self._clock, self._pause = keep, clock, pause
+        self._due = -float("inf")
+
+    def _renew(self) -> None:
+        now = self._clock()
+        if now >= self._due:
+            self._keep()
+            self._due = now + self._pause
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes, or all that are left."""

@@ -24,7 +24,7 @@ from agentref.storage.ahead import Ahead
 from agentref.storage.audit import pages, store_stats
 from agentref.storage.frames import open_frame
 from agentref.storage.lifetimes import Lifetimes
-from agentref.storage.protocol import FOREVER, BlobStore
+from agentref.storage.protocol import BlobStore
 from agentref.storage.reading import BlobReader, ByteStream, RenewingStream
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
 from agentref.storage.verifying import verify_store
@@ -188,7 +188,12 @@ class SyncCAS(Lifetimes):
         stream = ByteStream(self._reader, Link(ref.digest, ref.size), f"ref {ref.hash}")
         if not self._refreshes:
             return io.BufferedReader(stream, _STREAM_BUFFER)
-        return RenewingStream(stream, _STREAM_BUFFER, self._renewal(ref.digest))
+        pause = (self.default_ttl_seconds or 0) / 8
+
+        def keep() -> None:  # so much longer as it is not looked at again
+            self._keep_alive([ref.digest], self._end_of_life(None) + pause)
+
+        return RenewingStream(stream, _STREAM_BUFFER, keep, self._store.clock, pause)
 
     # Value face
 
@@ -299,8 +304,11 @@ class SyncCAS(Lifetimes):
     def repair(self, value: object) -> ContentRef:
         """Store a value and overwrite whatever is kept of it: mends damaged chunks."""
         encoded = self.encode([value])
-        self._writer.write(encoded.blobs, None, replace=True)
+        self._overwrite(encoded)
         return encoded.refs[0]
+
+    def _overwrite(self, encoded: Encoded) -> None:
+        self._writer.write(encoded.blobs, None, replace=True)
 
     def close(self) -> None:
         """Release what the store holds open. Idempotent."""
@@ -323,21 +331,6 @@ class SyncCAS(Lifetimes):
     def _read(self, links: Sequence[Link]) -> None:
         if self._refreshes and links:
             self._keep_alive([link.digest for link in links], self._end_of_life(None))
-
-    def _renewal(self, digest: Digest) -> Callable[[], None]:
-        """What lets content live on while it is read: it looks at the clock, and seldom at the content."""
-        pause = (self.default_ttl_seconds or 0) / 8
-        due = -FOREVER
-
-        def renew() -> None:
-            nonlocal due
-            now = self._store.clock()
-            if now >= due:
-                # So much longer as it is not looked at again.
-                self._keep_alive([digest], self._end_of_life(None) + pause)
-                due = now + pause
-
-        return renew
 
     def _keep_alive(self, digests: Sequence[Digest], end: float) -> None:
         keep_alive(self._store, digests, end, called="A value")
