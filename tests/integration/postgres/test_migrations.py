@@ -316,3 +316,17 @@ def test_what_is_not_installed_is_named_with_its_command(gone, statement, remedy
     )
     assert done.stdout.startswith(("MissingExtraError", "NameError"))
     assert remedy in done.stdout
+
+
+def test_the_tables_are_those_of_the_first_schema_that_has_them(databases, observer):
+    def store_id(path):
+        with PostgresCAS(databases.dsn(options=f"-csearch_path={path}")) as cas:
+            return cas.backend_id
+
+    observer.execute("CREATE SCHEMA tenant1")
+    shared = store_id("nowhere,public,tenant1")
+    assert store_id("public") == shared
+    assert store_id("tenant1,public") == shared
+    own = store_id("tenant1")
+    assert own != shared
+    assert store_id("tenant1,public") == own
