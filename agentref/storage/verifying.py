@@ -1,6 +1,6 @@
 """Whether all of a store is sound."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from typing import Final
 
@@ -21,7 +21,6 @@ _PAGE: Final = 256
 
 def verify_store(store: BlobStore, progress: Callable[[int], None] | None) -> VerifyReport:
     """Read and re-hash all of it, and look for what is linked to."""
-    begun = store.clock()
     checked = size = 0
     corrupt: list[str] = []
     missing: set[Digest] = set()
@@ -40,15 +39,16 @@ def verify_store(store: BlobStore, progress: Callable[[int], None] | None) -> Ve
             except IntegrityError:
                 corrupt.append(digest.hex())
         absent = _absent(store, needed)
+        now = store.clock() if absent else 0.0  # after the look: till then a life may have ended
         for info in page:
             if info.digest in absent:
-                if info.expires_at > begun:
+                if info.expires_at > now:
                     missing |= absent[info.digest]
                 else:
                     doubtful[info.digest] = absent[info.digest]
         if progress is not None:
             progress(checked)
-    for digest in _needed_among(store, doubtful, begun):
+    for digest in _needed_among(store, doubtful):
         missing |= doubtful[digest]
     hashes = tuple(sorted(digest.hex() for digest in missing))
     return VerifyReport(checked, size, tuple(corrupt), hashes, tuple(_damaged_aliases(store)))
@@ -68,13 +68,14 @@ def _damaged_aliases(store: BlobStore) -> Iterator[str]:
         after = page[-1].name
 
 
-def _needed_among(store: BlobStore, doubtful: Iterable[Digest], begun: float) -> list[Digest]:
+def _needed_among(store: BlobStore, doubtful: Collection[Digest]) -> list[Digest]:
     """Which of these, whose own life has ended, something still needs. A prune that was cut short may have
     removed what the others link to, and they will follow."""
     if not doubtful:
         return []
+    now = store.clock()
     with closing(Candidates()) as candidates:
-        for page in pages(store, expires_by=begun):
+        for page in pages(store, expires_by=now):
             candidates.add(page)
-        mark(store, candidates, begun, damaged=lambda _: None)
+        mark(store, candidates, now, damaged=lambda _: None)
         return [digest for digest in doubtful if candidates.is_needed(digest)]
