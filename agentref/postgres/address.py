@@ -11,6 +11,8 @@ __all__ = ["Address"]
 
 _EXAMPLE: Final = "postgresql://user:password@host:5432/dbname"
 _CONNECT_SECONDS: Final = 10
+# Names are any text: a session in another encoding could neither send all of them nor receive them.
+_FORCED: Final = {"client_encoding": "UTF8"}
 _DEFAULTS: Final = {"connect_timeout": str(_CONNECT_SECONDS), "application_name": "agentref"}
 
 
@@ -24,16 +26,16 @@ class Address(NamedTuple):
     def read(cls, dsn: object) -> Self:
         """Read a URI or a keyword string, as libpq does. Raises `InvalidInputError`; connects to nothing.
 
-        Unless it says otherwise, a connection is given up after 10 seconds and is named `agentref`.
+        Unless it says otherwise, a connection is given up after 10 seconds and is named `agentref`. It
+        speaks UTF-8, whatever it says.
         """
         if not isinstance(dsn, str) or not dsn.strip() or "\0" in dsn:
             raise InvalidInputError(
-                f"dsn must be a connection string, such as '{_EXAMPLE}', not "
-                f"{type(dsn).__name__ if not isinstance(dsn, str) else 'an empty one'}."
+                f"dsn must be a connection string, such as '{_EXAMPLE}', not {_kind(dsn)}."
             )
         try:
             parts = conninfo_to_dict(dsn)
-            conninfo = make_conninfo("", **{**_DEFAULTS, **parts})
+            conninfo = make_conninfo("", **{**_DEFAULTS, **parts, **_FORCED})
         except (psycopg.Error, UnicodeError):
             parts = {}
             conninfo = ""
@@ -52,3 +54,9 @@ class Address(NamedTuple):
         """The address of a connection that is open."""
         info = connection.info
         return cls("", f"{info.host or 'localhost'}/{info.dbname}")
+
+
+def _kind(dsn: object) -> str:
+    if not isinstance(dsn, str):
+        return type(dsn).__name__
+    return "one with a NUL in it" if "\0" in dsn else "an empty one"

@@ -20,17 +20,20 @@ from agentref.errors import (
 __all__ = ["is_lost", "is_undone", "typed_errors"]
 
 _FULL: Final = {"53100"}
-_BUSY: Final = {"40001", "40P01", "53300", "55P03", "57014"}
+_BUSY: Final = {"25P04", "40001", "40P01", "53300", "55P03", "57014"}
 _UNDONE: Final = {"40001", "40P01"}
 _DENIED: Final = "42501"
-_NOT_OURS: Final = {"42P01", "42703", "42883", "3F000"}
+_NOT_OURS: Final = {"42P01", "42703", "42883"}
 _FAILED_TRANSACTION: Final = "25P02"
 # Connections end, logins fail, the database is not there, or is a replica that takes no writes.
-_AWAY: Final = ("08", "28", "3D", "57P", "25006", "53")
+_AWAY: Final = ("08", "28", "3D", "57P", "25006", "25P03", "53")
 
+_UNRESOLVED: Final = re.compile("failed to resolve host|could not translate host name")
+_QUOTED: Final = re.compile(r"""'[^']*'|"[^"]*\"""")
 _OBJECT: Final = re.compile(r"(table|sequence|schema) \"?(\w+)")
+_RIGHTS: Final = {"agentref_migration": "SELECT", "agentref_meta": "SELECT, UPDATE"}
 _GRANTS: Final = {
-    "table": "GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO <role>",
+    "table": "GRANT {rights} ON {name} TO <role>",
     "sequence": "GRANT USAGE ON SEQUENCE {name} TO <role>",
     "schema": "GRANT USAGE ON SCHEMA {name} TO <role> (and CREATE, for the role that upgrades)",
 }
@@ -97,8 +100,11 @@ def _typed(error: psycopg.Error, shown: str) -> StorageError:
 
 def _reason(error: psycopg.Error) -> str:
     text = error.diag.message_primary or str(error)
-    if error.sqlstate is None and "invalid" in text:
-        return "the connection string holds an invalid value"
+    if error.sqlstate is None:
+        if _UNRESOLVED.search(text):
+            return "the name of its host cannot be resolved. Is it spelt right, and does the DNS know it"
+        if "invalid" in _QUOTED.sub("", text):  # of the text itself, not of a host that is named so
+            return "the connection string holds an invalid value"
     return " ".join(text.split()).rstrip(".")
 
 
@@ -107,4 +113,4 @@ def _grant(text: str) -> str:
     if found is None:
         return "grant the role what docs/postgres.md lists"
     kind, name = found.groups()
-    return _GRANTS[kind].format(name=name)
+    return _GRANTS[kind].format(name=name, rights=_RIGHTS.get(name, "SELECT, INSERT, UPDATE, DELETE"))

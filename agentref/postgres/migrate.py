@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -29,10 +30,13 @@ CREATE TABLE IF NOT EXISTS agentref_migration (
 """
 # Not to_regclass(): its cache may not know yet what was made while the lock was waited for.
 _LOOK: Final = """
-SELECT current_setting('server_encoding'), EXISTS (
+SELECT current_setting('server_encoding'), current_schema(), EXISTS (
     SELECT FROM pg_class WHERE relname = 'agentref_migration' AND relkind = 'r' AND pg_table_is_visible(oid)
 )
 """
+
+
+_ELSEWHERE: Final = "?options=-csearch_path%3D<schema> in the dsn."
 
 
 class Migration(NamedTuple):
@@ -126,16 +130,28 @@ def bring_up(
 
 def _status(connection: psycopg.Connection[Any], steps: Sequence[Migration], shown: str) -> Status:
     cursor = psycopg.Cursor(connection, row_factory=tuple_row)
-    encoding, exists = cursor.execute(_LOOK, prepare=False).fetchone() or ("", False)
+    encoding, schema, exists = cursor.execute(_LOOK, prepare=False).fetchone() or ("", None, False)
     if encoding != "UTF8":
         raise StoreUnavailableError(
             f"The database {shown} is encoded in {encoding}; agentref needs one made with ENCODING 'UTF8'."
         )
+    if not exists and schema is None:
+        raise StoreUnavailableError(
+            f"No schema in the search_path of {shown} exists (or may be used by this role), so there is "
+            f"nowhere to make tables. Execute: CREATE SCHEMA <name>, or name one that exists: "
+            f"{_ELSEWHERE}"
+        )
     if not exists:
         return Status((), tuple(steps))
-    rows = cursor.execute(
-        "SELECT number, name, checksum FROM agentref_migration ORDER BY number", prepare=False
-    ).fetchall()
+    try:
+        rows = cursor.execute(
+            "SELECT number, name, checksum FROM agentref_migration ORDER BY number", prepare=False
+        ).fetchall()
+    except psycopg.errors.UndefinedColumn as error:
+        raise StoreVersionError(
+            f"The table agentref_migration in {shown} is not one of agentref: it has other columns. Rename "
+            f"it, or use another schema: {_ELSEWHERE}"
+        ) from error
     known = {step.number: step for step in steps}
     for number, name, checksum in rows:
         if number not in known and not name.startswith("pre_"):
@@ -158,7 +174,7 @@ def _status(connection: psycopg.Connection[Any], steps: Sequence[Migration], sho
 def _apply(
     connection: psycopg.Connection[Any], steps: Sequence[Migration], shown: str, *, all_of_it: bool
 ) -> Sequence[Migration]:
-    with connection.transaction():
+    with _nothing_in_the_way(shown), connection.transaction():
         # Released at the end of the transaction, by whatever end: a pooler may lend the session to others.
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,), prepare=False)
         found = _status(connection, steps, shown)
@@ -173,6 +189,18 @@ def _apply(
                 prepare=False,
             )
     return wanted
+
+
+@contextmanager
+def _nothing_in_the_way(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject) as error:
+        raise StoreVersionError(
+            f"Tables of agentref cannot be made in {shown}, since {error.diag.message_primary}, and "
+            f"agentref_migration does not tell of it. If that is a store, restore its agentref_migration "
+            f"from a backup; if not, use another schema: {_ELSEWHERE}"
+        ) from error
 
 
 def _for_now(pending: Sequence[Migration], *, all_of_it: bool) -> Sequence[Migration]:

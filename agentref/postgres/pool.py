@@ -214,11 +214,13 @@ class Joined:
         self._closed = False
 
     def run(self, work: Callable[[Connection], _Result], *, repeatable: bool = True) -> _Result:  # noqa: ARG002
-        """See `Sessions`. Nothing is tried again: the transaction is the caller's."""
+        """See `Sessions`. Nothing is tried again: the transaction is the caller's. Raises
+        `ConfigurationError` for a connection that does not speak UTF-8."""
         with self._lock, typed_errors(self.shown):
             if self._closed:
                 raise StoreUnavailableError(f"The store in PostgreSQL ({self.shown}) is closed.")
             connection = self._connection
+            self._check_encoding(connection)
             if not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
                 connection.execute(
                     "SELECT 1", prepare=False
@@ -226,6 +228,16 @@ class Joined:
             with connection.transaction():
                 _check_isolation(connection)
                 return work(connection)
+
+    def _check_encoding(self, connection: Connection) -> None:
+        """As the session is now: it may be set at any time, and costs nothing to look at."""
+        encoding = connection.pgconn.parameter_status(b"client_encoding")
+        if encoding not in {b"UTF8", None}:  # None: it is closed, which psycopg says
+            raise ConfigurationError(
+                f"The connection to PostgreSQL ({self.shown}) has the client_encoding "
+                f"{encoding.decode(errors='replace')}, in which not every name can be sent. Connect with "
+                f"client_encoding='UTF8', or execute: SET client_encoding TO 'UTF8'"
+            )
 
     def close(self) -> None:
         """Take no more verbs. Idempotent."""

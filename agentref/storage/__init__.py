@@ -1,5 +1,6 @@
 """Content-addressed stores: bytes and values, kept once, verified at every read."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from agentref.storage._lives import GRACE_SECONDS, LEASE_SECONDS
@@ -30,7 +31,6 @@ __all__ = [
     "MigrationReport",
     "Pin",
     "PinRow",
-    "PostgresCAS",
     "PruneReport",
     "RootStore",
     "StoreStats",
@@ -38,6 +38,10 @@ __all__ = [
     "amigrate_cas",
     "migrate_cas",
 ]
+
+# It needs an extra. Where that is missing, `import *` would fail as a whole.
+if find_spec("psycopg") and find_spec("psycopg_pool"):
+    __all__ += ["PostgresCAS"]
 
 
 def __getattr__(name: str) -> Any:

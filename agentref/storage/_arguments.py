@@ -84,9 +84,10 @@ def check_codec(codec: object) -> None:
 def each_of(what: str, items: Iterable[_Item]) -> Iterable[_Item]:
     """The items, if they are several. A text or a mapping is one, though Python would take it apart."""
     if isinstance(items, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(items, Iterable):
+        single = what.replace("_many", "")
+        remedy = "give a list of one" if single == what else f"there is {single}"
         raise InvalidInputError(
-            f"{what} takes a list, or another iterable, not {_kind(items)}. For a single one there is "
-            f"{what.replace('_many', '')}."
+            f"{what} takes a list, or another iterable, not {_kind(items)}. For a single one {remedy}."
         )
     return items
 

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Final
 
 from agentref.refs import Digest
+from agentref.storage._alias_rows import is_sound
 from agentref.storage._transfer import PAGE, Transfer
 from agentref.storage.protocol import AliasRow, PinRow, RootStore
 
@@ -26,7 +27,7 @@ class RootTransfer:
     """Brings pins and aliases to a target, and what they need by way of `blobs`.
 
     `pins`, `aliases`: how many of the source's stand in the target. `conflicts`: names that stand for
-    something else there.
+    something else there. `skipped`: names whose content is not all in the target, or that are damaged.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class RootTransfer:
         self.source, self.target = source, target
         self.pins = self.aliases = 0
         self.conflicts: list[str] = []
+        self.skipped: list[str] = []
         self._blobs, self._pool, self._overwrite = blobs, pool, overwrite
 
     # Pins
 
     def bring_pins(self) -> None:
-        """All that the source has; those that went meanwhile are left out."""
+        """All that the source has, but for those that went meanwhile, or need what is lost."""
         after: _Place | None = None
         while page := self.source.scan_pins(after=after, limit=PAGE):
             last = page[-1].owner, page[-1].digest
@@ -55,7 +57,8 @@ class RootTransfer:
                 return list({row.digest for row in _pins(self.source, after, last)})
 
             self._blobs.bring(list({row.digest for row in page}), standing=standing)
-            brought = {row[:2] for row in page}
+            incomplete = self._blobs.incomplete({row.digest for row in page})
+            brought = {row[:2] for row in page if row.digest not in incomplete}
             rows = [row for row in _pins(self.source, after, last) if row[:2] in brought]
             self._set_pins(rows, after, last)
             self.pins += len(rows)
@@ -81,12 +84,19 @@ class RootTransfer:
         after: str | None = None
         while page := self.source.scan_aliases(after=after, limit=PAGE):
             last = page[-1].name
-            self._bring(page)
-            brought = {alias.name: alias.version for alias in page}
+            sound = list(filter(is_sound, page))
+            self._bring(sound)
+            self.skipped += [alias.name for alias in page if not is_sound(alias)]
+            brought = {alias.name: alias.version for alias in sound}
             stand = [alias for alias in _aliases(self.source, after, last) if alias.name in brought]
+            stand = list(filter(is_sound, stand))
             self._bring([alias for alias in stand if alias.version != brought[alias.name]])
+            incomplete = self._blobs.incomplete({alias.digest for alias in stand})
             for alias in stand:
-                self._set_alias(alias._replace(expires_at=alias.expires_at + self._blobs.shift))
+                if alias.digest in incomplete:
+                    self.skipped.append(alias.name)
+                else:
+                    self._set_alias(alias._replace(expires_at=alias.expires_at + self._blobs.shift))
             after = last
 
     def _bring(self, aliases: Sequence[AliasRow]) -> None:

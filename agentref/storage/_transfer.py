@@ -19,7 +19,7 @@ from agentref.storage._lives import LEASE_SECONDS, end_of_life
 from agentref.storage.audit import is_listed, pages
 from agentref.storage.frames import links_by_head, open_frame
 from agentref.storage.protocol import BlobInfo, BlobStore
-from agentref.storage.walking import links_of
+from agentref.storage.walking import in_groups, links_of, which_need
 
 __all__ = ["PAGE", "Transfer"]
 
@@ -148,6 +148,14 @@ class Transfer:
             lease = 4 * took
             self.begin_round()
 
+    def incomplete(self, roots: Collection[Digest]) -> set[Digest]:
+        """Those of the roots of which not all is in the target, after they were brought.
+
+        Costs nothing while nothing is missing or corrupt, and else a walk over all that they need.
+        """
+        lost = (self.missing - self.target.stat(self.missing).keys()) | self.corrupt
+        return which_need(roots, lost, self._links_of_all) if lost else set()
+
     def begin_round(self) -> None:
         """Believe nothing that was seen before to be in the target still."""
         if not self.dry_run:
@@ -172,7 +180,7 @@ class Transfer:
             else:
                 few = linking[-_EXPANDED_AT_ONCE:]
                 del linking[-_EXPANDED_AT_ONCE:]
-                for children in self._links(few):
+                for _, children in self._links(few):
                     unseen += self._seen.new(children)
 
     def _lives(self, digests: Sequence[Digest], lease: float, *, exact: bool) -> list[_Item]:
@@ -195,7 +203,7 @@ class Transfer:
             heads = {**self.source.peek(digests), **heads}
         return [digest for digest in digests if links_by_head(heads.get(digest, -1))]
 
-    def _links(self, digests: Sequence[Digest]) -> Collection[list[Digest]]:
+    def _links(self, digests: Sequence[Digest]) -> Iterable[tuple[Digest, list[Digest]]]:
         damaged: list[Digest] = []
         links = dict(links_of(self.target, digests, damaged=damaged.append))
         if damaged and not self.dry_run:
@@ -203,7 +211,11 @@ class Transfer:
         others = [digest for digest in digests if digest not in links]
         if others:
             links.update(links_of(self.source, others, damaged=self.corrupt.add))
-        return links.values()
+        return links.items()
+
+    def _links_of_all(self, digests: Sequence[Digest]) -> Iterator[tuple[Digest, list[Digest]]]:
+        for few in in_groups(self._linking(digests), _EXPANDED_AT_ONCE):
+            yield from self._links(few)
 
     def _mend(self, damaged: Sequence[Digest]) -> None:
         sound, _ = _verified(self.source.fetch(damaged))

@@ -1,19 +1,15 @@
-"""A store as a whole: how much is in it, and whether all of it is sound."""
+"""A store as a whole: what is listed in it, and how much that is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from agentref.chunks import unpack_blob
-from agentref.errors import IntegrityError
 from agentref.refs import DIGEST_SIZE, Digest
-from agentref.storage.frames import open_frame
 from agentref.storage.protocol import FOREVER, BlobInfo, BlobStore
-from agentref.storage.reports import Counters, StoreStats, VerifyReport
+from agentref.storage.reports import Counters, StoreStats
 
-__all__ = ["is_listed", "pages", "store_stats", "verify_store"]
+__all__ = ["is_listed", "pages", "store_stats"]
 
 _SCAN_PAGE: Final = 1000
-_VERIFY_PAGE: Final = 256
 
 
 def pages(
@@ -33,30 +29,6 @@ def store_stats(store: BlobStore, counters: Counters) -> StoreStats:
         blobs += len(page)
         stored += sum([info.stored_size for info in page])
     return StoreStats(blobs, stored, counters)
-
-
-def verify_store(store: BlobStore, progress: Callable[[int], None] | None) -> VerifyReport:
-    """Read and re-hash all of it, and look for what is linked to."""
-    checked = size = 0
-    corrupt: list[str] = []
-    missing: set[Digest] = set()
-    for page in pages(store, _VERIFY_PAGE):
-        digests = [info.digest for info in page]
-        frames = store.fetch(digests)
-        # Listed, but without bytes: lost, unless somebody removed it just now.
-        missing.update(digest for digest in digests if digest not in frames and is_listed(store, digest))
-        needed: set[Digest] = set()
-        for digest, frame in frames.items():
-            checked += 1
-            size += len(frame)
-            try:
-                needed.update(link.digest for link in unpack_blob(*open_frame(digest, frame)).links)
-            except IntegrityError:
-                corrupt.append(digest.hex())
-        missing.update(needed - store.stat(needed).keys())
-        if progress is not None:
-            progress(checked)
-    return VerifyReport(checked, size, tuple(corrupt), tuple(sorted(digest.hex() for digest in missing)))
 
 
 def is_listed(store: BlobStore, digest: Digest) -> bool:

@@ -1,11 +1,12 @@
 """The content-addressed store that users hold: bytes and values over any blob store."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 from agentref.refs import ContentRef
 from agentref.storage import _arguments as arguments
+from agentref.storage.reports import StoreStats, VerifyReport
 from agentref.storage.sync_cas import RAW_CODEC, SyncCAS
 
 __all__ = ["CAS", "RAW_CODEC"]
@@ -63,3 +64,19 @@ class CAS(SyncCAS):
     async def aload_many(self, refs: Iterable[ContentRef]) -> list[object]:
         """`load_many` for the event loop."""
         return await asyncio.to_thread(self.load_many, list(arguments.each_of("aload_many()", refs)))
+
+    # The store as a whole
+
+    async def astats(self) -> StoreStats:
+        """`stats` for the event loop."""
+        return await asyncio.to_thread(self.stats)
+
+    async def averify(self, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
+        """`verify` for the event loop; `progress` is called in a thread."""
+        return await asyncio.to_thread(self.verify, progress=progress)
+
+    async def arepair(self, value: object) -> ContentRef:
+        """`repair` for the event loop."""
+        encoded = self.encode([value])
+        await asyncio.to_thread(self._overwrite, encoded)
+        return encoded.refs[0]

@@ -14,6 +14,7 @@ from agentref.errors import (
 )
 from agentref.refs import ContentRef, Digest
 from agentref.storage import _arguments as arguments
+from agentref.storage._alias_rows import is_sound, ref_of
 from agentref.storage._lives import GRACE_SECONDS, LEASE_SECONDS, check_seconds, check_ttl, end_of_life
 from agentref.storage.protocol import FOREVER, AliasRow, BlobStore, RootStore
 from agentref.storage.pruning import PrunableStore, prune
@@ -85,7 +86,9 @@ class Lifetimes(ABC):
 
         `expect` is the ref that the name has to stand for now, or "absent". Raises `AliasConflictError`,
         which tells what stands there, if it does not, and `BlobNotFoundError` if anything of the ref is
-        not here; nothing is changed then. `ttl` is in seconds; without one the alias has no end.
+        not here; nothing is changed then. `ttl` is in seconds; without one the alias has no end. A setting
+        states the life of the name anew, as it states what it stands for: it may end sooner than before.
+        The content's own life is never shortened.
         """
         arguments.check_name("The name of an alias", name)
         check_ttl("ttl", ttl)
@@ -102,11 +105,12 @@ class Lifetimes(ABC):
         return self._alias(row)
 
     def resolve_alias(self, name: str) -> ContentRef:
-        """What a name stands for now. Raises `AliasNotFoundError` (a `KeyError`)."""
+        """What a name stands for now. Raises `AliasNotFoundError` (a `KeyError`), and `IntegrityError` if
+        what the store keeps of that name is damaged."""
         return self.get_alias(name).ref
 
     def get_alias(self, name: str) -> Alias:
-        """A name with its version and the end of its life. Raises `AliasNotFoundError`."""
+        """A name with its version and the end of its life. Raises as `resolve_alias` does."""
         arguments.check_name("The name of an alias", name)
         row = self._prunable().alias(name)
         if row is None:
@@ -126,11 +130,12 @@ class Lifetimes(ABC):
         return False
 
     def iter_aliases(self, prefix: str = "") -> Iterator[Alias]:
-        """The names that begin with `prefix`, in order; in pages, without a lock."""
+        """The names that begin with `prefix`, in order; in pages, without a lock. Damaged ones are left
+        out: `verify` tells them."""
         roots = self._prunable()
         after: str | None = None
         while page := roots.scan_aliases(prefix=prefix, after=after, limit=_PAGE):
-            yield from map(self._alias, page)
+            yield from map(self._alias, filter(is_sound, page))
             after = page[-1].name
 
     # Pins
@@ -206,7 +211,7 @@ class Lifetimes(ABC):
 
     async def atouch(self, refs: Iterable[ContentRef], *, ttl: float | None = None) -> int:
         """`touch` for the event loop."""
-        return await asyncio.to_thread(self.touch, list(refs), ttl=ttl)
+        return await asyncio.to_thread(self.touch, list(arguments.each_of("atouch()", refs)), ttl=ttl)
 
     async def aset_alias(self, name: str, ref: ContentRef, **options: Any) -> Alias:
         """`set_alias` for the event loop, with its options."""
@@ -216,13 +221,17 @@ class Lifetimes(ABC):
         """`resolve_alias` for the event loop."""
         return await asyncio.to_thread(self.resolve_alias, name)
 
+    async def aget_alias(self, name: str) -> Alias:
+        """`get_alias` for the event loop."""
+        return await asyncio.to_thread(self.get_alias, name)
+
     async def adelete_alias(self, name: str, *, expect: ContentRef | None = None) -> bool:
         """`delete_alias` for the event loop."""
         return await asyncio.to_thread(self.delete_alias, name, expect=expect)
 
     async def apin(self, owner: str, refs: Iterable[ContentRef], **options: Any) -> None:
         """`pin` for the event loop, with its options."""
-        await asyncio.to_thread(self.pin, owner, list(refs), **options)
+        await asyncio.to_thread(self.pin, owner, list(arguments.each_of("apin()", refs)), **options)
 
     async def aunpin(self, *owners: str) -> int:
         """`unpin` for the event loop."""
@@ -274,8 +283,7 @@ class Lifetimes(ABC):
         )
 
     def _alias(self, row: AliasRow) -> Alias:
-        ref = ContentRef(row.digest, row.codec, row.size, self.backend_id)
-        return Alias(row.name, ref, row.version, row.expires_at)
+        return Alias(row.name, ref_of(row, self.backend_id), row.version, row.expires_at)
 
 
 def _checked(ref: object) -> ContentRef:

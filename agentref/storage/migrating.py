@@ -38,10 +38,13 @@ class MigrationReport:
         corrupt: hashes of blobs that cannot be read in the source, or are not what they should be; they
             were left out.
         missing: hashes of blobs that something needs and that neither store has.
-        pins: how many of the source's stand in the target.
+        pins: how many of the source's stand in the target; those that need what is corrupt or missing were
+            left out.
         aliases: how many stand for in the target what they do in the source.
         conflicts: names that stand for something else in the target, or were moved there just now; they
             were left alone.
+        skipped: names that were left out: they need what is corrupt or missing, or what the source keeps of
+            them is damaged.
     """
 
     dry_run: bool
@@ -53,11 +56,12 @@ class MigrationReport:
     pins: int
     aliases: int
     conflicts: tuple[str, ...]
+    skipped: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
         """Whether all that the source keeps is in the target now, and names the same."""
-        return not (self.corrupt or self.missing or self.conflicts)
+        return not (self.corrupt or self.missing or self.conflicts or self.skipped)
 
 
 def migrate_cas(  # noqa: PLR0913  (settings, by name)
@@ -151,6 +155,7 @@ def _migrate(blobs: Transfer, pool: ThreadPoolExecutor, *, overwrite: bool) -> M
         pins=roots.pins if roots else 0,
         aliases=roots.aliases if roots else 0,
         conflicts=tuple(roots.conflicts) if roots else (),
+        skipped=tuple(roots.skipped) if roots else (),
     )
 
 

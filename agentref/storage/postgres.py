@@ -71,8 +71,7 @@ class PostgresBlobStore:
     ) -> None:
         if (dsn is None) == (connection is None):
             raise InvalidInputError(
-                "Either a dsn or a connection is needed: PostgresBlobStore('postgresql://...') or "
-                "PostgresBlobStore(connection=connection)."
+                "Either a dsn, such as 'postgresql://...', or connection=connection is needed, not both."
             )
         self._create = create
         self._pool: Pool | None = None

@@ -19,7 +19,7 @@ from agentref.storage.frames import Leaves, has_links, open_frame
 from agentref.storage.protocol import BlobStore
 from agentref.storage.reports import Counters
 
-__all__ = ["BlobReader", "ByteStream", "Tree"]
+__all__ = ["BlobReader", "ByteStream", "RenewingStream", "Tree"]
 
 _RAW: Final = Kind.RAW
 _VALUE: Final = Kind.VALUE
@@ -336,3 +336,60 @@ class ByteStream(io.RawIOBase):
             self._nodes.update((key, blob) for key, blob in self._ahead.items() if blob.kind is Kind.NODE)
             known = blobs[0]
         return _sized(known, siblings[0])  # it may have been fetched by another link
+
+
+class RenewingStream(io.BufferedReader):
+    """A `ByteStream` that has its content kept before a read, of what is in the buffer too, unless that was
+    done less than `pause` seconds of the `clock` ago."""
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        buffer_size: int,
+        keep: Callable[[], None],
+        clock: Callable[[], float],
+        pause: float,
+    ) -> None:
+        super().__init__(stream, buffer_size)
+        self._keep, self._clock, self._pause = keep, clock, pause
+        self._due = -float("inf")
+
+    def _renew(self) -> None:
+        now = self._clock()
+        if now >= self._due:
+            self._keep()
+            self._due = now + self._pause
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes, or all that are left."""
+        self._renew()
+        return super().read(size)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Up to `size` bytes, with one look at the store at most."""
+        self._renew()
+        return super().read1(size)
+
+    def readinto(self, buffer: "bytearray | memoryview", /) -> int:  # type: ignore[override]
+        """Fill the buffer; how many bytes there were."""
+        self._renew()
+        return super().readinto(buffer)
+
+    def readinto1(self, buffer: "bytearray | memoryview", /) -> int:  # type: ignore[override]
+        """Fill the buffer, with one look at the store at most; how many bytes there were."""
+        self._renew()
+        return super().readinto1(buffer)
+
+    def peek(self, size: int = 0, /) -> bytes:
+        """The bytes that follow, without a move."""
+        self._renew()
+        return super().peek(size)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Up to the end of the line."""
+        self._renew()
+        return super().readline(size)
+
+    def __next__(self) -> bytes:
+        self._renew()
+        return super().__next__()

@@ -46,18 +46,21 @@ class VerifyReport:
         checked: blobs read and hashed.
         checked_bytes: their stored size.
         corrupt: digests of blobs whose bytes are damaged.
-        missing: digests that an intact blob links to and that are not here.
+        missing: digests of blobs that are not here, and to which an intact blob links whose own life
+            lasts, or that something needs; and of those that are listed without their bytes.
+        damaged_aliases: names of which the store keeps what no name can stand for.
     """
 
     checked: int
     checked_bytes: int
     corrupt: tuple[str, ...]
     missing: tuple[str, ...]
+    damaged_aliases: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged and nothing is missing."""
-        return not self.corrupt and not self.missing
+        return not (self.corrupt or self.missing or self.damaged_aliases)
 
 
 @dataclass(frozen=True, slots=True)

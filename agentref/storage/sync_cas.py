@@ -21,12 +21,13 @@ from agentref.storage import _arguments as arguments
 from agentref.storage._lives import check_ttl
 from agentref.storage._room import with_room
 from agentref.storage.ahead import Ahead
-from agentref.storage.audit import pages, store_stats, verify_store
+from agentref.storage.audit import pages, store_stats
 from agentref.storage.frames import open_frame
 from agentref.storage.lifetimes import Lifetimes
 from agentref.storage.protocol import BlobStore
-from agentref.storage.reading import BlobReader, ByteStream
+from agentref.storage.reading import BlobReader, ByteStream, RenewingStream
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
+from agentref.storage.verifying import verify_store
 from agentref.storage.walking import keep_alive
 from agentref.storage.writing import BlobWriter, Encoded
 
@@ -37,6 +38,7 @@ RAW_CODEC: Final = "raw"
 
 _ATTEMPTS: Final = 8
 _STREAM_BATCH: Final = 4 * 1024 * 1024
+_STREAM_BUFFER: Final = 128 * 1024
 
 
 class SyncCAS(Lifetimes):
@@ -175,12 +177,23 @@ class SyncCAS(Lifetimes):
         return ContentRef(root.digest, RAW_CODEC, root.size, self.backend_id)
 
     def open(self, ref: ContentRef) -> BinaryIO:
-        """A seekable file over the bytes of a ref that `put_stream` gave. Fetches as it is read."""
+        """A seekable file over the bytes of a ref that `put_stream` gave. Fetches as it is read.
+
+        With `refresh_on_read` it lengthens the life of all of it, not only of what is read, at the first
+        read and from then on at reads an eighth of `default_ttl_seconds` apart.
+        """
         self._check_ref(ref)
         if ref.codec != RAW_CODEC:
             raise InvalidRefError(f"Ref {ref} is to a value, not to bytes: load() it.")
         stream = ByteStream(self._reader, Link(ref.digest, ref.size), f"ref {ref.hash}")
-        return io.BufferedReader(stream, 128 * 1024)
+        if not self._refreshes:
+            return io.BufferedReader(stream, _STREAM_BUFFER)
+        pause = (self.default_ttl_seconds or 0) / 8
+
+        def keep() -> None:  # so much longer as it is not looked at again
+            self._keep_alive([ref.digest], self._end_of_life(None) + pause)
+
+        return RenewingStream(stream, _STREAM_BUFFER, keep, self._store.clock, pause)
 
     # Value face
 
@@ -278,9 +291,11 @@ class SyncCAS(Lifetimes):
         return store_stats(self._store, self.counters)
 
     def verify(self, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
-        """Read and re-hash every blob, and look for every blob that an intact one links to.
+        """Read and re-hash every blob, and look for every blob that an intact one links to, and at aliases.
 
-        `progress` is called with the number of blobs checked so far. Writes nothing.
+        What an expired blob links to may be gone before it, by a prune that was cut short: it is missing
+        only if something needs the one that links. To tell costs a walk over all that is needed, if
+        anything is gone. `progress` is called with the number of blobs checked so far. Writes nothing.
         """
         if progress is not None and not callable(progress):
             raise InvalidInputError(f"progress must be a function of one int, not {progress!r:.80}.")
@@ -289,8 +304,11 @@ class SyncCAS(Lifetimes):
     def repair(self, value: object) -> ContentRef:
         """Store a value and overwrite whatever is kept of it: mends damaged chunks."""
         encoded = self.encode([value])
-        self._writer.write(encoded.blobs, None, replace=True)
+        self._overwrite(encoded)
         return encoded.refs[0]
+
+    def _overwrite(self, encoded: Encoded) -> None:
+        self._writer.write(encoded.blobs, None, replace=True)
 
     def close(self) -> None:
         """Release what the store holds open. Idempotent."""
@@ -312,9 +330,10 @@ class SyncCAS(Lifetimes):
 
     def _read(self, links: Sequence[Link]) -> None:
         if self._refreshes and links:
-            keep_alive(
-                self._store, [link.digest for link in links], self._end_of_life(None), called="A value"
-            )
+            self._keep_alive([link.digest for link in links], self._end_of_life(None))
+
+    def _keep_alive(self, digests: Sequence[Digest], end: float) -> None:
+        keep_alive(self._store, digests, end, called="A value")
 
     def _bytes_link(self, builder: TreeBuilder, data: bytes) -> Link:
         if not isinstance(data, (bytes, bytearray, memoryview)):

@@ -1,9 +1,16 @@
 """Suites that any blob store can be held against, and stores that break one promise each.
 
-Needs pytest. Nothing in agentref imports this package.
+Needs pytest, and raises `MissingExtraError` without it. Nothing in agentref imports this package.
 """
 
-import pytest
+from agentref.errors import MissingExtraError
+
+try:
+    import pytest
+except ImportError as error:
+    raise MissingExtraError(
+        f"agentref.testing needs pytest, which cannot be imported: {error}. pip install pytest"
+    ) from error
 
 # Before the import: a suite explains a failure as well as a test of one's own does.
 pytest.register_assert_rewrite(

@@ -1,4 +1,19 @@
-"""LangGraph: checkpoints that carry refs, and typed state whose large fields live in a store."""
+"""LangGraph: checkpoints that carry refs, and typed state whose large fields live in a store.
+
+Needs the `langgraph` extra; importing this room without it raises `MissingExtraError`.
+"""
+
+from agentref.errors import MissingExtraError
+
+try:
+    import langchain_core  # noqa: F401
+    import langgraph.checkpoint.base
+    import langgraph.graph  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError(
+        f"The adapter for LangGraph needs langgraph, which cannot be imported: {error}. "
+        f"pip install 'agentref-checkpoint[langgraph]'"
+    ) from error
 
 from agentref.adapters.langgraph.adapter import LangGraphAdapter
 from agentref.adapters.langgraph.collect import acollect_pins, collect_pins

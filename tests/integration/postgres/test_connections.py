@@ -233,3 +233,39 @@ def test_a_forked_child_leaves_the_connections_of_its_parent_alone(store, observ
     while observer.execute(begin).fetchone() != pids:  # the child's own go when the server has noticed
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "sql_ascii", "utf8"])
+def test_its_own_connections_speak_utf_8_whatever_the_address_says(dsn, encoding):
+    with PostgresCAS(make_conninfo(dsn, client_encoding=encoding)) as cas:
+        ref = cas.dump("value")
+        cas.set_alias("план", ref)
+        assert [alias.name for alias in cas.iter_aliases()] == ["план"]
+        assert cas.resolve_alias("план") == ref
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "invalid.no-such-host.test"])
+def test_a_host_that_cannot_be_resolved_is_said_to_be_that(dsn, host):
+    store = PostgresBlobStore(make_conninfo(dsn, host=host), timeout=0.5)
+    with pytest.raises(StoreUnavailableError, match=f"{host}.* cannot be resolved"):
+        store.fetch([ONE])
+    store.close()
+
+
+def test_what_a_time_limit_for_transactions_cuts_off_is_busy(dsn, store, observer):
+    if observer.info.server_version < 170000:
+        pytest.skip("PostgreSQL 17 was the first to have such a limit")
+    store.store({ONE: b"one"})
+    short = PostgresBlobStore(make_conninfo(dsn, options="-c transaction_timeout=100ms"))
+    assert short.fetch([ONE]) == {ONE: b"one"}
+    with psycopg.connect(dsn) as blocker:
+        blocker.execute("SELECT FROM agentref_blob FOR UPDATE")
+        with pytest.raises(StoreBusyError):
+            short.remove([ONE])
+    assert short.remove([ONE]) == 1
+    short.close()
+
+
+def test_an_address_with_a_nul_is_not_called_empty():
+    with pytest.raises(InvalidInputError, match="NUL"):
+        PostgresBlobStore("host=a\0b")

@@ -185,5 +185,18 @@ def test_tables_that_were_rolled_back_are_made_again(databases):
 
 @pytest.mark.parametrize("given", [{}, {"dsn": "host=a", "connection": object()}, {"connection": "host=a"}])
 def test_it_is_a_dsn_or_a_connection(given):
-    with pytest.raises(InvalidInputError):
-        PostgresBlobStore(**given)
+    with pytest.raises(InvalidInputError) as caught:
+        PostgresCAS(**given)
+    assert "PostgresBlobStore" not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_connection_in_another_encoding_is_refused_until_it_speaks_utf_8(connection, encoding):
+    joined = PostgresCAS(connection=connection)
+    connection.execute(f"SET client_encoding TO '{encoding}'")
+    for verb in (lambda: list(joined.iter_aliases()), lambda: PostgresCAS(connection=connection)):
+        with pytest.raises(ConfigurationError, match=f"{encoding}.*SET client_encoding TO 'UTF8'"):
+            verb()
+    connection.execute("SET client_encoding TO 'UTF8'")
+    joined.set_alias("план", joined.dump("value"))
+    assert [alias.name for alias in joined.iter_aliases()] == ["план"]

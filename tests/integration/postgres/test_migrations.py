@@ -16,7 +16,7 @@ from psycopg import sql
 from agentref.errors import StoreUnavailableError, StoreVersionError
 from agentref.postgres import Migration, migrations, status, upgrade
 from agentref.refs import Digest
-from agentref.storage import FOREVER
+from agentref.storage import FOREVER, PostgresCAS
 from agentref.storage.postgres import PostgresBlobStore
 from agentref.storage.protocol import AliasRow
 
@@ -230,6 +230,44 @@ def test_a_database_in_another_encoding_is_refused(databases, dsn):
     store.close()
 
 
+@pytest.mark.parametrize("path", ["nowhere", '""'])
+@pytest.mark.parametrize("do", [upgrade, PostgresCAS, lambda dsn: PostgresCAS(dsn, create=False)])
+def test_a_search_path_without_a_schema_says_so(databases, do, path):
+    with pytest.raises(StoreUnavailableError, match="CREATE SCHEMA"):
+        do(databases.dsn(options=f"-csearch_path={path}"))
+
+
+@pytest.mark.parametrize("loss", ["DROP TABLE agentref_migration", "DELETE FROM agentref_migration"])
+def test_tables_of_which_nothing_is_noted_are_left_alone(dsn, store, observer, loss):
+    store.store({ONE: b"one"})
+    observer.execute(loss)
+    for do in (upgrade, PostgresCAS):
+        with pytest.raises(StoreVersionError, match=r"already exists.* restore its agentref_migration"):
+            do(dsn)
+    assert store.fetch([ONE]) == {ONE: b"one"}
+
+
+def test_a_table_that_is_only_called_so_is_told(dsn, observer):
+    observer.execute("CREATE TABLE agentref_migration (other text)")
+    for do in (upgrade, PostgresCAS):
+        with pytest.raises(StoreVersionError, match=r"not one of agentref.*search_path"):
+            do(dsn)
+
+
+@pytest.mark.parametrize(
+    ("table", "rights"),
+    [
+        ("agentref_migration", "SELECT"),
+        ("agentref_meta", "SELECT, UPDATE"),
+        ("agentref_blob", "SELECT, INSERT, UPDATE, DELETE"),
+    ],
+)
+def test_no_more_is_asked_for_than_is_needed(databases, role, observer, table, rights):
+    observer.execute(f"REVOKE SELECT ON {table} FROM {role}")
+    with pytest.raises(StoreUnavailableError, match=f"GRANT {rights} ON {table} TO"):
+        PostgresCAS(databases.dsn(user=role)).get(ONE.hex())
+
+
 def test_nobody_needs_psycopg_who_keeps_blobs_elsewhere(tmp_path):
     for name in ("psycopg", "psycopg_pool"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
@@ -248,3 +286,47 @@ def test_nobody_needs_psycopg_who_keeps_blobs_elsewhere(tmp_path):
     )
     assert done.stdout.startswith("MissingExtraError")
     assert "pip install 'agentref-checkpoint[postgres]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("gone", "statement", "remedy"),
+    [
+        ("psycopg", "from agentref.storage import *; FilesystemCAS; PostgresCAS", "NameError"),
+        ("langchain_core", "import agentref.adapters.langgraph", "agentref-checkpoint[langgraph]'"),
+        (
+            "langgraph",
+            "from agentref.adapters.langgraph import externalize",
+            "agentref-checkpoint[langgraph]'",
+        ),
+        ("pytest", "import agentref.testing", "pip install pytest"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_command(gone, statement, remedy):
+    script = (
+        f"import sys; sys.modules[{gone!r}] = None\n"
+        f"try:\n exec({statement!r})\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(("MissingExtraError", "NameError"))
+    assert remedy in done.stdout
+
+
+def test_the_tables_are_those_of_the_first_schema_that_has_them(databases, observer):
+    def store_id(path):
+        with PostgresCAS(databases.dsn(options=f"-csearch_path={path}")) as cas:
+            return cas.backend_id
+
+    observer.execute("CREATE SCHEMA tenant1")
+    shared = store_id("nowhere,public,tenant1")
+    assert store_id("public") == shared
+    assert store_id("tenant1,public") == shared
+    own = store_id("tenant1")
+    assert own != shared
+    assert store_id("tenant1,public") == own

@@ -35,7 +35,7 @@ def test_all_comes_and_what_is_there_is_told(cas, path, target, tmp_path):
     report = json.loads(migrate(path, tmp_path / "target", "--json").stdout)
     assert report == {
         "dry_run": False, "ok": True, "blobs": cas.stats().blobs, "copied": 0, "copied_bytes": 0,
-        "corrupt": [], "missing": [], "pins": 1, "aliases": 1, "conflicts": [],
+        "corrupt": [], "missing": [], "pins": 1, "aliases": 1, "conflicts": [], "skipped": [],
     }  # fmt: skip
 
 

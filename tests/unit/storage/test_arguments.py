@@ -175,3 +175,20 @@ def test_a_codec_takes_an_extension_only_in_a_list() -> None:
         ValueCodec(extensions=extension)  # type: ignore[arg-type]
     store = InMemoryCAS(codec=ValueCodec(extensions=[extension], allow=[Path, "a:B"]))
     assert store.load(store.dump(range(3))) == range(3)
+
+
+@pytest.mark.parametrize(
+    ("call", "remedy"),
+    [
+        (lambda cas, ref: cas.touch(ref), "give a list of one"),
+        (lambda cas, ref: cas.pin("o", ref), "give a list of one"),
+        (lambda cas, ref: asyncio.run(cas.atouch(ref)), "give a list of one"),
+        (lambda cas, ref: asyncio.run(cas.apin("o", ref)), "give a list of one"),
+        (lambda cas, _: InMemoryCAS(backend_aliases="one"), "give a list of one"),
+        (lambda cas, ref: cas.load_many(ref), r"there is load\(\)"),
+    ],
+)
+def test_who_gives_one_for_a_list_is_told_what_there_is(call, remedy):
+    cas = InMemoryCAS()
+    with pytest.raises(InvalidInputError, match=f"For a single one {remedy}"):
+        call(cas, cas.dump(1))

@@ -1,5 +1,6 @@
 """The store as a whole: what an edit costs, many threads, damage that is found and mended."""
 
+import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -161,3 +162,21 @@ def test_what_a_writer_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         cas.put(str(number).encode())
     assert len(cas._writer._present) <= 51
     assert cas.stats().blobs == 200
+
+
+def test_the_store_as_a_whole_has_async_twins():
+    cas, value = InMemoryCAS(), ["a value"]
+
+    async def look():
+        ref = await cas.adump(value)
+        await cas.aset_alias("a", ref)
+        assert (await cas.aget_alias("a")).ref == ref
+        assert (await cas.astats()).blobs == 1
+        cas._store.replace({Digest(ref.digest): b"damaged"})
+        seen = []
+        assert (await cas.averify(progress=seen.append)).corrupt == (ref.hash,)
+        assert seen == [1]
+        assert await cas.arepair(value) == ref
+        assert (await cas.averify()).ok
+
+    asyncio.run(look())

@@ -1,12 +1,14 @@
 """Lives of values: TTL, aliases, pins, and a prune that spares what anything needs."""
 
 import asyncio
+import io
 import math
 import threading
 import time
 
 import pytest
 
+from agentref.chunks import Kind, Link, blob_digest, link_table
 from agentref.errors import (
     AliasConflictError,
     AliasNotFoundError,
@@ -18,7 +20,9 @@ from agentref.errors import (
 )
 from agentref.refs import ContentRef, Digest
 from agentref.storage import CAS, FOREVER, LEASE_SECONDS, FilesystemCAS, InMemoryCAS, PostgresCAS
+from agentref.storage.frames import pack_frame
 from agentref.storage.memory import MemoryBlobStore
+from agentref.storage.protocol import AliasRow
 
 SHORT = 0.02
 DOCS = [{"id": n, "text": f"document {n} " * 300} for n in range(60)]
@@ -111,6 +115,50 @@ def test_reads_refresh_where_that_is_asked_for():
     assert max(info.expires_at for info in store.scan()) < time.time() + 20
     CAS(store, default_ttl_seconds=1000, refresh_on_read=True).load(ref)
     assert min(info.expires_at for info in store.scan()) >= time.time() + 990
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda file: file.read(10),
+        lambda file: file.read1(10),
+        lambda file: file.readinto(bytearray(10)),
+        lambda file: file.readinto1(bytearray(10)),
+        lambda file: file.peek(10),
+        lambda file: file.readline(10),
+        next,
+    ],
+)
+def test_every_read_of_a_stream_lengthens_the_life_of_all_of_it(cas, read):
+    data = b"a line of many\n" * 60_000
+    ref = cas.put_stream(io.BytesIO(data), ttl=10)
+    before = cas._store.clock()
+    file = CAS(cas._store, default_ttl_seconds=1000, refresh_on_read=True).open(ref)
+    assert max(lives(cas)) < before + 20
+    read(file)
+    assert min(lives(cas)) >= before + 1000
+
+
+def test_a_slow_reader_keeps_what_it_reads(cas):
+    data = b"".join(b"%07d\n" % n for n in range(300_000))
+    ref = cas.put_stream(io.BytesIO(data), ttl=0.8)
+    file = CAS(cas._store, default_ttl_seconds=0.8, refresh_on_read=True).open(ref)
+    read = []
+    for _ in range(20):
+        read.append(file.read(10))  # from the buffer, all but the first
+        prune(cas)
+        time.sleep(0.1)
+    assert b"".join(read) + file.read() == data
+
+
+def test_a_setting_of_a_name_states_its_life_anew_and_shortens_no_other(cas):
+    ref = cas.dump(DOCS)
+    assert cas.set_alias("a", ref).expires_at == FOREVER
+    assert cas.set_alias("a", ref, ttl=SHORT).expires_at < time.time() + 10
+    expire()
+    with pytest.raises(AliasNotFoundError):
+        cas.get_alias("a")
+    assert set(lives(cas)) == {FOREVER}
 
 
 def test_touch_lengthens_all_that_a_ref_needs(cas):
@@ -442,3 +490,50 @@ def test_a_ref_of_another_store_is_a_ref(cas):
     ref = cas.dump("x")
     other = ContentRef(ref.digest, ref.codec, ref.size, "elsewhere")
     assert cas.set_alias("a", other).ref.backend_id == cas.backend_id
+
+
+# Verifying between the halves of a prune
+
+
+def half_pruned(cas):
+    """A value that has expired, of which a prune has taken some parts and not yet the root."""
+    ref = cas.dump(DOCS, ttl=SHORT)
+    expire()
+    prune(cas, grace=3600)
+    lost = next(name for name in cas.iter_hashes() if name != ref.hash)
+    cas.delete(lost)
+    return ref, lost
+
+
+def test_what_a_prune_has_begun_to_remove_is_not_missing(cas):
+    half_pruned(cas)
+    assert cas.verify().ok
+
+
+@pytest.mark.parametrize("keep", ["life", "pin", "alias", "through another"])
+def test_what_lacks_a_part_and_is_needed_is_missing_it(cas, keep):
+    ref, lost = half_pruned(cas)
+    store = cas._store
+    match keep:
+        case "life":
+            store.touch([ref.digest], expires_at=FOREVER)
+        case "pin":
+            store.pin("o", [ref.digest])
+        case "alias":
+            store.set_alias(AliasRow("a", ref.digest, ref.codec, ref.size, 0, FOREVER))
+        case "through another":
+            data = link_table([Link(ref.digest, ref.size)])
+            above = blob_digest(Kind.NODE, data)
+            store.store({above: pack_frame(Kind.NODE, data, 1)}, expires_at=1.0)
+            store.pin("o", [above])
+    report = cas.verify()
+    assert (report.corrupt, report.missing, report.ok) == ((), (lost,), False)
+
+
+def test_verify_beside_what_cannot_be_read_tells_both(cas):
+    ref, lost = half_pruned(cas)
+    other = cas.dump([f"{n} another text of its own" * 99 for n in range(99)])
+    cas._store.replace({Digest(other.digest): b"\x10damaged"})
+    cas._store.pin("o", [ref.digest])
+    report = cas.verify()
+    assert (report.corrupt, report.missing) == ((other.hash,), (lost,))

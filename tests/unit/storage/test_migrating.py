@@ -1,12 +1,15 @@
 """From one store to another: content, lives, aliases and pins, beside writers, prunes and damage."""
 
 import asyncio
+import math
+import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
-from agentref.errors import ConfigurationError, InvalidInputError
+from agentref.errors import ConfigurationError, IntegrityError, InvalidInputError
 from agentref.refs import Digest
 from agentref.runtime import Runtime
 from agentref.storage import (
@@ -22,7 +25,9 @@ from agentref.storage import (
 )
 from agentref.storage import _root_transfer as root_transfer
 from agentref.storage import _transfer as transfer
+from agentref.storage.filesystem import FilesystemBlobStore
 from agentref.storage.memory import MemoryBlobStore
+from agentref.storage.postgres import PostgresBlobStore
 
 DOCS = [{"id": n, "text": f"document {n} " * 300} for n in range(60)]
 KINDS = ["memory", "filesystem", "postgres"]
@@ -372,8 +377,81 @@ def test_what_neither_has_is_told(stores):
     source.delete(lost)
     report = migrate_cas(source, target)
     assert (report.missing, report.corrupt, report.ok) == ((lost,), (), False)
-    assert report.pins == 1
     target.dump(DOCS)
+    assert migrate_cas(source, target).ok
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("lost", ["the root", "a part"])
+def test_no_pin_and_no_name_comes_without_all_that_it_needs(source, target, lost, dry_run):
+    ref, whole = source.dump(DOCS, ttl=3600), source.dump(["whole"])
+    source.pin("o", [ref, whole])
+    source.set_alias("broken", ref)
+    source.set_alias("whole", whole)
+    source.delete(ref.hash if lost == "the root" else parts(source, ref)[0])
+    report = migrate_cas(source, target, dry_run=dry_run)
+    assert len(report.missing) == 1
+    assert (report.pins, report.aliases, report.skipped) == (1, 1, ("broken",))
+    if not dry_run:
+        assert [pin.hash for pin in target.iter_pins()] == [whole.hash]
+        assert [alias.name for alias in target.iter_aliases()] == ["whole"]
+    source.dump(DOCS)
+    assert migrate_cas(source, target).ok
+    assert target.load(target.resolve_alias("broken")) == DOCS
+    assert {pin.hash for pin in target.iter_pins()} == {ref.hash, whole.hash}
+
+
+def test_what_needs_damaged_content_is_not_named_either(stores):
+    source, target = stores
+    ref = source.dump(DOCS)
+    source.set_alias("broken", ref)
+    source._store.replace({Digest(bytes.fromhex(parts(source, ref)[0])): b"\x10damaged"})
+    assert migrate_cas(source, target).skipped == ("broken",)
+    assert list(target.iter_aliases()) == []
+    source.repair(DOCS)
+    assert migrate_cas(source, target).ok
+
+
+def parts(cas, ref):
+    others = {ref.hash, cas.encode([["whole"]]).refs[0].hash}
+    return [name for name in cas.iter_hashes() if name not in others]
+
+
+def damage(cas, column, value):
+    """Let somebody else write to the table of aliases."""
+    match cas._store:
+        case PostgresBlobStore() as store:
+            with store._pool.connect() as connection:
+                connection.execute(f"UPDATE agentref_alias SET {column} = %s WHERE name = 'bad'", [value])
+        case FilesystemBlobStore():
+            with closing(sqlite3.connect(f"{cas.root}/index.sqlite3")) as connection, connection:
+                connection.execute("PRAGMA ignore_check_constraints = ON")
+                connection.execute(f"UPDATE alias SET {column} = ? WHERE name = 'bad'", [value])
+        case store:
+            store._aliases["bad"] = store._aliases["bad"]._replace(**{column: value})
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("codec", "\x1b[31mX"), ("size", -1), ("expires_at", math.nan)]
+)
+def test_a_damaged_name_is_told_and_the_others_work(source, target, column, value):
+    if column == "expires_at" and not isinstance(source._store, PostgresBlobStore):
+        pytest.skip("only there does such a name stand")
+    ref = source.dump(DOCS)
+    for name in ("a", "bad", "c"):
+        source.set_alias(name, ref)
+    damage(source, column, value)
+    with pytest.raises(IntegrityError, match="'bad' is damaged"):
+        source.resolve_alias("bad")
+    with pytest.raises(IntegrityError, match="'bad'"):
+        source.set_alias("bad", ref, expect=ref)
+    assert [alias.name for alias in source.iter_aliases()] == ["a", "c"]
+    report = source.verify()
+    assert (report.damaged_aliases, report.ok) == (("bad",), False)
+    moved = migrate_cas(source, target)
+    assert (moved.aliases, moved.skipped, moved.ok) == (2, ("bad",), False)
+    source.set_alias("bad", ref)
+    assert source.verify().ok
     assert migrate_cas(source, target).ok
 
 

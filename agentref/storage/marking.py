@@ -1,0 +1,120 @@
+"""Telling which of the blobs whose own life has ended are needed all the same."""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from agentref.refs import Digest
+from agentref.storage.audit import pages
+from agentref.storage.protocol import BlobInfo, BlobStore, RootStore
+from agentref.storage.walking import links_of
+
+__all__ = ["Candidates", "mark"]
+
+_PAGE: Final = 2000
+
+_UNREACHED, _REACHED, _EXPANDED = range(3)
+
+
+class Candidates:
+    """The expired blobs of a store, and which of them are needed. On disk if they are many.
+
+    SQLite keeps a database without a name in its cache, and in a file of its own that nobody sees once it
+    outgrows that.
+    """
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.executescript(f"""
+            PRAGMA journal_mode = OFF;
+            PRAGMA cache_size = -16384;
+            CREATE TABLE candidate(
+                digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, state INTEGER NOT NULL
+            ) WITHOUT ROWID;
+            CREATE INDEX frontier ON candidate(digest) WHERE state = {_REACHED};
+            BEGIN;  -- never ended: else each row that is changed would be a transaction
+        """)
+        self.count = 0
+
+    def close(self) -> None:
+        """Drop them."""
+        self._database.close()
+
+    def add(self, page: Sequence[BlobInfo]) -> None:
+        """These have expired."""
+        self._database.executemany(
+            "INSERT OR IGNORE INTO candidate VALUES (?, ?, ?, ?)",
+            [(info.digest, info.stored_size, info.condemned_at, _UNREACHED) for info in page],
+        )
+        self.count += len(page)
+
+    def reach(self, digests: Iterable[Digest]) -> None:
+        """These are needed; so will be what they link to."""
+        self._database.executemany(
+            "UPDATE candidate SET state = ? WHERE digest = ? AND state = ?",
+            [(_REACHED, digest, _UNREACHED) for digest in digests],
+        )
+
+    def frontier(self) -> list[Digest]:
+        """The next ones of which it is not known what they link to."""
+        found = self._database.execute(
+            "SELECT digest FROM candidate WHERE state = ? LIMIT ?", (_REACHED, _PAGE)
+        )
+        digests = [Digest(digest) for (digest,) in found]
+        self._database.executemany(
+            "UPDATE candidate SET state = ? WHERE digest = ?", [(_EXPANDED, digest) for digest in digests]
+        )
+        return digests
+
+    def is_needed(self, digest: Digest) -> bool:
+        """Whether something reaches this candidate, once all is marked."""
+        found = self._database.execute("SELECT state FROM candidate WHERE digest = ?", (digest,)).fetchone()
+        return found is not None and found[0] != _UNREACHED
+
+    def next_page(self, after: bytes, limit: int) -> list[tuple[Digest, int, float | None, bool]]:
+        """Digest, size, when it was condemned, and whether it is needed; in order."""
+        found = self._database.execute(
+            "SELECT digest, size, condemned_at, state FROM candidate WHERE digest > ? "
+            "ORDER BY digest LIMIT ?",
+            (after, limit),
+        )
+        return [(Digest(digest), size, at, state != _UNREACHED) for digest, size, at, state in found]
+
+
+def mark(
+    store: BlobStore,
+    candidates: Candidates,
+    begun: float,
+    *,
+    advance: Callable[[int], object] = lambda _: None,
+    damaged: Callable[[Digest], object] | None = None,
+) -> None:
+    """Find out which candidates are needed: by a pin, by a name, or by a blob whose life lasts at `begun`.
+
+    Raises `IntegrityError` for a blob that is needed and cannot be read, unless there is a function to be
+    told of it. `advance` is told how many blobs were looked at.
+    """
+
+    def expand(digests: Sequence[Digest]) -> None:
+        for _, children in links_of(store, digests, damaged=damaged):
+            candidates.reach(children)
+
+    if isinstance(store, RootStore):
+        _reach_roots(store, candidates)
+    for page in pages(store, _PAGE):
+        living = [info.digest for info in page if info.expires_at > begun]
+        expand(living)
+        advance(len(living))
+    while frontier := candidates.frontier():
+        expand(frontier)
+
+
+def _reach_roots(store: RootStore, candidates: Candidates) -> None:
+    pin: tuple[str, Digest] | None = None
+    while pins := store.scan_pins(after=pin, limit=_PAGE):
+        candidates.reach([row.digest for row in pins])
+        pin = pins[-1].owner, pins[-1].digest
+    name: str | None = None
+    while aliases := store.scan_aliases(after=name, limit=_PAGE):
+        candidates.reach([row.digest for row in aliases])
+        name = aliases[-1].name
