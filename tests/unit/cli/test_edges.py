@@ -105,9 +105,13 @@ def test_a_dsn_in_the_wrong_place_keeps_its_secret(run, command):
 
 
 def test_scrub():
-    assert scrub("postgres://u:a@b:c@h/db?x=1") == "postgres://u:***@h/db?x=1"
+    assert scrub("at postgres://u:a%40@h/db?host=/run: no") == "at postgres://u:***@h/db?host=/run: no"
+    assert scrub("postgres://u:a@b:c@h/db?x=1") == "postgres://***"
     assert scrub("host=h password='a b' user=u") == "host=h password=*** user=u"
-    assert scrub("postgresql://h/db?user=u&password=zz&x=1") == "postgresql://h/db?user=u&password=***&x=1"
+    assert (
+        scrub("postgresql://h/db?user=u&password=zz&x=1") == "postgresql://h/db?user=u&password=***&x=***"
+    )
+    assert scrub("(postgresql://...), or sqlite:///x.") == "(postgresql://...), or sqlite:///x."
     assert scrub("nothing: to see @ all") == "nothing: to see @ all"
 
 

@@ -169,7 +169,7 @@ def test_an_empty_database_frees_nothing(cas, saver, tmp_path, gc):
 def test_what_is_no_database_of_checkpoints(cas, path, tmp_path, gc):
     missing = tmp_path / "chekpoints.db"
     refused(gc(name=missing), str(missing), "no such file")
-    refused(gc(name=tmp_path), "no such file")
+    refused(gc(name=tmp_path), str(tmp_path), "a directory")
     refused(gc(name="x" * 5000), "no such file")
     text = tmp_path / "text"
     text.write_text("no database at all, but a text that is long enough to be looked at " * 20)
