@@ -29,8 +29,9 @@ _COUNT: Final = "SELECT count(*) FROM checkpoints"
 
 
 class Checkpoints(NamedTuple):
-    """A saver, and how many checkpoints it has."""
+    """What to call a database in print, a saver that reads it, and how many checkpoints it has."""
 
+    name: str
     saver: Any
     how_many: Callable[[], int]
 
@@ -78,7 +79,7 @@ def _open_sqlite(name: str) -> Iterator[Checkpoints]:
         saver = kind(connection, serde=_reader())
         # Its own setup would write.
         saver.is_setup, saver._has_task_path = True, "task_path" in columns  # noqa: SLF001
-        yield Checkpoints(saver, lambda: int(connection.execute(_COUNT).fetchone()[0]))
+        yield Checkpoints(name, saver, lambda: int(connection.execute(_COUNT).fetchone()[0]))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -118,7 +119,7 @@ def _open_postgres(dsn: str) -> Iterator[Checkpoints]:
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             raise _none_of_ours(shown(dsn), error) from None
         saver = kind(connection, serde=_reader())
-        yield Checkpoints(saver, lambda: int(connection.execute(_COUNT).fetchone()["count"]))
+        yield Checkpoints(shown(dsn), saver, lambda: int(connection.execute(_COUNT).fetchone()["count"]))
 
 
 def _none_of_ours(name: str, error: Exception) -> StoreUnavailableError:

@@ -76,8 +76,10 @@ def check_path(name: str) -> None:
 
 
 def _named(store: str | None) -> str:
-    if not store:
+    if store is None:
         raise InvalidInputError("No store was named: give --store, or set AGENTREF_STORE.")
+    if not store:
+        raise InvalidInputError(f"The name of a store is empty: it is a path, or {_EXAMPLE}.")
     remember(store)
     return store
 

@@ -161,7 +161,12 @@ def test_an_empty_database_frees_nothing(cas, saver, tmp_path, gc):
     empty = tmp_path / "empty.db"
     with SqliteSaver.from_conn_string(str(empty)) as other:
         other.setup()
-    refused(gc("--remove-stale", name=empty), "no checkpoint at all", "unpin")
+    refused(gc("--remove-stale", name=empty), "no checkpoint at all", str(empty), "agentref pins rm")
+    cas.pin("langgraph:gone::1", [cas.dump("left behind")])
+    several = gc("--remove-stale", "--checkpoints", str(empty))
+    refused(several, f"no checkpoint at all in {empty}, and")
+    cas.unpin("langgraph:gone::1")
+    assert pins(cas) == held
     assert pins(cas) == held
     assert said(gc("--json", name=empty), 1)["stale"] == len(held)
 
