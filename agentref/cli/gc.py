@@ -106,8 +106,8 @@ def _naming(databases: Sequence[Checkpoints]) -> Iterator[None]:
         raise ConfigurationError(
             f"There is no checkpoint at all in {', '.join(empty)}, and pins look stale: if that is the "
             f"wrong database, what they keep would be lost. Nothing was changed. Leave it out; or, if it "
-            f"was emptied on purpose and is the only one: agentref pins list langgraph:, and agentref pins rm "
-            f"OWNER."
+            f"was emptied on purpose and is the only one: agentref pins list langgraph:, and agentref pins "
+            f"rm OWNER."
         ) from None
 
 

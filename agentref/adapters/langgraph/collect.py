@@ -201,8 +201,8 @@ class _Run:
                 raise ConfigurationError(
                     f"Saver {', '.join(map(str, empty))} of the {len(sources)} given holds no checkpoint "
                     f"at all, and pins look stale: if it is the wrong database, what they keep would be "
-                    f"lost. Nothing was changed. Leave it out; or, if it was emptied on purpose and is the only "
-                    f"one, take the pins away with unpin()."
+                    f"lost. Nothing was changed. Leave it out; or, if it was emptied on purpose and is the "
+                    f"only one, take the pins away with unpin()."
                 )
             self._mend(ledger)
             self._settle_idle(ledger, remove=remove_stale and not self._dry_run)

@@ -124,7 +124,7 @@ def test_show_content_of_a_long_number(cas, run, digits):
         for value in (number, {"a": [number], number: 1}):
             result = run("show", cas.dump(value).hash, "--content")
             assert result.exit_code == 0, result.output
-            assert hex(number)[:1000] in result.stdout or str(10**1000) in result.stdout
+            assert hex(number)[:1000] in result.stdout
             assert len(result.stdout) < 5000
 
 
