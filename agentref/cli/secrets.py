@@ -1,7 +1,7 @@
 """What must not be printed: the password in a DSN, in whatever text it turns up, and however mistyped."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
@@ -49,14 +49,14 @@ def shown(dsn: str) -> str:
     if not found:
         return _HIDDEN
     user = found["user"] or ""
-    password = f":{_HIDDEN}" if found["password"] else ""
+    if user:  # alone it may be a password, too, with the colon left out
+        user = f"{user}:{_HIDDEN}@" if found["password"] else f"{_HIDDEN}@"
     query = "&".join(
         part if _HARMLESS.fullmatch(part) else f"{part.partition('=')[0]}={_HIDDEN}"
         for part in (found["query"] or "").split("&")
         if "=" in part
     )
-    at = "@" if user else ""
-    return f"{found['scheme']}{user}{password}{at}{found['place']}{query and '?'}{query}"
+    return f"{found['scheme']}{user}{found['place']}{query and '?'}{query}"
 
 
 def remember(text: str) -> None:
@@ -105,8 +105,16 @@ def _hide(text: str) -> None:
 
 def scrub(text: str) -> str:
     """The text with `***` where a password stands."""
-    for secret in sorted(_whole, key=len, reverse=True):
-        text = "".join(_without(text, secret, _whole[secret]))
+    for form in sorted(_whole, key=len, reverse=True):
+        if len(form) > _SHORT:
+            text = text.replace(form, _whole[form])
+        else:
+            text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", _HIDDEN, text)
+    for form, instead in _whole.items():
+        if (
+            instead == _HIDDEN and len(form) > _SHORT
+        ):  # messages may cut it short, or spell it in another way
+            text = re.sub(rf"{re.escape(_beginning(form))}\S*", _HIDDEN, text)
     text = _NAMED.sub(rf"\1{_HIDDEN}", _URL.sub(_scrub_url, text))
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
@@ -121,21 +129,7 @@ def _scrub_url(found: re.Match[str]) -> str:
     return (scheme + url if url == _HIDDEN else url) + end
 
 
-def _without(text: str, secret: str, instead: str) -> Iterator[str]:
-    """The text without this one, and without its beginning where a message has cut it short."""
-    head = _HEAD.match(secret)
-    least = min(max(head.end() + 1 if head else 0, 4), len(secret))
-    begin = 0
-    while (at := text.find(secret[:least], begin)) >= 0:
-        end = at + least
-        size = least
-        while size < len(secret) and text[end : end + 1] == secret[size]:
-            size, end = size + 1, end + 1
-        yield text[begin:at]
-        is_word = text[max(at - 1, 0) : at].isalnum() or text[end : end + 1].isalnum()
-        if len(secret) <= _SHORT and is_word:
-            yield text[at:end]
-        else:
-            yield instead if size == len(secret) else _HIDDEN
-        begin = end
-    yield text[begin:]
+def _beginning(text: str) -> str:
+    """So much of it that it is no chance if a message has the same: more than `postgresql://`."""
+    head = _HEAD.match(text)
+    return text[: max(head.end() + 1 if head else 0, 4)]

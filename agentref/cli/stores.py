@@ -127,7 +127,8 @@ def _codec() -> ValueCodec:
 
 @contextmanager
 def driver_errors() -> Iterator[None]:
-    """What a driver raises may quote its DSN, and so would a traceback of it."""
+    """What a driver raises may quote its DSN, and so would a traceback of it. A host that can be none is a
+    `UnicodeError`."""
     try:
         yield
     except AgentRefError:
@@ -135,6 +136,6 @@ def driver_errors() -> Iterator[None]:
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:
-        if not type(error).__module__.startswith("psycopg"):
+        if not (type(error).__module__.startswith("psycopg") or isinstance(error, UnicodeError)):
             raise
         raise StorageError(f"The database cannot be used: {scrub(str(error))}") from None

@@ -26,6 +26,8 @@ DSNS = [
     f"postgresql://app@127.0.0.1:1/db?options=-c%20app.password%3D{SECRET}",
     f"postgresql://127.0.0.1:1/db?user=a&password={SECRET}&bogus=1",
     f"postgresql://127.0.0.1:1/db?password=a@{SECRET}",
+    f"postgresql://app{SECRET}@127.0.0.1:1/db",
+    f"postgresql://app:{SECRET}@127.0..1:1/db",
 ]
 MISTYPED = [
     f"postgresql:/app:{SECRET}@h/db",
@@ -39,6 +41,8 @@ MISTYPED = [
     f"mysql://app:{SECRET}@h/db",
     f"app:{SECRET}@h/db",
     f"app:\n{SECRET}@h/db",
+    f"host=12\\7 port=1 pass]word={SECRET}",
+    f"app:'\"\\{SECRET}@h/db",
     f"host=h password='{SECRET}",
     f"host=h password='a {SECRET}",
     f"host=h passwd={SECRET}",
