@@ -110,11 +110,14 @@ def scrub(text: str) -> str:
             text = text.replace(form, _whole[form])
         else:
             text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", _HIDDEN, text)
-    for form, instead in _whole.items():
-        if (
-            instead == _HIDDEN and len(form) > _SHORT
-        ):  # messages may cut it short, or spell it in another way
-            text = re.sub(rf"{re.escape(_beginning(form))}\S*", _HIDDEN, text)
+    fit = tuple(instead for instead in _whole.values() if instead != _HIDDEN)
+    for form in _whole:  # messages may cut it short, or spell it in another way
+        if len(form) > _SHORT:
+            text = re.sub(
+                rf"{re.escape(_beginning(form))}\S*",
+                lambda found: found[0] if found[0].startswith(fit) else _HIDDEN,
+                text,
+            )
     text = _NAMED.sub(rf"\1{_HIDDEN}", _URL.sub(_scrub_url, text))
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)

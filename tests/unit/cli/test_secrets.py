@@ -119,6 +119,11 @@ def test_an_address_that_a_shell_took_apart(cas, quiet, words):
     quiet(*words)
 
 
+def test_a_password_of_digits_that_is_cut_short(cas, quiet):
+    result = quiet("prune", "--grace", f"postgresql://app:{'97531' * 20}@127.0.0.1/db")
+    assert "975" not in result.output
+
+
 def test_what_looks_like_a_dsn_is_told_what_to_write(cas, quiet):
     for dsn in MISTYPED:
         assert "Write postgresql://" in quiet("stats", store=dsn).stderr
