@@ -1,7 +1,7 @@
 """What must not be printed: the password in a DSN, in whatever text it turns up, and however mistyped."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
@@ -78,13 +78,14 @@ def remember(text: str) -> None:
     _known.update(each for secret in secrets for each in (secret, unquote(secret)) if len(each) > _SHORT)
 
 
-def remember_arguments(arguments: Iterable[str]) -> None:
+def remember_arguments(arguments: Collection[str]) -> None:
     """`remember` each that a shell was given, and what it made of an address with a space in it."""
     unfinished = False
+    taken_apart = any(map(is_address, arguments))
     for text in arguments:
-        if unfinished:
+        if unfinished or (taken_apart and re.match(r"[^-@].*[=@]", text, re.DOTALL)):
             _hide(text)
-            unfinished = "@" not in text
+            unfinished = unfinished and "@" not in text
         for part in (text, text.lstrip("@"), *_glued(text)):
             remember(part)
         if is_address(text) and "@" not in text:

@@ -110,6 +110,7 @@ def test_where_none_belongs(cas, quiet, dsn):
         ["postgresql://app:12", f"{SECRET}@h/db"],
         ["host=h", f"password={SECRET}"],
         ["host=h", "password", "=", SECRET],
+        ["port=1", f"paswrd={SECRET}", "dbname=d"],
         ["postgresql:/app:pw", f"{SECRET}@h/db"],
     ],
 )
