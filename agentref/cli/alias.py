@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from agentref.cli.guard import Guarded
-from agentref.cli.naming import REF_HELP, extent, find_ref
+from agentref.cli.naming import REF_HELP, extent, find_expected, find_ref
 from agentref.cli.options import EXITS, DryRun, Json, Prefix, Store, parse_seconds
 from agentref.cli.output import print_json, print_table, say, seconds_or_none, show_size, show_time
 from agentref.cli.stores import Opened, open_store
@@ -89,7 +89,7 @@ def set_alias(  # noqa: PLR0913, PLR0917  (a command's options)
         target = find_ref(opened, ref)
         wanted: ContentRef | Literal["absent"] | None = None
         if expect is not None:
-            wanted = "absent" if expect == "absent" else find_ref(opened, expect)
+            wanted = "absent" if expect == "absent" else find_expected(opened, expect)
         if dry_run:
             _check(opened, name, wanted)
             if not opened.cas.exists(target.hash) or extent(opened, target.digest).missing:
@@ -117,7 +117,7 @@ def remove(
       agentref alias rm plan --store ./state_blobs --dry-run
     """
     with open_store(store) as opened:
-        wanted = None if expect is None else find_ref(opened, expect)
+        wanted = None if expect is None else find_expected(opened, expect)
         if dry_run:
             opened.cas.get_alias(name)
             _check(opened, name, wanted)
@@ -135,7 +135,9 @@ def _check(opened: Opened, name: str, wanted: ContentRef | Literal["absent"] | N
         current: ContentRef | None = opened.cas.resolve_alias(name)
     except AliasNotFoundError:
         current = None
-    if wanted is None or (current is None if wanted == "absent" else current == wanted):
+    if wanted is None:
+        return
+    if current is None if wanted == "absent" else current is not None and current.hash == wanted.hash:
         return
     stands = "does not exist now" if current is None else f"stands for {current} now"
     raise AliasConflictError(f"The alias {name!r} {stands}.", name=name, current=current)

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from agentref.cli.secrets import remember, scrub
-from agentref.cli.stores import driver_errors, is_dsn
+from agentref.cli.secrets import remember, shown
+from agentref.cli.stores import check_path, driver_errors, is_dsn
 from agentref.errors import AgentRefError, MissingExtraError, StorageError, StoreUnavailableError
 
 __all__ = ["Checkpoints", "open_checkpoints"]
@@ -29,8 +29,9 @@ _COUNT: Final = "SELECT count(*) FROM checkpoints"
 
 
 class Checkpoints(NamedTuple):
-    """A saver, and how many checkpoints it has."""
+    """What to call a database in print, a saver that reads it, and how many checkpoints it has."""
 
+    name: str
     saver: Any
     how_many: Callable[[], int]
 
@@ -42,8 +43,8 @@ def open_checkpoints(name: str) -> Iterator[Checkpoints]:
     Raises `StorageError` if there is none, if it holds no checkpoints or cannot be read, and
     `MissingExtraError` without the saver that reads it.
     """
+    remember(name)
     if is_dsn(name):
-        remember(name)
         with driver_errors(), _open_postgres(name) as found:
             yield found
     else:
@@ -61,11 +62,13 @@ def _open_sqlite(name: str) -> Iterator[Checkpoints]:
     kind = _saver("sqlite", "SqliteSaver", "agentref-checkpoint[langgraph]")
     path = Path(name)
     try:
-        is_file = path.is_file()
+        is_file, is_directory = path.is_file(), path.is_dir()
     except (OSError, ValueError):  # a name too long, or with a NUL
-        is_file = False
+        is_file = is_directory = False
     if not is_file:
-        raise StoreUnavailableError(f"There are no checkpoints at {scrub(name)}: no such file.")
+        check_path(name)
+        what = "it is a directory. Name the file of SqliteSaver" if is_directory else "no such file"
+        raise StoreUnavailableError(f"There are no checkpoints at {name}: {what}.")
     with closing(_connect(path)) as connection:
         try:
             for query in _TABLES["sqlite"]:
@@ -76,7 +79,7 @@ def _open_sqlite(name: str) -> Iterator[Checkpoints]:
         saver = kind(connection, serde=_reader())
         # Its own setup would write.
         saver.is_setup, saver._has_task_path = True, "task_path" in columns  # noqa: SLF001
-        yield Checkpoints(saver, lambda: int(connection.execute(_COUNT).fetchone()[0]))
+        yield Checkpoints(name, saver, lambda: int(connection.execute(_COUNT).fetchone()[0]))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -114,9 +117,9 @@ def _open_postgres(dsn: str) -> Iterator[Checkpoints]:
             for query in _TABLES["postgres"]:
                 connection.execute(query)
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-            raise _none_of_ours(scrub(dsn), error) from None
+            raise _none_of_ours(shown(dsn), error) from None
         saver = kind(connection, serde=_reader())
-        yield Checkpoints(saver, lambda: int(connection.execute(_COUNT).fetchone()["count"]))
+        yield Checkpoints(shown(dsn), saver, lambda: int(connection.execute(_COUNT).fetchone()["count"]))
 
 
 def _none_of_ours(name: str, error: Exception) -> StoreUnavailableError:

@@ -1,7 +1,8 @@
 """`agentref gc`: what checkpoints carry against what is pinned for them."""
 
 import json as text_form
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from itertools import islice
@@ -10,11 +11,11 @@ from typing import IO, Annotated, Any, Final
 
 import typer
 
-from agentref.cli.checkpoints import open_checkpoints
+from agentref.cli.checkpoints import Checkpoints, open_checkpoints
 from agentref.cli.options import EXITS, DryRun, Json, Store, parse_seconds
 from agentref.cli.output import print_facts, print_json, progress_bar, say
 from agentref.cli.stores import open_store
-from agentref.errors import MissingExtraError
+from agentref.errors import ConfigurationError, MissingExtraError
 
 __all__ = ["register"]
 
@@ -74,7 +75,7 @@ def gc(  # noqa: PLR0913, PLR0917  (a command's options)
             pins = sum(1 for _ in opened.cas.iter_pins("langgraph:"))
             return 2 * (pins + sum(database.how_many() for database in databases))
 
-        with progress_bar("gc", steps) as progress:
+        with progress_bar("gc", steps) as progress, _naming(databases):
             report = langgraph.collect_pins(
                 [database.saver for database in databases],
                 opened.cas,
@@ -91,6 +92,23 @@ def gc(  # noqa: PLR0913, PLR0917  (a command's options)
             _print(report, spool)
     if not report.ok:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _naming(databases: Sequence[Checkpoints]) -> Iterator[None]:
+    """Tell a refusal because of an empty database in the terms of a shell."""
+    try:
+        yield
+    except ConfigurationError:
+        empty = [database.name for database in databases if not database.how_many()]
+        if not empty:
+            raise
+        raise ConfigurationError(
+            f"There is no checkpoint at all in {', '.join(empty)}, and pins look stale: if that is the "
+            f"wrong database, what they keep would be lost. Nothing was changed. Leave it out; or, if it "
+            f"was emptied on purpose and is the only one: agentref pins list langgraph:, and agentref pins "
+            f"rm OWNER."
+        ) from None
 
 
 def _langgraph() -> Any:

@@ -1,6 +1,7 @@
 """`agentref ls`: the blobs of a store, in the order of their hashes."""
 
 import re
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated, Final
@@ -45,7 +46,7 @@ def ls(  # noqa: PLR0913, PLR0917  (a command's options)
     with open_store(store) as opened:
         ends_by = opened.blobs.clock() if expired else FOREVER
         found = _blobs(opened.blobs, begin, prefix, ends_by, limit)
-        rows = list(islice(found, limit or None))
+        rows = list(islice(found, min(limit, sys.maxsize) or None))
         more = bool(limit) and next(found, None) is not None
     if json:
         print_json({"blobs": [_as_json(info) for info in rows], "more": more})

@@ -78,6 +78,7 @@ def _print(report: MigrationReport, old_name: str) -> None:
         ("damaged", report.corrupt),
         ("missing", report.missing),
         ("conflict", report.conflicts),
+        ("left out", report.skipped),
     ):
         for name in names[:_SHOWN]:
             say(f"{what}: {name}")

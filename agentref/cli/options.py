@@ -14,7 +14,7 @@ Exit codes:
   0    done
   1    verify or migrate found damage, gc differences that stay, an alias is in conflict, or something
        is not found or not to be trusted
-  2    bad usage, or the store cannot be opened or used
+  2    bad usage, or the store cannot be opened or used, or the output cannot be written
   130  interrupted
   141  the reader of the output has gone
 """

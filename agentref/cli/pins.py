@@ -7,6 +7,7 @@ import typer
 from agentref.cli.guard import Guarded
 from agentref.cli.options import EXITS, DryRun, Json, Prefix, Store
 from agentref.cli.output import print_json, print_table, say, seconds_or_none, show_time
+from agentref.cli.secrets import scrub
 from agentref.cli.stores import open_store
 
 __all__ = ["register"]
@@ -64,9 +65,10 @@ def remove(
             count = sum(pin.owner == owner for pin in opened.cas.iter_pins(owner))
         else:
             count = opened.cas.unpin(owner)
+    shown = owner if count else scrub(owner)  # a DSN in the wrong place owns nothing
     if json:
-        print_json({"owner": owner, "pins": count, "dry_run": dry_run})
+        print_json({"owner": shown, "pins": count, "dry_run": dry_run})
     else:
-        say(f"{owner}: {count:,} pins {'would be' if dry_run else 'are'} taken away.")
+        say(f"{shown}: {count:,} pins {'would be' if dry_run else 'are'} taken away.")
     if not count:
         raise typer.Exit(1)

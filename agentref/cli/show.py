@@ -19,6 +19,8 @@ from agentref.storage.cas import RAW_CODEC
 __all__ = ["register"]
 
 _MAX_SHOWN: Final = 10_000
+_MAX_DIGITS: Final = 2000
+_LONG_BITS: Final = 4 * _MAX_DIGITS  # fewer digits than Python refuses to write
 
 
 def register(app: typer.Typer) -> None:
@@ -102,16 +104,25 @@ def _print(document: dict[str, object], ref: ContentRef) -> None:
     print_facts(facts)
 
 
+class _Repr(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Digits of base 16 where the others would take too long; Python refuses to write them."""
+        if x.bit_length() <= _LONG_BITS:
+            return super().repr_int(x, level)
+        text = hex(x)
+        return text if len(text) <= _MAX_DIGITS else f"{text[:_MAX_DIGITS]}... ({x.bit_length():,} bits)"
+
+
 def _write_content(opened: Opened, ref: ContentRef) -> None:
     if ref.codec == RAW_CODEC:
         with opened.cas.open(ref) as file:
             shutil.copyfileobj(file, sys.stdout.buffer, 1024 * 1024)
         sys.stdout.buffer.flush()
         return
-    short = reprlib.Repr()
+    short = _Repr()
     short.maxlevel = 8
     short.maxdict = short.maxlist = short.maxtuple = short.maxset = short.maxfrozenset = 50
     short.maxdeque = short.maxarray = 50
-    short.maxstring = short.maxother = short.maxlong = 2000
+    short.maxstring = short.maxother = short.maxlong = _MAX_DIGITS
     text = short.repr(opened.cas.load(ref))
     say(text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... (cut)")

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agentref.cli.secrets import remember, scrub
+from agentref.cli.secrets import is_address, remember, scrub, shown
 from agentref.codecs import ValueCodec
 from agentref.errors import (
     AgentRefError,
@@ -18,9 +18,10 @@ from agentref.errors import (
 from agentref.storage import CAS, BlobStore
 from agentref.storage.filesystem import FilesystemBlobStore
 
-__all__ = ["Opened", "database_name", "driver_errors", "is_dsn", "open_store"]
+__all__ = ["Opened", "check_path", "database_name", "driver_errors", "is_dsn", "open_store"]
 
 _SCHEMES: Final = ("postgres://", "postgresql://")
+_EXAMPLE: Final = "postgresql://user@host:5432/dbname"
 
 
 class Opened(NamedTuple):
@@ -46,28 +47,40 @@ def open_store(
     """
     store = _named(store)
     if is_dsn(store):
-        remember(store)
         with driver_errors(), _open_database(store, backend_aliases, create=create) as cas:
-            yield Opened(cas, _below(cas), scrub(store))
+            yield Opened(cas, _below(cas), shown(store))
     else:
         with _open_directory(store, backend_aliases, create=create) as cas:
-            yield Opened(cas, _below(cas), store)
+            yield Opened(cas, _below(cas), scrub(store))
 
 
 def database_name(store: str | None) -> tuple[str, str]:
     """The DSN of a database, and what to call it in print. Raises `InvalidInputError` if it is none."""
     dsn = _named(store)
-    remember(dsn)
     if not is_dsn(dsn):
+        check_path(dsn)
         raise InvalidInputError(
-            f"{scrub(dsn)} is no database: a store in PostgreSQL is named by a DSN, postgresql://..."
+            f"{dsn} is no database: a store in PostgreSQL is named by a DSN, {_EXAMPLE}."
         )
-    return dsn, scrub(dsn)
+    return dsn, shown(dsn)
+
+
+def check_path(name: str) -> None:
+    """Raise `InvalidInputError` for what looks like a mistyped DSN, of which nothing is to be printed."""
+    if is_address(name):
+        raise InvalidInputError(
+            f"What was given as a place looks like a DSN with a mistake in it, and is no path of anything "
+            f"(it may hold a password: it is not shown). Write {_EXAMPLE}, with special characters of a "
+            f"password percent-encoded, or a path."
+        )
 
 
 def _named(store: str | None) -> str:
-    if not store:
+    if store is None:
         raise InvalidInputError("No store was named: give --store, or set AGENTREF_STORE.")
+    if not store:
+        raise InvalidInputError(f"The name of a store is empty: it is a path, or {_EXAMPLE}.")
+    remember(store)
     return store
 
 
@@ -81,8 +94,10 @@ def _open_directory(store: str, backend_aliases: Sequence[str], *, create: bool)
         found = path.exists()
     except (OSError, ValueError):  # a name too long, or with a NUL
         found = False
-    if not found and not create:
-        raise StoreUnavailableError(f"There is no store at {scrub(store)}: no such directory.")
+    if not found:
+        check_path(store)
+        if not create:
+            raise StoreUnavailableError(f"There is no store at {store}: no such directory.")
     try:
         blobs = FilesystemBlobStore(path, create=create)
     except StoreUnavailableError as error:
@@ -112,7 +127,8 @@ def _codec() -> ValueCodec:
 
 @contextmanager
 def driver_errors() -> Iterator[None]:
-    """What a driver raises may quote its DSN, and so would a traceback of it."""
+    """What a driver raises may quote its DSN, and so would a traceback of it. A host that can be none is a
+    `UnicodeError`."""
     try:
         yield
     except AgentRefError:
@@ -120,6 +136,6 @@ def driver_errors() -> Iterator[None]:
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:
-        if not type(error).__module__.startswith("psycopg"):
+        if not (type(error).__module__.startswith("psycopg") or isinstance(error, UnicodeError)):
             raise
         raise StorageError(f"The database cannot be used: {scrub(str(error))}") from None

@@ -36,17 +36,20 @@ def verify(store: Store = None, json: Json = False) -> None:
                 "checked_bytes": report.checked_bytes,
                 "corrupt": list(report.corrupt),
                 "missing": list(report.missing),
+                "damaged_aliases": list(report.damaged_aliases),
             }
         )
     else:
         damage = [*((name, "corrupt") for name in report.corrupt)]
         damage += [(name, "missing") for name in report.missing]
+        damage += [(name, "alias that makes no sense") for name in report.damaged_aliases]
         if damage:
-            print_table(("hash", "damage"), damage)
+            print_table(("hash or name", "damage"), damage)
         verdict = (
             "all sound"
             if report.ok
-            else f"{len(report.corrupt):,} corrupt, {len(report.missing):,} missing"
+            else f"{len(report.corrupt):,} corrupt, {len(report.missing):,} missing, "
+            f"{len(report.damaged_aliases):,} aliases damaged"
         )
         say(f"{report.checked:,} blobs ({show_size(report.checked_bytes)}) checked: {verdict}.")
     if not report.ok:

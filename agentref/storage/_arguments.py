@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
@@ -32,6 +33,7 @@ __all__ = [
 
 _Item = TypeVar("_Item")
 
+_DSN: Final = re.compile(r"\s*postgres(?:ql)?:", re.IGNORECASE)  # a Path has made one slash of two
 _MAX_NAME_BYTES: Final = 512
 _MAX_LEVEL: Final = 19  # zstd's own range, without its ultra levels
 
@@ -40,6 +42,11 @@ def check_root(root: object) -> str:
     """The text of a path. Raise `InvalidInputError` for what can be the name of no directory."""
     try:
         path = os.fspath(root)  # type: ignore[call-overload]
+        if isinstance(path, str) and ("://" in path or _DSN.match(path)):
+            raise InvalidInputError(
+                "root must be the path of a directory, not a URL (it may hold a password: it is not "
+                "shown). For a database of PostgreSQL write PostgresCAS(dsn)."
+            )
         if isinstance(path, str) and path and b"\0" not in os.fsencode(path):
             return path
     except (TypeError, UnicodeEncodeError):

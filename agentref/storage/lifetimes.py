@@ -84,7 +84,8 @@ class Lifetimes(ABC):
     ) -> Alias:
         """Let `name` stand for a ref from now on; what it needs stays as long as the name does.
 
-        `expect` is the ref that the name has to stand for now, or "absent". Raises `AliasConflictError`,
+        `expect` is the ref that the name has to stand for now, or "absent"; refs are compared by their
+        hashes, and the content of this one may be gone. Raises `AliasConflictError`,
         which tells what stands there, if it does not, and `BlobNotFoundError` if anything of the ref is
         not here; nothing is changed then. `ttl` is in seconds; without one the alias has no end. A setting
         states the life of the name anew, as it states what it stands for: it may end sooner than before.
@@ -118,8 +119,8 @@ class Lifetimes(ABC):
         return self._alias(row)
 
     def delete_alias(self, name: str, *, expect: ContentRef | None = None) -> bool:
-        """Drop a name; whether it was there. With `expect`, only if it stands for that ref now: raises
-        `AliasConflictError` if it does not."""
+        """Drop a name; whether it was there. With `expect`, only if it stands for that ref now (as for
+        `set_alias`): raises `AliasConflictError` if it does not."""
         arguments.check_name("The name of an alias", name)
         roots = self._prunable()
         version = None if expect is None else self._expected_version(roots, name, expect)
@@ -269,7 +270,7 @@ class Lifetimes(ABC):
         if not isinstance(expect, ContentRef):
             raise InvalidInputError(f'expect must be a ContentRef, "absent" or None, not {expect!r:.80}.')
         row = roots.alias(name)
-        if row is None or self._alias(row).ref != expect:
+        if row is None or row.digest != expect.digest:
             raise self._conflict(name, row)
         return row.version
 

@@ -183,11 +183,12 @@ class _Run:
                 ledger.add_pins(store, page)
                 self._pins += len(page)
             begun = time.monotonic()
-            empty = False
-            for source in sources:
+            empty: list[int] = []
+            for number, source in enumerate(sources, 1):
                 before = self._checkpoints
                 self._look(ledger, source)
-                empty = empty or self._checkpoints == before
+                if self._checkpoints == before:
+                    empty.append(number)
             if ledger.needs_second_look():
                 if ledger.has_idle_pins() and self.stopped.wait(max(begun + grace - time.monotonic(), 0.0)):
                     raise _Stopped
@@ -198,9 +199,10 @@ class _Run:
                     ledger.note_pins_again(store, page)
             if remove_stale and empty and ledger.has_stale_pins():
                 raise ConfigurationError(
-                    "A database holds no checkpoint at all, and pins look stale: if it is the wrong one, "
-                    "what they keep would be lost. Nothing was changed. Leave it out; or, if it was "
-                    "emptied on purpose and is the only one, take the pins away with unpin()."
+                    f"Saver {', '.join(map(str, empty))} of the {len(sources)} given holds no checkpoint "
+                    f"at all, and pins look stale: if it is the wrong database, what they keep would be "
+                    f"lost. Nothing was changed. Leave it out; or, if it was emptied on purpose and is the "
+                    f"only one, take the pins away with unpin()."
                 )
             self._mend(ledger)
             self._settle_idle(ledger, remove=remove_stale and not self._dry_run)

@@ -378,6 +378,19 @@ def test_pins_of_a_database_that_is_not_named_look_stale(files, tmp_path):
         assert collect_pins([second, first], files, grace=0).ok
 
 
+def test_a_saver_that_is_empty_is_told_by_its_number(files, tmp_path):
+    one, two = (SqlitePlace(str(tmp_path / f"{name}.db"), "sync") for name in "ab")
+    run(one, files, "a thread")
+    files.pin("langgraph:gone::1", [files.dump("left behind")])
+    with one.saver() as full, two.saver() as empty:
+        for savers, told in (
+            ([full, empty], "Saver 2 of the 2 given"),
+            ([empty], "Saver 1 of the 1 given"),
+        ):
+            with pytest.raises(ConfigurationError, match=told):
+                collect_pins(savers, files, remove_stale=True, grace=0)
+
+
 def test_a_thread_longer_than_a_page_is_listed_whole(cas, place):
     """With checkpoints of one id in several namespaces, wherever a page ends."""
     with place.saver() as inner:

@@ -1,7 +1,9 @@
 """Each command does what it says, prints one JSON document if asked to, and has the exit code that fits."""
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 
@@ -118,6 +120,16 @@ def test_show_content_of_a_value(cas, run):
     assert shown.exit_code == 0 and len(shown.stdout) < 10_100
 
 
+@pytest.mark.parametrize("digits", [4000, 5000, 100_000])
+def test_show_content_of_a_long_number(cas, run, digits):
+    for number in (10**digits, -(10**digits)):
+        for value in (number, {"a": [number], number: 1}):
+            result = run("show", cas.dump(value).hash, "--content")
+            assert result.exit_code == 0, result.output
+            assert hex(number)[:1000] in result.stdout
+            assert len(result.stdout) < 5000
+
+
 def test_show_content_constructs_no_stored_class(cas, run):
     from langchain_core import messages
 
@@ -136,6 +148,18 @@ def test_show_of_what_is_not_here(cas, run):
     assert run("show", cas.put(b"a"), "--content", "--json").exit_code == 2
 
 
+def test_verify_tells_of_an_alias_that_makes_no_sense(cas, path, run):
+    cas.set_alias("broken", cas.dump("a value"))
+    cas.set_alias("sound", cas.dump("another"))
+    with closing(sqlite3.connect(path / "index.sqlite3")) as connection, connection:
+        connection.execute("UPDATE alias SET codec = 'no such codec' WHERE name = 'broken'")
+    said = run("verify", "--json")
+    assert said.exit_code == 1 and json.loads(said.stdout)["damaged_aliases"] == ["broken"]
+    table = run("verify")
+    assert table.exit_code == 1 and "broken" in table.stdout and "1 aliases damaged" in table.stdout
+    assert "sound" in run("alias", "list").stdout
+
+
 def test_verify(cas, path, run):
     ref = cas.dump("a value")
     assert document(run("verify", "--json")) == {
@@ -144,6 +168,7 @@ def test_verify(cas, path, run):
         "checked_bytes": cas.stats().stored_bytes,
         "corrupt": [],
         "missing": [],
+        "damaged_aliases": [],
     }
     assert "all sound" in run("verify").stdout
     damage(cas, path, ref)
@@ -219,6 +244,22 @@ def test_alias(cas, run):
     for dry_run in ([], ["--dry-run"]):
         assert run("alias", "rm", "plan", *dry_run).exit_code == 1
     assert run("alias", "get", "plan").exit_code == 1
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_what_an_alias_is_compared_with_may_be_gone(cas, run, dry_run):
+    gone, here = cas.dump("gone"), cas.dump("here")
+    cas.set_alias("moved", here)
+    cas.set_alias("dangling", gone)
+    cas.set_alias("other", gone)
+    cas.delete(gone.hash)
+    for command in (["set", "moved", here.hash], ["rm", "moved"]):
+        conflict = run("alias", *command, "--expect", gone.hash, *dry_run)
+        assert conflict.exit_code == 1 and f"stands for {here.hash}" in conflict.stderr
+    assert run("alias", "rm", "other", "--expect", here.hash, *dry_run).exit_code == 1
+    assert run("alias", "rm", "other", "--expect", gone.hash, *dry_run).exit_code == 0
+    assert run("alias", "set", "dangling", here.hash, "--expect", gone.hash, *dry_run).exit_code == 0
+    assert cas.resolve_alias("dangling") == (gone if dry_run else here)
 
 
 @pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])

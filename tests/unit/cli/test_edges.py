@@ -105,9 +105,13 @@ def test_a_dsn_in_the_wrong_place_keeps_its_secret(run, command):
 
 
 def test_scrub():
-    assert scrub("postgres://u:a@b:c@h/db?x=1") == "postgres://u:***@h/db?x=1"
+    assert scrub("at postgres://u:a%40@h/db?host=/run: no") == "at postgres://u:***@h/db?host=/run: no"
+    assert scrub("postgres://u:a@b:c@h/db?x=1") == "postgres://***"
     assert scrub("host=h password='a b' user=u") == "host=h password=*** user=u"
-    assert scrub("postgresql://h/db?user=u&password=zz&x=1") == "postgresql://h/db?user=u&password=***&x=1"
+    assert (
+        scrub("postgresql://h/db?user=u&password=zz&x=1") == "postgresql://h/db?user=u&password=***&x=***"
+    )
+    assert scrub("(postgresql://...), or sqlite:///x.") == "(postgresql://...), or sqlite:///x."
     assert scrub("nothing: to see @ all") == "nothing: to see @ all"
 
 
@@ -150,6 +154,71 @@ def test_a_reader_that_goes_away_is_no_error(cas, path):
         finally:
             os.close(writer)
         assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk here")  # noqa: PTH110
+@pytest.mark.parametrize(
+    "command", [["ls"], ["ls", "--json"], ["stats"], ["--help"], ["ls", "--help"], ["pins", "rm", "nobody"]]
+)
+def test_an_output_that_is_full_is_an_error(cas, path, command):
+    cas.put_many([str(n).encode() for n in range(100)])
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "agentref.cli", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "AGENTREF_STORE": str(path)},
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "No space left" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_output_that_lacks_letters_has_them_spelled_out(cas, path):
+    cas.set_alias("\u03a9mega", cas.dump("a value"))
+    for encoding in ("latin-1", "ascii"):
+        env = {**os.environ, "PYTHONIOENCODING": encoding, "AGENTREF_STORE": str(path)}
+        for command in (["alias", "list"], ["alias", "rm", "\u03a9mega", "--dry-run"]):
+            done = process(*command, env=env)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "\\u03a9mega" in done.stdout
+
+
+def test_a_limit_that_nobody_reaches(cas, run):
+    cas.dump("a value")
+    for limit in (2**63 - 1, 2**63, 10**20):
+        result = run("ls", "--json", "--limit", str(limit))
+        assert result.exit_code == 0 and len(json.loads(result.stdout)["blobs"]) == 1
+
+
+@pytest.mark.parametrize("module", ["typer", "agentref.cli.gc", "rich"])
+def test_an_interrupt_during_imports_ends_it_quietly(module):
+    script = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == sys.argv[1]:\n"
+        "            import os, signal\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "from agentref.cli import main\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, module],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_an_empty_name_is_no_advice_to_name_one(run, path):
+    result = run("migrate", str(path), "")
+    assert result.exit_code == 2 and "is empty" in result.stderr and "--store" not in result.stderr
 
 
 def test_an_interrupt_ends_it_quietly(cas, path):

@@ -161,7 +161,12 @@ def test_an_empty_database_frees_nothing(cas, saver, tmp_path, gc):
     empty = tmp_path / "empty.db"
     with SqliteSaver.from_conn_string(str(empty)) as other:
         other.setup()
-    refused(gc("--remove-stale", name=empty), "no checkpoint at all", "unpin")
+    refused(gc("--remove-stale", name=empty), "no checkpoint at all", str(empty), "agentref pins rm")
+    cas.pin("langgraph:gone::1", [cas.dump("left behind")])
+    several = gc("--remove-stale", "--checkpoints", str(empty))
+    refused(several, f"no checkpoint at all in {empty}, and")
+    cas.unpin("langgraph:gone::1")
+    assert pins(cas) == held
     assert pins(cas) == held
     assert said(gc("--json", name=empty), 1)["stale"] == len(held)
 
@@ -169,7 +174,7 @@ def test_an_empty_database_frees_nothing(cas, saver, tmp_path, gc):
 def test_what_is_no_database_of_checkpoints(cas, path, tmp_path, gc):
     missing = tmp_path / "chekpoints.db"
     refused(gc(name=missing), str(missing), "no such file")
-    refused(gc(name=tmp_path), "no such file")
+    refused(gc(name=tmp_path), str(tmp_path), "a directory")
     refused(gc(name="x" * 5000), "no such file")
     text = tmp_path / "text"
     text.write_text("no database at all, but a text that is long enough to be looked at " * 20)

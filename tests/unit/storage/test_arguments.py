@@ -12,6 +12,7 @@ import pytest
 from agentref.codecs import Extension, ValueCodec
 from agentref.errors import InvalidInputError
 from agentref.storage import CAS, FilesystemCAS, InMemoryCAS
+from agentref.storage.filesystem import FilesystemBlobStore
 
 HOSTILE: dict[str, Callable[[], Any]] = {
     "negative": lambda: -1,
@@ -56,6 +57,21 @@ def test_what_is_no_path_makes_no_store(name: str, tmp_path: Path, monkeypatch: 
         InvalidInputError, match=r"^root must be the path.*FilesystemCAS\('\./state_blobs'\)"
     ):
         FilesystemCAS(NO_PATHS[name]())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [FilesystemCAS, FilesystemBlobStore])
+@pytest.mark.parametrize("form", [str, Path])
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "POSTGRESQL", " postgres"])
+def test_a_dsn_makes_no_directory(
+    make: Any, form: Any, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"PostgresCAS\(dsn\)") as caught:
+        make(form(f"{scheme}://app:hush@h/db"))
+    assert "hush" not in str(caught.value)
+    with pytest.raises(InvalidInputError, match="PostgresCAS"):
+        make("mysql://h/db")
     assert list(tmp_path.iterdir()) == []
 
 

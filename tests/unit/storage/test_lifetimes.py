@@ -5,6 +5,7 @@ import io
 import math
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -275,6 +276,24 @@ def test_aliases_are_moved_by_compare_and_swap(cas):
     with pytest.raises(AliasConflictError) as caught:
         cas.set_alias("plan", two, expect=one)
     assert caught.value.current is None
+
+
+def test_what_an_alias_is_compared_with_may_be_gone(cas):
+    one, two = cas.dump("one"), cas.dump("two")
+    by_hash = ContentRef(one.digest, "other", 0)
+    cas.set_alias("plan", one)
+    cas.delete(one.hash)
+    with pytest.raises(AliasConflictError) as caught:
+        cas.set_alias("plan", two, expect=two)
+    assert caught.value.current == one
+    moved = cas.set_alias("plan", two, expect=by_hash)
+    for change in (partial(cas.set_alias, "plan", two), partial(cas.delete_alias, "plan")):
+        with pytest.raises(AliasConflictError) as caught:
+            change(expect=one)
+        assert caught.value.current == two
+    assert cas.get_alias("plan") == moved
+    cas.delete(two.hash)
+    assert cas.delete_alias("plan", expect=two)
 
 
 def test_aliases_and_pins_are_listed(cas):
