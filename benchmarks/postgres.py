@@ -19,7 +19,7 @@ from benchmarks.server import connected, fresh_database
 
 __all__ = ["rows"]
 
-_ROUNDS = 7
+_ROUNDS = 15
 _BATCH = 8 * MB
 _COLUMNS = "digest, data, stored_size, head, touched_at, expires_at"
 

@@ -40,8 +40,9 @@ class PostgresBlobStore:
     """Blobs, aliases and pins in the tables `agentref_*` of one database, in the current search_path.
 
     Safe for many threads, processes and machines, and across a fork. Every verb is one transaction, and all
-    but `unpin` and `forget` are one round trip; what is stored is durable on return, as far as the server
-    is. A verb survives a restart of the server. Works through a pooler that pools transactions.
+    but `unpin`, `forget` and a `store` of over 256 KiB (three) are one round trip; what is stored is
+    durable on return, as far as the server is. A verb survives a restart of the server. Works through a pooler that
+    pools transactions.
 
     Connects at the first verb.
 

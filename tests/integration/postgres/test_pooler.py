@@ -1,5 +1,6 @@
 """A store behind PgBouncer, which lends a connection of the server for one transaction at a time."""
 
+import random
 import shutil
 import subprocess
 import tempfile
@@ -95,7 +96,10 @@ def test_many_clients_share_two_connections(databases, pooler):
     def work(number):
         with PostgresCAS(dsn, max_size=4) as cas:
             for turn in range(8):
-                value = [f"{turn} " + "shared " * 3000, f"{number} {turn} " * 2000]
+                value = [
+                    f"{turn} " + "shared " * 3000,
+                    random.Random(number * 100 + turn).randbytes(700_000),
+                ]
                 ref = cas.dump(value, ttl=3600)
                 cas.pin(f"owner-{number}", [ref])
                 cas.set_alias(f"name-{number}", ref)
