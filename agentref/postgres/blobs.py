@@ -32,8 +32,8 @@ __all__ = [
 
 _Connection = psycopg.Connection[Any]
 
-# The server works on one statement while the next is packed. Of a megabyte at once or of half of one, 8 MiB
-# take up to a fifth longer, and a single statement two thirds (measured as in benchmarks/postgres.py).
+# The server works on one statement while the next is packed. With half a megabyte each, 8 MiB take up to a
+# fifth longer, and in a single statement two thirds (measured as in benchmarks/postgres.py).
 _STATEMENT_BYTES: Final = 256 * 1024
 
 _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"

@@ -41,8 +41,8 @@ class PostgresBlobStore:
 
     Safe for many threads, processes and machines, and across a fork. Every verb is one transaction, and all
     but `unpin`, `forget` and a `store` of over 256 KiB (three) are one round trip; what is stored is
-    durable on return, as far as the server is. A verb survives a restart of the server. Works through a pooler that
-    pools transactions.
+    durable on return, as far as the server is. A verb survives a restart of the server. Works through a
+    pooler that pools transactions.
 
     Connects at the first verb.
 
