@@ -6,7 +6,6 @@
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from agentref.storage import PostgresCAS
 from agentref.storage.frames import pack_frame
 from benchmarks.measure import MB, Row
 from benchmarks.server import connected, fresh_database
+from examples._demo.process import peak_memory
 
 __all__ = ["rows"]
 
@@ -61,15 +61,15 @@ def _write(dsn: str, seconds: float, seed: int, *, fresh: bool) -> dict[str, Any
 
 
 def _prune(dsn: str) -> dict[str, Any]:
-    """What is expired goes; memory above what an idle process holds, by the kernel's own count."""
+    """What is expired goes; bytes of memory at the peak, above what the process held before."""
     with PostgresCAS(dsn) as store:
         store.exists("0" * 64)
-        idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        idle = peak_memory()
         begun = time.perf_counter()
         report = store.prune_expired(grace=0)
         took = time.perf_counter() - begun
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"took": took, "removed": report.removed, "memory": (peak - idle) * 1024}
+        peak = peak_memory()
+    return {"took": took, "removed": report.removed, "memory": peak - idle}
 
 
 def _start(what: str, dsn: str, *arguments: object) -> "subprocess.Popen[str]":

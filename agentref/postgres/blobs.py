@@ -32,8 +32,8 @@ __all__ = [
 
 _Connection = psycopg.Connection[Any]
 
-# The server works on one statement while the next is packed. With half a megabyte each, 8 MiB take up to a
-# fifth longer, and in a single statement two thirds (measured as in benchmarks/postgres.py).
+# The server works on one statement while the next is packed. 8 MB in blobs of 4 to 64 KB take 0.7 of the
+# time of a single statement with 512 KiB at once, and with 256 KiB a sixth less than that.
 _STATEMENT_BYTES: Final = 256 * 1024
 
 _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
@@ -42,7 +42,8 @@ _INFO: Final = "digest, stored_size, touched_at, expires_at, condemned_at"
 
 # PostgreSQL keeps larger bytes in slices of 1,996, four of which fill a page (TOAST_MAX_CHUNK_SIZE, in its
 # heaptoast.h). A short last slice takes the fourth one's place, and with it up to a quarter of the page; so
-# it stays in the row. 256 bytes is as much as a row grows without a change of its life costing more.
+# it stays in the row. 500 blobs of 3.9 KB take 2.73 MB without that, 2.47 with up to 256 bytes, 2.36 with
+# up to 512; but a row is written anew whenever its life changes.
 _SLICE: Final = 1996
 _MAX_TAIL: Final = 256
 

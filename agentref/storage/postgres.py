@@ -56,8 +56,9 @@ class PostgresBlobStore:
         timeout: seconds that a verb waits for a connection.
 
     Raises `InvalidInputError` for what is no connection string. Every verb raises `StoreUnavailableError`,
-    `StoreBusyError`, `StoreFullError` or `StoreVersionError`; messages name host and database, never a
-    password.
+    `StoreBusyError`, `StoreFullError` or `StoreVersionError`, and on a connection of the caller's
+    `ConfigurationError` if that is not of READ COMMITTED, or does not speak UTF-8; messages name host and
+    database, never a password.
     """
 
     def __init__(  # noqa: PLR0913

@@ -116,6 +116,8 @@ def test_a_newer_version_that_only_added_is_served(dsn, observer):
     record(observer, 3, "pre_more")
     store = PostgresBlobStore(dsn)
     store.store({ONE: b"one"})
+    assert store.fetch([ONE]) == {ONE: b"one"}
+    assert [number for number, _ in status(dsn).applied] == [1, 2, 3]
     store.close()
 
 

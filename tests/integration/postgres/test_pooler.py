@@ -72,7 +72,9 @@ def pooler(postgres_server):
     shutil.rmtree(directory, ignore_errors=True)
 
 
-class TestBlobs(BlobStoreContract):
+class Pooled:
+    """Stores whose connections go through the pooler."""
+
     @pytest.fixture(autouse=True)
     def way(self, databases, pooler):
         self.databases, self.pooler = databases, pooler
@@ -81,13 +83,12 @@ class TestBlobs(BlobStoreContract):
         return PostgresBlobStore(make_conninfo(self.databases.dsn(path), **self.pooler))
 
 
-class TestRoots(RootStoreContract):
-    @pytest.fixture(autouse=True)
-    def way(self, databases, pooler):
-        self.databases, self.pooler = databases, pooler
+class TestBlobs(Pooled, BlobStoreContract):
+    pass
 
-    def make_store(self, path):
-        return PostgresBlobStore(make_conninfo(self.databases.dsn(path), **self.pooler))
+
+class TestRoots(Pooled, RootStoreContract):
+    pass
 
 
 def test_many_clients_share_two_connections(databases, pooler):

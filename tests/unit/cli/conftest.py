@@ -1,6 +1,9 @@
 """A store with a little of everything, and the command to look at it."""
 
+from urllib.parse import quote
+
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from typer.testing import CliRunner
 
 from agentref.cli.app import app
@@ -32,3 +35,12 @@ def cas(path):
 @pytest.fixture
 def run(cas, path):
     return Shell(path)
+
+
+@pytest.fixture
+def dsn(databases):
+    """An empty database, as a URL with a password."""
+    parts = conninfo_to_dict(databases.dsn())
+    port = f"&port={parts['port']}" if "port" in parts else ""
+    user, password = quote(parts["user"], safe=""), quote(parts.get("password", "hush"), safe="")
+    return f"postgresql://{user}:{password}@/{parts['dbname']}?host={quote(parts['host'], safe='')}{port}"

@@ -2,20 +2,10 @@
 
 import json
 import time
-from urllib.parse import quote
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from agentref.storage import PostgresCAS
-
-
-@pytest.fixture
-def dsn(databases):
-    parts = conninfo_to_dict(databases.dsn())
-    port = f"&port={parts['port']}" if "port" in parts else ""
-    user, password = quote(parts["user"], safe=""), quote(parts.get("password", "hush"), safe="")
-    return f"postgresql://{user}:{password}@/{parts['dbname']}?host={quote(parts['host'], safe='')}{port}"
 
 
 def said(result):

@@ -8,7 +8,6 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 from langgraph.checkpoint.postgres import PostgresSaver
@@ -16,7 +15,6 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
-from psycopg.conninfo import conninfo_to_dict
 from typing_extensions import TypedDict
 
 from agentref import AgentRefState, Externalized
@@ -310,14 +308,6 @@ def test_a_database_from_before_task_paths(cas, saver, database, gc):
         if "task_path" in [column[1] for column in connection.execute("PRAGMA table_info(writes)")]:
             connection.execute("ALTER TABLE writes DROP COLUMN task_path")
     assert said(gc("--json"))["checkpoints"] == 3
-
-
-@pytest.fixture
-def dsn(databases):
-    parts = conninfo_to_dict(databases.dsn())
-    port = f"&port={parts['port']}" if "port" in parts else ""
-    user, password = quote(parts["user"], safe=""), quote(parts.get("password", "hush"), safe="")
-    return f"postgresql://{user}:{password}@/{parts['dbname']}?host={quote(parts['host'], safe='')}{port}"
 
 
 def test_checkpoints_and_a_store_in_postgres(dsn, gc):
