@@ -7,6 +7,8 @@ so that code which never heard of agentref handles it correctly.
     ├── InvalidInputError (ValueError)       fix the call
     │   ├── InvalidDigestError
     │   ├── InvalidRefError
+    │   ├── InvalidKeyError
+    │   ├── ForeignViewError
     │   ├── InlineSizeExceeded
     │   ├── ValueTooLargeError
     │   └── UnsupportedTypeError (TypeError)
@@ -18,9 +20,15 @@ so that code which never heard of agentref handles it correctly.
     ├── BlobNotFoundError (KeyError)         restore the data, or drop the ref
     ├── AliasNotFoundError (KeyError)        set the alias, or look for another
     ├── AliasConflictError                   look at what stands there now, and decide again
+    ├── CoherenceError                       look at what stands there now, and decide again
+    │   ├── Conflict
+    │   ├── RetriesExhaustedError (TimeoutError)
+    │   ├── SnapshotLapsedError
+    │   └── CursorTooOldError (LookupError)
     ├── IntegrityError (ValueError)          the bytes are not to be trusted
     │   ├── CorruptBlobError
     │   ├── MalformedBlobError
+    │   ├── FutureVersionError
     │   └── UntrustedTypeError
     ├── StorageError (OSError)               retry, free space, fix permissions
     │   ├── StoreUnavailableError
@@ -32,6 +40,7 @@ so that code which never heard of agentref handles it correctly.
         └── MissingExtraError (ImportError)
 """
 
+from enum import StrEnum
 from typing import ClassVar
 
 __all__ = [
@@ -39,16 +48,25 @@ __all__ = [
     "AliasConflictError",
     "AliasNotFoundError",
     "BlobNotFoundError",
+    "CoherenceError",
     "ConfigurationError",
+    "Conflict",
     "CorruptBlobError",
+    "CursorTooOldError",
+    "ForeignViewError",
+    "FutureVersionError",
     "InPlaceMutationError",
     "InlineSizeExceeded",
     "IntegrityError",
     "InvalidDigestError",
     "InvalidInputError",
+    "InvalidKeyError",
     "InvalidRefError",
     "MalformedBlobError",
     "MissingExtraError",
+    "Reason",
+    "RetriesExhaustedError",
+    "SnapshotLapsedError",
     "StateDefinitionError",
     "StateError",
     "StorageError",
@@ -98,6 +116,18 @@ class InvalidRefError(InvalidInputError):
     """A mapping or text that should be a `ContentRef` is none."""
 
     code = "invalid_ref"
+
+
+class InvalidKeyError(InvalidInputError):
+    """Something that should name an artifact is no key."""
+
+    code = "invalid_key"
+
+
+class ForeignViewError(InvalidInputError):
+    """A view, lease or snapshot was given to a coordinator that it is not from."""
+
+    code = "foreign_view"
 
 
 class InlineSizeExceeded(InvalidInputError):  # noqa: N818  (the name is part of the published API)
@@ -190,6 +220,93 @@ class AliasConflictError(AgentRefError):
         self.current = current
 
 
+class Reason(StrEnum):
+    """Why a commit, a lease or an effect was refused. Members are only ever added."""
+
+    VERSION_MISMATCH = "version_mismatch"
+    """Somebody wrote since the view was read."""
+    DELETED = "deleted"
+    """Somebody deleted it since the view was read."""
+    EXISTS = "exists"
+    """It was to be created, but is there."""
+    CONTENT_MISMATCH = "content_mismatch"
+    """The view has the version that stands there, but not its content: it is of another history."""
+    HELD_BY_OTHER = "held_by_other"
+    """Somebody else has a lease on it, or waits for one."""
+    LEASE_LOST = "lease_lost"
+    """The lease has ended: released, expired, or taken away by `recover`."""
+    STALE_EPOCH = "stale_epoch"
+    """An exclusive lease has ended since the view was read: whoever held it may not write any more."""
+
+
+class CoherenceError(AgentRefError):
+    """What is shared is not, or no longer, as the caller believes; nothing was changed."""
+
+    code = "coherence"
+
+
+class Conflict(CoherenceError):  # noqa: N818  (the name is part of the published API)
+    """A commit, a lease or an effect was refused, and nothing was changed.
+
+    Attributes:
+        reason: a `Reason`.
+        key: the artifact.
+        base: the view that the caller started from, or None if it was to be the first.
+        current: what stands there now, a `Versioned`: its ref, version, epoch and writer.
+        holder, until: who is in the way, if somebody is, and when that ends at the latest, in seconds since
+            the epoch, by the coordinator's clock.
+    """
+
+    code = "conflict"
+
+    def __init__(  # noqa: PLR0913
+        self,
+        message: str,
+        *,
+        reason: Reason,
+        key: tuple[str, ...],
+        base: object = None,
+        current: object = None,
+        holder: str | None = None,
+        until: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.key = key
+        self.base = base
+        self.current = current
+        self.holder = holder
+        self.until = until
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _conflict, (self.message, self.__dict__)
+
+
+def _conflict(message: str, attributes: dict[str, object]) -> Conflict:
+    conflict = Conflict(message, reason=Reason.VERSION_MISMATCH, key=())
+    conflict.__dict__.update(attributes)
+    return conflict
+
+
+class RetriesExhaustedError(CoherenceError, TimeoutError):
+    """Others won every race for as long as the caller was willing to try; nothing was changed."""
+
+    code = "retries_exhausted"
+
+
+class SnapshotLapsedError(CoherenceError):
+    """A snapshot was closed, or its hold on the contents has ended: they may be gone."""
+
+    code = "snapshot_lapsed"
+
+
+class CursorTooOldError(CoherenceError, LookupError):
+    """The feed no longer reaches back to this cursor, or the cursor is of another coordinator's feed: read
+    everything anew and begin from `head()`."""
+
+    code = "cursor_too_old"
+
+
 class IntegrityError(AgentRefError, ValueError):
     """Stored bytes are not what their name promises; none of them were returned."""
 
@@ -206,6 +323,12 @@ class MalformedBlobError(IntegrityError):
     """The bytes hash correctly but do not follow the format, or exceed its bounds."""
 
     code = "malformed_blob"
+
+
+class FutureVersionError(IntegrityError):
+    """A view is of a version that its coordinator has not reached: the database is older than the view."""
+
+    code = "future_version"
 
 
 class UntrustedTypeError(IntegrityError):

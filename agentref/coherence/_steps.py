@@ -1,0 +1,47 @@
+"""Work that pauses in between, written once for threads and event loops: a generator of seconds to wait."""
+
+import asyncio
+import time
+from collections.abc import Generator, Iterator
+from typing import Any, Final, TypeVar, cast
+
+__all__ = ["arun", "pauses", "run"]
+
+_Result = TypeVar("_Result")
+Steps = Generator[float, None, _Result]
+
+_FIRST: Final = 0.001
+_LONGEST: Final = 0.05
+
+
+def pauses(until: float) -> Iterator[float]:
+    """Seconds to wait between tries, longer from one to the next, until then by the monotonic clock."""
+    pause = _FIRST
+    while (left := until - time.monotonic()) > 0:
+        yield min(pause, left)
+        pause = min(2 * pause, _LONGEST)
+
+
+def run(steps: Steps[_Result]) -> _Result:
+    """Do it in this thread."""
+    while True:
+        pause, result = _next(steps)
+        if pause is None:
+            return cast("_Result", result)
+        time.sleep(pause)
+
+
+async def arun(steps: Steps[_Result], *, in_thread: bool) -> _Result:
+    """Do it from the event loop, each step in a thread if it may wait."""
+    while True:
+        pause, result = await asyncio.to_thread(_next, steps) if in_thread else _next(steps)
+        if pause is None:
+            return cast("_Result", result)
+        await asyncio.sleep(pause)
+
+
+def _next(steps: Steps[_Result]) -> tuple[float | None, Any]:
+    try:
+        return next(steps), None
+    except StopIteration as end:
+        return None, end.value

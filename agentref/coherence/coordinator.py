@@ -1,0 +1,100 @@
+"""The coordinator that users hold: for threads and for event loops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import ParamSpec, Self, TypeVar
+
+from agentref.coherence import _arguments as arguments
+from agentref.coherence import _steps as steps
+from agentref.coherence.feed import Page
+from agentref.coherence.keys import Key
+from agentref.coherence.leases import Lease
+from agentref.coherence.rows import LeaseMode, Versioned
+from agentref.coherence.sync_coordinator import SyncCoordinator, Write
+
+__all__ = ["Coordinator", "Write"]
+
+_Result = TypeVar("_Result")
+_Parameters = ParamSpec("_Parameters")
+
+
+class Coordinator(SyncCoordinator):
+    __doc__ = SyncCoordinator.__doc__
+
+    async def aread(self, keys: Iterable[Key]) -> dict[Key, Versioned]:
+        """`read` for the event loop."""
+        return await self.hop(self.read, list(keys))
+
+    async def acommit(
+        self, writes: Iterable[Write], *, agent: str, reads: Iterable[Versioned] = ()
+    ) -> dict[Key, Versioned]:
+        """`commit` for the event loop."""
+        return await self.hop(self.commit, list(writes), agent=agent, reads=list(reads))
+
+    async def agate(self, view: Versioned, *, lease: Lease | None = None, agent: str = "") -> None:
+        """`gate` for the event loop."""
+        await self.hop(self.gate, view, lease=lease, agent=agent)
+
+    async def akeys(self, prefix: Key = ()) -> AsyncIterator[Versioned]:
+        """`keys` for the event loop."""
+        found = self.keys(prefix)
+        while (view := await self.hop(next, found, None)) is not None:
+            yield view
+
+    async def aacquire(
+        self,
+        key: Key,
+        *,
+        holder: str,
+        ttl: float,
+        mode: LeaseMode | str = LeaseMode.EXCLUSIVE,
+        wait: float = 0.0,
+    ) -> Lease:
+        """`acquire` for the event loop, which goes on while this waits."""
+        acquiring = self._acquiring(key, holder, ttl, arguments.check_mode(mode), wait)
+        return await steps.arun(acquiring, in_thread=not self.table.is_local)
+
+    async def arenew(self, lease: Lease, *, ttl: float | None = None) -> Lease:
+        """`renew` for the event loop."""
+        return await self.hop(self.renew, lease, ttl=ttl)
+
+    async def arelease(self, lease: Lease) -> None:
+        """`release` for the event loop."""
+        await self.hop(self.release, lease)
+
+    async def arecover(self, agent: str) -> list[Key]:
+        """`recover` for the event loop."""
+        return await self.hop(self.recover, agent)
+
+    async def asweep(self, **options: float) -> list[Key]:
+        """`sweep` for the event loop."""
+        return await self.hop(self.sweep, **options)
+
+    async def ahead(self) -> str:
+        """`head` for the event loop."""
+        return await self.hop(self.head)
+
+    async def achanges(self, *, since: str, limit: int = 1000) -> Page:
+        """`changes` for the event loop."""
+        return await self.hop(self.changes, since=since, limit=limit)
+
+    async def await_change(self, since: str, *, timeout: float) -> None:  # noqa: ASYNC109
+        """`wait` for the event loop."""
+        await asyncio.to_thread(self.wait, since, timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.hop(self.close)
+
+    async def hop(
+        self,
+        verb: Callable[_Parameters, _Result],
+        *args: _Parameters.args,
+        **kwargs: _Parameters.kwargs,
+    ) -> _Result:
+        """Call a verb where it may wait: in a thread, unless it never does."""
+        if self.table.is_local:
+            return verb(*args, **kwargs)
+        return await asyncio.to_thread(verb, *args, **kwargs)

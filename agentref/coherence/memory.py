@@ -1,0 +1,154 @@
+"""Rows in the memory of one process."""
+
+import heapq
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from typing import Any, Final
+
+from agentref.coherence.coordinator import Coordinator
+from agentref.coherence.cursors import check_position, place_in, written
+from agentref.coherence.rows import ABSENT, Row
+from agentref.coherence.table import Decide
+from agentref.errors import StoreUnavailableError
+
+__all__ = ["MemoryCoordinator", "MemoryTable"]
+
+FEED_LIMIT: Final = 100_000
+
+
+class MemoryTable:
+    """See `Table`. For the threads and event loops of one process; gone when it ends.
+
+    Keeps the last 100,000 entries of the feed at least, and at most twice as many: about 40 MB.
+    """
+
+    is_local = True
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
+        self.table_id = f"mem-{uuid.uuid4().hex[:12]}"
+        self._rows: dict[bytes, Row] = {}
+        self._ends: dict[bytes, float] = {}  # of leases, for the rows that have some
+        self._by_end: list[tuple[float, bytes]] = []  # a heap; only what `_ends` says too is true
+        self._entries: list[tuple[float, bytes]] = []
+        self._dropped = 0
+        self._committed = threading.Condition(threading.Lock())
+        self._closed = False
+
+    def probe(self, key: bytes, /) -> int:
+        """See `Table`. One look into a dictionary."""
+        row = self._rows.get(key)
+        return 0 if row is None else row.revision
+
+    def load(self, keys: Sequence[bytes], /) -> Mapping[bytes, Row]:
+        """See `Table`."""
+        with self._committed:
+            self._check_open()
+            return {key: self._rows[key] for key in keys if key in self._rows}
+
+    def transact(self, keys: Sequence[bytes], decide: Decide, /) -> Any:
+        """See `Table`."""
+        with self._committed:
+            self._check_open()
+            now = self.clock()
+            transition, result = decide({key: self._rows.get(key, ABSENT) for key in keys}, now)
+            if transition is not None:
+                self._rows.update(transition.rows)
+                for key, row in transition.rows.items():
+                    self._note_end(key, row.until)
+                if transition.entry is not None:
+                    self._append(now, transition.entry)
+        return result
+
+    def scan(self, first: bytes, stop: bytes, /, *, limit: int) -> Sequence[tuple[bytes, Row]]:
+        """See `Table`. Looks at all keys."""
+        with self._committed:
+            self._check_open()
+            keys = heapq.nsmallest(limit, (key for key in self._rows if first <= key < stop))
+            return [(key, self._rows[key]) for key in keys]
+
+    def leased(self, until: float, /, *, limit: int | None = None) -> Sequence[bytes]:
+        """See `Table`."""
+        with self._committed:
+            self._check_open()
+            found: list[tuple[float, bytes]] = []
+            while self._by_end and self._by_end[0][0] <= until and (limit is None or len(found) < limit):
+                end, key = heapq.heappop(self._by_end)
+                if self._ends.get(key) == end and (end, key) not in found[-1:]:
+                    found.append((end, key))
+            for item in found:
+                heapq.heappush(self._by_end, item)
+            return [key for _, key in found]
+
+    def head(self) -> str:
+        """See `Table`."""
+        with self._committed:
+            self._check_open()
+            return written(self.table_id, self._dropped + len(self._entries))
+
+    def entries(self, since: str, /, *, limit: int) -> tuple[Sequence[tuple[bytes, str]], str]:
+        """See `Table`."""
+        place = place_in(since, self.table_id)
+        with self._committed:
+            self._check_open()
+            last = self._dropped + len(self._entries)
+            position = check_position(place, first=self._dropped, last=last)
+            page = self._entries[position - self._dropped : position - self._dropped + limit]
+        numbered = [(entry, written(self.table_id, position + n)) for n, (_, entry) in enumerate(page, 1)]
+        return numbered, numbered[-1][1] if numbered else since
+
+    def wait(self, since: str, /, *, timeout: float) -> None:
+        """See `Table`."""
+        place = place_in(since, self.table_id)
+        with self._committed:
+            self._committed.wait_for(
+                lambda: self._closed or place != str(self._dropped + len(self._entries)),
+                None if timeout == math.inf else timeout,
+            )
+            self._check_open()
+
+    def compact(self, before: float, /) -> int:
+        """See `Table`."""
+        with self._committed:
+            self._check_open()
+            return self._drop(sum(1 for _ in takewhile(lambda entry: entry[0] < before, self._entries)))
+
+    def close(self) -> None:
+        """See `Table`."""
+        with self._committed:
+            self._closed = True
+            self._committed.notify_all()
+
+    def _append(self, now: float, entry: bytes) -> None:
+        self._entries.append((now, entry))
+        if len(self._entries) >= 2 * FEED_LIMIT:
+            self._drop(FEED_LIMIT)
+        self._committed.notify_all()
+
+    def _drop(self, number: int) -> int:
+        del self._entries[:number]
+        self._dropped += number
+        return number
+
+    def _note_end(self, key: bytes, end: float | None) -> None:
+        if end is None:
+            if self._ends:
+                self._ends.pop(key, None)
+        elif self._ends.get(key) != end:
+            self._ends[key] = end
+            heapq.heappush(self._by_end, (end, key))
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailableError("The coordinator in memory is closed.")
+
+
+class MemoryCoordinator(Coordinator):
+    """A coordinator for the threads and event loops of one process. Nothing of it outlives the process."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryTable())
