@@ -80,7 +80,7 @@ def _python() -> Path:
     tag = f"{sys.version_info.major}.{sys.version_info.minor}"
     home = _cache() / f"agent-coherence-{_VERSION}-py{tag}"
     python, complete = home / "bin" / "python", home / "complete"
-    with _locked(home.with_suffix(".lock")):
+    with _locked(Path(f"{home}.lock")):
         if not complete.exists():
             make = [sys.executable, "-m", "venv", "--clear", str(home)]
             _run(make, _INSTALL_SECONDS, "An environment for agent-coherence could not be made")
