@@ -1,6 +1,6 @@
 """The reading half of a peer: its cache, and when that may be shown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -59,6 +59,8 @@ class Reader:
             cached = None
         if cached is None:
             return self._read(key)
+        if not self._observers:
+            return cached.view if self._shows(cached) else self._read(key)
         began = self._began()
         if not self._shows(cached):
             return self._read(key)
@@ -130,12 +132,12 @@ class Reader:
         self._cache.put(key, Cached(code, row, view, lease, -1 if reads is None else reads - 1))
         return view
 
-    def _began(self) -> int:
-        return self._observers[0].began() if self._observers else 0
+    def _began(self) -> Sequence[int]:
+        return [observer.began() for observer in self._observers]
 
-    def _delivered(self, view: View, source: str, began: int) -> View:
-        for observer in self._observers:
-            observer.delivered(self.name, view.versioned, source, began)
+    def _delivered(self, view: View, source: str, began: Sequence[int]) -> View:
+        for observer, number in zip(self._observers, began, strict=True):
+            observer.delivered(self.name, view.versioned, source, number)
         return view
 
     def _on_changes(self, page: Page) -> None:

@@ -122,14 +122,20 @@ class Writer(Reader):
             if ref is not None and base is not None and ref != base.ref:
                 self._contents.keep(code, base.version + 1, ref, look=look)
             writes.append(Write(put.key, ref, base, shown.get(put.key) or self._own_lease(put.key)))
-            if isinstance(put.base, View):
-                put.base.forget()  # the new value may have been made by changing the old one
+            self._forget(put)
         try:
             rows = self._committed(writes, [bare(view) for view in reads])
         except Conflict:
             self._lost(writes)
             raise
         return [self._won(write, rows[write.key]) for write in writes]
+
+    def _forget(self, put: Put) -> None:
+        """The new value may have been made by changing the old one, in place."""
+        if isinstance(put.base, View):
+            put.base.forget()
+        if (cached := self._cache.get(put.key)) is not None:
+            cached.view.forget()
 
     def _base_of(self, put: Put, code: bytes) -> Versioned | None:
         """The base; for what is to be created the view of its absence, which has a version and an epoch."""
