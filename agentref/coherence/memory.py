@@ -5,6 +5,7 @@ import math
 import threading
 import time
 import uuid
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final
@@ -33,6 +34,7 @@ class MemoryTable:
         self.clock = clock
         self.table_id = f"mem-{uuid.uuid4().hex[:12]}"
         self._rows: dict[bytes, Row] = {}
+        self._keys: list[bytes] = []  # of all rows, in order: no row ever goes
         self._ends: dict[bytes, float] = {}  # of leases, for the rows that have some
         self._by_end: list[tuple[float, bytes]] = []  # a heap; only what `_ends` says too is true
         self._entries: list[tuple[float, bytes]] = []
@@ -59,18 +61,21 @@ class MemoryTable:
             now = self.clock()
             transition, result = decide({key: self._rows.get(key, ABSENT) for key in keys}, now)
             if transition is not None:
-                self._rows.update(transition.rows)
                 for key, row in transition.rows.items():
+                    if key not in self._rows:
+                        insort(self._keys, key)
+                    self._rows[key] = row
                     self._note_end(key, row.until)
                 if transition.entry is not None:
                     self._append(now, transition.entry)
         return result
 
     def scan(self, first: bytes, stop: bytes, /, *, limit: int) -> Sequence[tuple[bytes, Row]]:
-        """See `Table`. Looks at all keys."""
+        """See `Table`."""
         with self._committed:
             self._check_open()
-            keys = heapq.nsmallest(limit, (key for key in self._rows if first <= key < stop))
+            begin = bisect_left(self._keys, first)
+            keys = self._keys[begin : min(begin + limit, bisect_left(self._keys, stop, begin))]
             return [(key, self._rows[key]) for key in keys]
 
     def leased(self, until: float, /, *, limit: int | None = None) -> Sequence[bytes]:

@@ -19,6 +19,7 @@ from agentref.adapters.langgraph.adapter import LangGraphAdapter
 from agentref.adapters.langgraph.collect import acollect_pins, collect_pins
 from agentref.adapters.langgraph.differences import GcReport, PinDifference
 from agentref.adapters.langgraph.lazy import LazyState
+from agentref.adapters.langgraph.naming import channel_key, current_agent
 from agentref.adapters.langgraph.saver import ExternalizingSaver, externalize
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "LazyState",
     "PinDifference",
     "acollect_pins",
+    "channel_key",
     "collect_pins",
+    "current_agent",
     "externalize",
 ]

@@ -6,6 +6,7 @@ from typing import Any, overload
 from langchain_core.runnables import Runnable
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
+from agentref.adapters.langgraph.coherent import Coherence
 from agentref.adapters.langgraph.fields import Fields
 from agentref.adapters.langgraph.gate import Gate
 from agentref.adapters.langgraph.hints import read_hints
@@ -15,6 +16,7 @@ from agentref.adapters.langgraph.saver import ExternalizingSaver, wrap
 from agentref.adapters.langgraph.schema import graph_schema
 from agentref.adapters.langgraph.updates import Translation
 from agentref.adapters.langgraph.visit import Visit
+from agentref.coherence import Coordinator
 from agentref.errors import ConfigurationError, InvalidInputError, StateDefinitionError
 from agentref.runtime import Runtime
 from agentref.state import AgentRefState
@@ -146,9 +148,15 @@ class LangGraphAdapter:
         return self._wrapped(router, None, Visit.leave_router)
 
     def checkpointer(
-        self, saver: BaseCheckpointSaver[Any], *, inline_threshold_bytes: int = 2048
+        self,
+        saver: BaseCheckpointSaver[Any],
+        *,
+        inline_threshold_bytes: int = 2048,
+        coordinator: Coordinator | None = None,
+        worker: str | None = None,
+        writer_lease: float | None = None,
     ) -> ExternalizingSaver:
-        """`externalize(saver, ...)` for graphs of this adapter's schema.
+        """`externalize(saver, ...)` for graphs of this adapter's schema, with its arguments.
 
         It also keeps what comes in from outside by the rules of the fields: inputs, `update_state`, nodes
         that are not wrapped. External values become refs whatever their size, and an inline value over the
@@ -162,7 +170,8 @@ class LangGraphAdapter:
         runtime = Runtime(
             self.backend, also=self._also, inline_threshold_bytes=inline_threshold_bytes, pins=True
         )
-        checkpointer = wrap(saver, runtime, Gate(self._fields))
+        coherence = Coherence(coordinator, worker=worker, writer_lease=writer_lease)
+        checkpointer = wrap(saver, runtime, coherence, Gate(self._fields))
         if runtime.pins:
             self._fields.life.lease()
         return checkpointer

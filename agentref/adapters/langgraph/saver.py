@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.memory import InMemorySaver
 
+from agentref.adapters.langgraph.coherent import Coherence, Coherent
 from agentref.adapters.langgraph.known import Carried, KnownCheckpoints, Placed, merged, unchanged
 from agentref.adapters.langgraph.pace import Pace
 from agentref.adapters.langgraph.pins import keeps_whole, pinned_refs
@@ -30,6 +31,7 @@ from agentref.adapters.langgraph.values import inner_value, place, placed_ref, u
 from agentref.adapters.langgraph.verbs import verbs_of
 from agentref.adapters.langgraph.within import refs_within
 from agentref.codecs import name_error
+from agentref.coherence import Coordinator
 from agentref.errors import AgentRefError, InvalidInputError
 from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
@@ -40,12 +42,15 @@ __all__ = ["ExternalizingSaver", "externalize"]
 _PRIMITIVES: Final = (str, int, float, bool)
 
 
-def externalize(
+def externalize(  # noqa: PLR0913
     saver: BaseCheckpointSaver[Any],
     *,
     backend: CAS,
     also: Iterable[CAS] = (),
     inline_threshold_bytes: int = 2048,
+    coordinator: Coordinator | None = None,
+    worker: str | None = None,
+    writer_lease: float | None = None,
 ) -> "ExternalizingSaver":
     """Wrap a LangGraph checkpointer so that its checkpoints carry refs instead of large values.
 
@@ -60,12 +65,19 @@ def externalize(
         also: further stores that older checkpoints refer to; they are only read.
         inline_threshold_bytes: channel values and writes of a larger encoded size are externalized.
             0 externalizes everything but None.
+        coordinator: is told of each save which content stands in which channel now; peers read it there,
+            by `channel_key`.
+        worker: the name of this process, for others: the writer of what it publishes, the holder of its
+            leases. Made of host, process and chance if it is not given.
+        writer_lease: for how many seconds after a save no other worker may save in the same thread, among
+            those who have a `writer_lease` too. A save then raises `Conflict` if it would fork the thread.
 
     Raises `InvalidInputError` for arguments of the wrong kind. Reading through the result raises
     `BlobNotFoundError`, `IntegrityError` or `UnknownBackendError`, each naming the ref.
     """
     runtime = Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes, pins=True)
-    return wrap(saver, runtime)
+    coherence = Coherence(coordinator, worker=worker, writer_lease=writer_lease)
+    return wrap(saver, runtime, coherence)
 
 
 Admit = Callable[[str, Iterable[tuple[str, Any]]], tuple[list[tuple[str, Any]], Outgoing]]
@@ -73,12 +85,12 @@ Admit = Callable[[str, Iterable[tuple[str, Any]]], tuple[list[tuple[str, Any]], 
 
 
 def wrap(
-    saver: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit | None = None
+    saver: BaseCheckpointSaver[Any], runtime: Runtime, coherence: Coherence, admit: Admit | None = None
 ) -> "ExternalizingSaver":
     """`externalize`, with a say in what gets in: refs may be in it, which checkpoints then pin."""
     if not isinstance(saver, BaseCheckpointSaver):
         raise InvalidInputError(_not_a_saver(saver))
-    return _class_for(type(saver))(saver, runtime, admit)
+    return _class_for(type(saver))(saver, runtime, coherence, admit)
 
 
 def _not_a_saver(given: object) -> str:
@@ -93,7 +105,7 @@ def _class_for(inner: type[BaseCheckpointSaver[Any]]) -> type["ExternalizingSave
     return type(f"Externalizing{inner.__name__}", (ExternalizingSaver,), verbs_of(inner))
 
 
-class ExternalizingSaver(BaseCheckpointSaver[Any]):
+class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
     """What `externalize` returns; made by it alone. As thread-safe as the saver inside.
 
     Attributes:
@@ -103,9 +115,16 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
 
     inner: BaseCheckpointSaver[Any]
 
-    def __init__(self, inner: BaseCheckpointSaver[Any], runtime: Runtime, admit: Admit | None) -> None:
+    def __init__(
+        self,
+        inner: BaseCheckpointSaver[Any],
+        runtime: Runtime,
+        coherence: Coherence,
+        admit: Admit | None,
+    ) -> None:
         super().__init__(serde=inner.serde)
         self.inner = inner
+        self.coherence = coherence
         self._admit = admit
         self.runtime = runtime.with_codec(codec_for(inner.serde))
         self._known = KnownCheckpoints()
@@ -125,6 +144,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         return self
 
     def __exit__(self, *details: object) -> Any:
+        self.coherence.let_go()
         return self.inner.__exit__(*details)  # type: ignore[attr-defined]
 
     async def __aenter__(self) -> Self:
@@ -132,6 +152,7 @@ class ExternalizingSaver(BaseCheckpointSaver[Any]):
         return self
 
     async def __aexit__(self, *details: object) -> Any:
+        await self.coherence.alet_go()
         return await self.inner.__aexit__(*details)  # type: ignore[attr-defined]
 
     @property

@@ -19,6 +19,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
 )
 
+from agentref.adapters.langgraph.coherent import followed
 from agentref.adapters.langgraph.known import Placed
 from agentref.adapters.langgraph.offered import offered_verbs
 from agentref.adapters.langgraph.pins import (
@@ -49,18 +50,23 @@ def verbs_of(inner: type[BaseCheckpointSaver[Any]]) -> dict[str, Any]:
     }
     offered = offered_verbs(inner)
     own = {name: verb for name, verb in _VERBS.items() if name not in missing}
-    return {**own, **{name: verb for name, verb in offered.items() if name in missing}}
+    verbs = {**own, **{name: verb for name, verb in offered.items() if name in missing}}
+    return {name: followed(name, verb) for name, verb in verbs.items()}
 
 
 def get_tuple(self: "ExternalizingSaver", config: RunnableConfig) -> CheckpointTuple | None:
     """The checkpoint of a config, every value in place; all refs are fetched in one batch."""
+    epoch = self.coherence.look(config)
     saved = self.inner.get_tuple(config)
+    self.coherence.note(config, saved, epoch)
     return None if saved is None else self.hydrated([saved])[0]
 
 
 async def aget_tuple(self: "ExternalizingSaver", config: RunnableConfig) -> CheckpointTuple | None:
     """`get_tuple` for the event loop."""
+    epoch = await self.coherence.alook(config)
     saved = await self.inner.aget_tuple(config)
+    self.coherence.note(config, saved, epoch)
     return None if saved is None else (await self.ahydrated([saved]))[0]
 
 
@@ -122,10 +128,13 @@ def put(
         self.runtime.keep(placed.outgoing, owner_in(config, checkpoint["id"]), placed.refs)
         return placed
 
+    self.coherence.admit(config, checkpoint["id"])
     placed = self.pace.save(save)
     self.remember(config, placed)
     with self.explaining(config, placed.checkpoint["channel_values"].items()):
-        return self.inner.put(config, placed.checkpoint, metadata, placed.versions)
+        saved = self.inner.put(config, placed.checkpoint, metadata, placed.versions)
+    self.coherence.saved(saved, placed.checkpoint)
+    return saved
 
 
 async def aput(
@@ -137,10 +146,13 @@ async def aput(
 ) -> RunnableConfig:
     """`put` for the event loop."""
     placed = self.placed_checkpoint(config, checkpoint, new_versions)
+    await self.coherence.aadmit(config, checkpoint["id"])
     await self.runtime.akeep(placed.outgoing, owner_in(config, checkpoint["id"]), placed.refs)
     self.remember(config, placed)
     with self.explaining(config, placed.checkpoint["channel_values"].items()):
-        return await self.inner.aput(config, placed.checkpoint, metadata, placed.versions)
+        saved = await self.inner.aput(config, placed.checkpoint, metadata, placed.versions)
+    await self.coherence.asaved(saved, placed.checkpoint)
+    return saved
 
 
 def put_writes(
@@ -157,6 +169,7 @@ def put_writes(
         self.runtime.keep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
         return lean
 
+    self.coherence.admit(config)
     lean = self.pace.save(save)
     with self.explaining(config, lean):
         self.inner.put_writes(config, lean, task_id, *self.task_path(task_path))
@@ -171,6 +184,7 @@ async def aput_writes(
 ) -> None:
     """`put_writes` for the event loop."""
     lean, outgoing = self.placed_writes(config, writes)
+    await self.coherence.aadmit(config)
     await self.runtime.akeep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
     with self.explaining(config, lean):
         await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
