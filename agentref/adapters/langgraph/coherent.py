@@ -158,7 +158,7 @@ _CONCERNED: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterable[str]]]] = 
 
 
 def followed(name: str, verb: _Verb) -> _Verb:
-    """The verb of a saver; one that changes threads otherwise than by saving publishes what they hold then."""
+    """The verb; one that changes threads otherwise than by saving then publishes what they hold."""
     if name.removeprefix("a") not in _CONCERNED:
         return verb
     following = _afollowed if inspect.iscoroutinefunction(verb) else _followed
@@ -221,8 +221,8 @@ class Coherent:
         return self._coordinator().peer(agent, backend=self.runtime.backend, **options)
 
     def publish_thread(self, thread_id: str) -> None:
-        """Publish what the latest checkpoints of a thread carry: after a crash, or for one from before there
-        was a coordinator. Lists all checkpoints of the thread."""
+        """Publish what the latest checkpoints of a thread carry: after a crash, or for one that is older
+        than the coordinator. Lists all checkpoints of the thread."""
         self._coordinator()
         self.coherence.moved(self.inner, [thread_id])
 

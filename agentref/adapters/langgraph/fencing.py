@@ -39,8 +39,8 @@ _Checkpoint = tuple[str, str, str | None]
 
 @dataclass(slots=True)
 class _Thread:
-    """What this worker has of a thread: `view` as it is under `lease`, and the epoch since which nobody else
-    had one."""
+    """What this worker has of a thread: `view` as it is under `lease`, and `since`, the epoch since which
+    nobody else had one."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     lease: Lease | None = None
