@@ -13,7 +13,7 @@ from agentref.coherence._refusals import conflict
 from agentref.coherence.feed import Change, Page, pack_entry, unpack_entry
 from agentref.coherence.keys import Key, decode_key, encode_key, key_range
 from agentref.coherence.leases import Lease
-from agentref.coherence.observer import Observer
+from agentref.coherence.observer import NO_SPAN, Observer, RowChange, Spanning, spanned
 from agentref.coherence.rows import ABSENT, Held, LeaseMode, Row, Versioned, versioned
 from agentref.coherence.rules import Asked, Base, Refusal, Token, Wanted
 from agentref.coherence.table import Decision, Table, Transition
@@ -25,6 +25,7 @@ __all__ = ["SyncCoordinator", "Write"]
 _AT_ONCE: Final = 256
 _PAGE: Final = 1000
 _FEED_SECONDS: Final = 7 * 24 * 3600.0
+_NOTHING_ASKED: Final[Mapping[bytes, Asked]] = {}
 
 _Decided = tuple[Mapping[bytes, Row], Sequence[Change], Any]
 _Deciding = Callable[[Mapping[bytes, Row], float], _Decided]
@@ -62,6 +63,7 @@ class SyncCoordinator:
     def __init__(self, table: Table, *, observers: Iterable[Observer] = ()) -> None:
         self.table = table
         self.observers = tuple(observers)
+        self._spanning = tuple(each for each in self.observers if isinstance(each, Spanning))
         self._id: str | None = None
 
     @property
@@ -101,6 +103,10 @@ class SyncCoordinator:
         origin = self.coordinator_id
         wanted = {self._checked(write): write for write in writes}
         seen = {encode_key(arguments.own_view(view, origin).key): view for view in reads}
+        asked = {
+            code: Asked(agent, ref, base and _base(base), lease and _token(lease))
+            for code, (_, ref, base, lease) in wanted.items()
+        }
 
         def decide(rows: Mapping[bytes, Row], now: float) -> _Decided:
             for code, view in seen.items():
@@ -108,9 +114,8 @@ class SyncCoordinator:
                     raise conflict(origin, refusal, view.key, view, rows[code])
             new: dict[bytes, Row] = {}
             changes: list[Change] = []
-            for code, (key, ref, base, lease) in wanted.items():
-                asked = Asked(agent, ref, base and _base(base), lease and _token(lease))
-                row = rules.commit(rows[code], asked, now)
+            for code, (key, ref, base, _) in wanted.items():
+                row = rules.commit(rows[code], asked[code], now)
                 if isinstance(row, Refusal):
                     raise conflict(origin, row, key, base, rows[code])
                 new[code] = row
@@ -118,8 +123,11 @@ class SyncCoordinator:
                     changes.append(Change(key, row.version, ref, row.epoch, agent))
             return new, changes, None
 
-        rows, _ = self._transact(agent, [*wanted, *(code for code in seen if code not in wanted)], decide)
-        return {write.key: rows[code] for code, write in wanted.items()}
+        codes = [*wanted, *(code for code in seen if code not in wanted)]
+        keys = [write.key for write in wanted.values()]
+        with NO_SPAN if not self._spanning else spanned(self._spanning, "commit", agent, keys):
+            rows, _ = self._transact(agent, codes, decide, asked=asked)
+        return dict(zip(keys, map(rows.__getitem__, wanted), strict=True))
 
     def gate(self, view: Versioned, *, lease: Lease | None = None, agent: str = "") -> None:
         """Return if a commit from this view would be accepted now, to be called just before an effect that
@@ -280,18 +288,19 @@ class SyncCoordinator:
         code = encode_key(key)
         ttl = arguments.check_seconds("ttl", ttl)
         until = time.monotonic() + arguments.check_seconds("wait", wait, zero=True)
-        while True:
-            left = until - time.monotonic()
-            row, outcome = self._try_acquire(code, holder, mode, ttl, left)
-            if isinstance(outcome, Held):
-                return self._leased(key, outcome)
-            for pause in steps.pauses(until):
-                yield pause
-                ended = outcome.until is not None and outcome.until <= self.table.clock()
-                if ended or self.table.probe(code) != row.revision:
-                    break
-            else:
-                raise self._noted(holder, conflict(self.coordinator_id, outcome, key, None, row))
+        with NO_SPAN if not self._spanning else spanned(self._spanning, "acquire", holder, [key]):
+            while True:
+                left = until - time.monotonic()
+                row, outcome = self._try_acquire(code, holder, mode, ttl, left)
+                if isinstance(outcome, Held):
+                    return self._leased(key, outcome)
+                for pause in steps.pauses(until):
+                    yield pause
+                    ended = outcome.until is not None and outcome.until <= self.table.clock()
+                    if ended or self.table.probe(code) != row.revision:
+                        break
+                else:
+                    raise self._noted(holder, conflict(self.coordinator_id, outcome, key, None, row))
 
     def _try_acquire(
         self, code: bytes, holder: str, mode: LeaseMode, ttl: float, wait: float
@@ -304,9 +313,16 @@ class SyncCoordinator:
         return rows[code], outcome
 
     def _transact(
-        self, agent: str, codes: Sequence[bytes], decide: _Deciding
+        self,
+        agent: str,
+        codes: Sequence[bytes],
+        decide: _Deciding,
+        *,
+        asked: Mapping[bytes, Asked] = _NOTHING_ASKED,
+        evicts: bool = False,
     ) -> tuple[dict[bytes, Row], Any]:
-        """Decide on rows and carry it out; the rows as they are then, and what was decided."""
+        """Decide on rows and carry it out; the rows as they are then, and what was decided. `asked` and
+        `evicts` are for those who watch."""
         revision = int.from_bytes(os.urandom(8)) >> 1 or 1
         seen: tuple[Mapping[bytes, Row], float] = {}, 0.0
 
@@ -323,11 +339,16 @@ class SyncCoordinator:
         except Conflict as error:
             self._repair(error, seen[0])
             raise self._noted(agent, error) from None
-        old, now = seen
-        for observer in self.observers:
+        if self.observers:
+            old, now = seen
+            origin = self.coordinator_id
             for code, row in rows.items():
                 if row is not old[code]:
-                    observer.changed(agent, decode_key(code), old[code], row, now)
+                    change = RowChange(
+                        origin, decode_key(code), agent, old[code], row, now, asked.get(code), evicts
+                    )
+                    for observer in self.observers:
+                        observer.changed(change)
         return rows, result
 
     def _repair(self, error: Conflict, seen: Mapping[bytes, Row]) -> None:
@@ -343,7 +364,10 @@ class SyncCoordinator:
 
     def _evict(self, code: bytes, agent: str) -> None:
         self._transact(
-            agent, [code], lambda rows, now: ({code: rules.evict(rows[code], agent, now)}, (), None)
+            agent,
+            [code],
+            lambda rows, now: ({code: rules.evict(rows[code], agent, now)}, (), None),
+            evicts=True,
         )
 
     def _leased(self, key: Key, held: Held) -> Lease:
