@@ -135,7 +135,7 @@ def _walk(run: Sequence[_Change], known: _Known | None, findings: Findings) -> N
         row = change[-1]
         if known is None:
             granted = sum(event.kind is EventKind.GRANT for event in change)
-            known = _Known(row, {}, all_leases=False, since=row.fence - granted)
+            known = _Known(row, {}, row.holding == granted, row.fence - granted)
         else:
             _check_order(change, known.row, findings)
         leases = {fence: lease for fence, lease in known.leases.items() if not _ends(change, fence)}
