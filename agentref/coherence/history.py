@@ -101,11 +101,14 @@ class History:
 
     def _note(self, happened: Sequence[Fields]) -> None:
         with self._lock:
-            last, instance = self._last, self._instance
-            events = [Event._make((last := last + 1, instance, *fields)) for fields in happened]
-            self._last = last
-            self._recent.extend(events)
+            first = self._last + 1
+            for fields in happened:
+                self._last += 1
+                self._recent.append(Event._make((self._last, self._instance, *fields)))
             if self._file is not None:
+                events = [
+                    Event._make((first + n, self._instance, *fields)) for n, fields in enumerate(happened)
+                ]
                 self._file.append(events)
 
 

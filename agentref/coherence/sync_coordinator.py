@@ -103,10 +103,7 @@ class SyncCoordinator:
         origin = self.coordinator_id
         wanted = {self._checked(write): write for write in writes}
         seen = {encode_key(arguments.own_view(view, origin).key): view for view in reads}
-        asked = {
-            code: Asked(agent, ref, base and _base(base), lease and _token(lease))
-            for code, (_, ref, base, lease) in wanted.items()
-        }
+        asked: dict[bytes, Asked] = {}
 
         def decide(rows: Mapping[bytes, Row], now: float) -> _Decided:
             for code, view in seen.items():
@@ -114,8 +111,9 @@ class SyncCoordinator:
                     raise conflict(origin, refusal, view.key, view, rows[code])
             new: dict[bytes, Row] = {}
             changes: list[Change] = []
-            for code, (key, ref, base, _) in wanted.items():
-                row = rules.commit(rows[code], asked[code], now)
+            for code, (key, ref, base, lease) in wanted.items():
+                asked[code] = wish = Asked(agent, ref, base and _base(base), lease and _token(lease))
+                row = rules.commit(rows[code], wish, now)
                 if isinstance(row, Refusal):
                     raise conflict(origin, row, key, base, rows[code])
                 new[code] = row
@@ -124,10 +122,12 @@ class SyncCoordinator:
             return new, changes, None
 
         codes = [*wanted, *(code for code in seen if code not in wanted)]
-        keys = [write.key for write in wanted.values()]
-        with NO_SPAN if not self._spanning else spanned(self._spanning, "commit", agent, keys):
+        if self._spanning:
+            with spanned(self._spanning, "commit", agent, [write.key for write in wanted.values()]):
+                rows, _ = self._transact(agent, codes, decide, asked=asked)
+        else:
             rows, _ = self._transact(agent, codes, decide, asked=asked)
-        return dict(zip(keys, map(rows.__getitem__, wanted), strict=True))
+        return {write.key: rows[code] for code, write in wanted.items()}
 
     def gate(self, view: Versioned, *, lease: Lease | None = None, agent: str = "") -> None:
         """Return if a commit from this view would be accepted now, to be called just before an effect that
