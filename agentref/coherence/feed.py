@@ -33,10 +33,12 @@ class Change(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Changes in the order of their commits, and `cursor`, from which the feed goes on."""
+    """Changes in the order of their commits, and `cursor`, from which the feed goes on. `gap` says that
+    some before these are gone: a follower fell so far behind that the feed was compacted meanwhile."""
 
     changes: Sequence[Change]
     cursor: str
+    gap: bool = False
 
 
 def pack_entry(changes: Sequence[Change]) -> bytes:

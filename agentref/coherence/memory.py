@@ -13,6 +13,7 @@ from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.cursors import check_position, place_in, written
 from agentref.coherence.rows import ABSENT, Row
 from agentref.coherence.table import Decide
+from agentref.coherence.turns import Turns
 from agentref.errors import StoreUnavailableError
 
 __all__ = ["MemoryCoordinator", "MemoryTable"]
@@ -37,6 +38,7 @@ class MemoryTable:
         self._entries: list[tuple[float, bytes]] = []
         self._dropped = 0
         self._committed = threading.Condition(threading.Lock())
+        self._turns = Turns()
         self._closed = False
 
     def probe(self, key: bytes, /) -> int:
@@ -83,6 +85,10 @@ class MemoryTable:
             for item in found:
                 heapq.heappush(self._by_end, item)
             return [key for _, key in found]
+
+    def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None] | None:
+        """See `Table`."""
+        return self._turns.take(key, timeout=timeout)
 
     def head(self) -> str:
         """See `Table`."""

@@ -11,6 +11,7 @@ from agentref.coherence import _steps as steps
 from agentref.coherence import rules
 from agentref.coherence._refusals import conflict
 from agentref.coherence.feed import Change, Page, pack_entry, unpack_entry
+from agentref.coherence.following import Follower, Subscription
 from agentref.coherence.keys import Key, decode_key, encode_key, key_range
 from agentref.coherence.leases import Lease
 from agentref.coherence.observer import NO_SPAN, Observer, RowChange, Spanning, spanned
@@ -65,6 +66,7 @@ class SyncCoordinator:
         self.observers = tuple(observers)
         self._spanning = tuple(each for each in self.observers if isinstance(each, Spanning))
         self._id: str | None = None
+        self._follower = Follower(self)
 
     @property
     def coordinator_id(self) -> str:
@@ -101,7 +103,10 @@ class SyncCoordinator:
         """`commit`, for those who keep rows."""
         arguments.check_agent("agent", agent)
         origin = self.coordinator_id
+        writes = list(writes)
         wanted = {self._checked(write): write for write in writes}
+        if len(wanted) < len(writes):
+            raise InvalidInputError("A commit writes each key once, and a key was given twice.")
         seen = {encode_key(arguments.own_view(view, origin).key): view for view in reads}
         asked: dict[bytes, Asked] = {}
 
@@ -151,6 +156,13 @@ class SyncCoordinator:
                     yield versioned(self.coordinator_id, decode_key(code), row)
             first = page[-1][0] + b"\0"
 
+    def versions(self) -> Iterator[tuple[bytes, int]]:
+        """The version of every artifact that was ever written, by encoded key."""
+        first, stop = key_range(())
+        while page := self.table.scan(first, stop, limit=_PAGE):
+            yield from ((code, row.version) for code, row in page if row.version)
+            first = page[-1][0] + b"\0"
+
     # Leases
 
     def acquire(
@@ -167,7 +179,7 @@ class SyncCoordinator:
         Raises `Conflict` (`held_by_other`), which names who is in the way. A holder that has a lease
         already is refused as well: two tasks of one agent are two.
         """
-        return steps.run(self._acquiring(key, holder, ttl, LeaseMode(arguments.check_mode(mode)), wait))
+        return steps.run(self.acquiring(key, holder, ttl, arguments.check_mode(mode), wait))[0]
 
     def renew(self, lease: Lease, *, ttl: float | None = None) -> Lease:
         """The lease, which ends `ttl` seconds from now (its own length if none is given) or when it did,
@@ -246,8 +258,14 @@ class SyncCoordinator:
         look at `changes`."""
         self.table.wait(since, timeout=timeout)
 
+    def subscribe(self, call: Callable[[Page], None]) -> Subscription:
+        """Have `call` called with every page of changes that are committed from now on, by anybody: in a
+        thread, in order, without a gap (or with `gap` set). A bound method is forgotten with its object."""
+        return self._follower.add(call)
+
     def close(self) -> None:
         """Close what this coordinator opened. Idempotent."""
+        self._follower.stop()
         self.table.close()
 
     def __enter__(self) -> Self:
@@ -281,9 +299,10 @@ class SyncCoordinator:
             arguments.own_lease(write.lease, self.coordinator_id, write.key)
         return code
 
-    def _acquiring(
+    def acquiring(
         self, key: Key, holder: str, ttl: float, mode: LeaseMode, wait: float
-    ) -> steps.Steps[Lease]:
+    ) -> steps.Steps[tuple[Lease, Row]]:
+        """`acquire`, step by step; the row under the lease comes with it."""
         arguments.check_agent("holder", holder)
         code = encode_key(key)
         ttl = arguments.check_seconds("ttl", ttl)
@@ -293,7 +312,7 @@ class SyncCoordinator:
                 left = until - time.monotonic()
                 row, outcome = self._try_acquire(code, holder, mode, ttl, left)
                 if isinstance(outcome, Held):
-                    return self._leased(key, outcome)
+                    return self._leased(key, outcome), row
                 for pause in steps.pauses(until):
                     yield pause
                     ended = outcome.until is not None and outcome.until <= self.table.clock()
@@ -341,14 +360,11 @@ class SyncCoordinator:
             raise self._noted(agent, error) from None
         if self.observers:
             old, now = seen
-            origin = self.coordinator_id
             for code, row in rows.items():
                 if row is not old[code]:
-                    change = RowChange(
-                        origin, decode_key(code), agent, old[code], row, now, asked.get(code), evicts
-                    )
+                    told = decode_key(code), agent, old[code], row, now, asked.get(code), evicts
                     for observer in self.observers:
-                        observer.changed(change)
+                        observer.changed(RowChange(self.coordinator_id, *told))
         return rows, result
 
     def _repair(self, error: Conflict, seen: Mapping[bytes, Row]) -> None:

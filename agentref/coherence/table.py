@@ -25,7 +25,7 @@ class Decision(NamedTuple):
 Decide = Callable[[Mapping[bytes, Row], float], Decision]
 """From the rows that were asked for (`ABSENT` for those which are not there) and the time to a decision.
 
-Pure, and may be asked again if its rows have changed meanwhile. What it raises is raised; nothing changes then.
+Pure, and may be asked again if its rows have changed meanwhile. When it raises, nothing changes.
 """
 
 
@@ -73,6 +73,15 @@ class Table(Protocol):
     def leased(self, until: float, /, *, limit: int | None = None) -> Sequence[bytes]:
         """The keys of rows with a lease that ends by `until`, those that end first at the front. Costs what
         it finds, and nothing for rows without leases."""
+        ...
+
+    def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None] | None:
+        """Wait for one's turn at a key, for at most `timeout` seconds; what ends the turn is returned, or
+        None if it never came. With 0 it does not wait at all: it may be called from an event loop then.
+
+        A courtesy among those who read, compute and commit, so that they do not do it in vain. Nobody has
+        to take part, and who does not get a turn goes on without one.
+        """
         ...
 
     def head(self) -> str:

@@ -6,11 +6,11 @@ from contextlib import suppress
 
 from agentref.errors import StorageError
 from agentref.refs import Digest
+from agentref.sqlite import Database
 from agentref.storage import _blob_table as table
 from agentref.storage._batches import ENTRY_SIZE
 from agentref.storage._journal import Journal
 from agentref.storage._packs import Pack
-from agentref.storage._sqlite import Database
 from agentref.storage._tail import Appended
 
 __all__ = ["shrink", "try_to_shrink"]

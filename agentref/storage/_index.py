@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from agentref.errors import StoreUnavailableError, StoreVersionError
+from agentref.sqlite import connect
 from agentref.storage._posix import directory_lock, make_directory, require_locks, sync_directory
-from agentref.storage._sqlite import connect
 
 __all__ = ["INDEX", "open_index", "read_store_id"]
 

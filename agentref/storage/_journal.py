@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from agentref.errors import StoreBusyError, StoreFullError
+from agentref.forks import watch_forks
 from agentref.refs import Digest
+from agentref.sqlite import Database
 from agentref.storage import _blob_table as table
-from agentref.storage._fork import watch_forks
 from agentref.storage._marks import Marks
 from agentref.storage._packs import FULL, Pack, Packs
-from agentref.storage._sqlite import Database
 from agentref.storage._tail import Appended, Tail
 
 __all__ = ["Journal"]

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from agentref.forks import watch_forks
 from agentref.refs import Digest
 from agentref.storage._batches import Batch, batch_parts, intact_end, read_all, read_batches
-from agentref.storage._fork import watch_forks
 from agentref.storage._posix import lock_descriptor, make_directory, sync_directory
 
 __all__ = ["FULL", "Pack", "Packs"]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from agentref.refs import Digest
+from agentref.sqlite import Database
 from agentref.storage._arguments import (
     check_alias,
     check_digest,
@@ -20,7 +21,6 @@ from agentref.storage._arguments import (
     unique_digests,
     unique_owners,
 )
-from agentref.storage._sqlite import Database
 from agentref.storage.protocol import FOREVER, AliasRow, PinRow
 
 __all__ = ["IndexedRoots"]

@@ -13,6 +13,7 @@ from typing import Final
 
 from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
 from agentref.refs import Digest
+from agentref.sqlite import Database, Subject, storage_errors
 from agentref.storage import _blob_table as table
 from agentref.storage._arguments import (
     check_digest,
@@ -23,11 +24,9 @@ from agentref.storage._arguments import (
     valid_blobs,
 )
 from agentref.storage._compaction import shrink, try_to_shrink
-from agentref.storage._failures import storage_errors
-from agentref.storage._index import open_index, read_store_id
+from agentref.storage._index import INDEX, open_index, read_store_id
 from agentref.storage._journal import Journal
 from agentref.storage._roots import IndexedRoots
-from agentref.storage._sqlite import Database
 from agentref.storage._tail import Appended
 from agentref.storage.protocol import FOREVER, BlobInfo
 
@@ -71,9 +70,10 @@ class FilesystemBlobStore(IndexedRoots):
             )
         self._root = Path(check_root(root)).absolute()
         self._absent: tuple[int, set[Digest]] = -1, set()
-        with storage_errors(self._root):
+        self._subject = Subject("blob store", self._root, part="index", file=INDEX)
+        with storage_errors(self._subject):
             index = open_index(self._root, create=create, patience=busy_timeout)
-            self._database = Database(index, busy_timeout=busy_timeout)
+            self._database = Database(index, busy_timeout=busy_timeout, subject=self._subject)
             self._journal = Journal(self._root, self._database, patience=busy_timeout)
             self._packs = self._journal.packs
             self._finalizer = weakref.finalize(self, _release, self._database, self._journal)
@@ -250,14 +250,14 @@ class FilesystemBlobStore(IndexedRoots):
 
     def close(self) -> None:
         """Wait for verbs that run, then release everything. Idempotent; safe from any thread."""
-        with storage_errors(self._root):
+        with storage_errors(self._subject):
             if self._journal.waits:
                 with suppress(StoreUnavailableError), self._database.session():
                     self._journal.try_to_settle()
             _release(self._database, self._journal, patience=None)
 
     def _verb(self) -> "_Verb":
-        return _Verb(self._root, self._database)
+        return _Verb(self._subject, self._database)
 
     def _rows(self, digests: Collection[Digest]) -> list[table.Row]:
         """The row of each that is here: the index is asked for those of which the journal does not know."""
@@ -361,8 +361,8 @@ class _Verb(storage_errors):
 
     __slots__ = ("_database",)
 
-    def __init__(self, root: Path, database: Database) -> None:
-        super().__init__(root)
+    def __init__(self, subject: Subject, database: Database) -> None:
+        super().__init__(subject)
         self._database = database
 
     def __enter__(self) -> None:

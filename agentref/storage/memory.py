@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from agentref.errors import StoreUnavailableError
+from agentref.forks import watch_forks
 from agentref.refs import Digest
 from agentref.storage._arguments import (
     check_alias,
@@ -22,7 +23,6 @@ from agentref.storage._arguments import (
     unique_owners,
     valid_blobs,
 )
-from agentref.storage._fork import watch_forks
 from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
 
 __all__ = ["MemoryBlobStore"]

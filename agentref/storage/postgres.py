@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from agentref.codecs import ValueCodec
 from agentref.errors import InvalidInputError, StoreUnavailableError
+from agentref.forks import watch_forks
 from agentref.postgres import Address, Connection, Joined, Pool
 from agentref.postgres import blobs as blob_table
 from agentref.postgres import roots as root_table
@@ -27,7 +28,6 @@ from agentref.storage._arguments import (
     unique_owners,
     valid_blobs,
 )
-from agentref.storage._fork import watch_forks
 from agentref.storage.cas import CAS
 from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
 

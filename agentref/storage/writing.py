@@ -7,8 +7,8 @@ from operator import attrgetter, lt
 from typing import Final
 
 from agentref.chunks import Kind, Pending
+from agentref.forks import watch_forks
 from agentref.refs import ContentRef, Digest
-from agentref.storage._fork import watch_forks
 from agentref.storage._lives import end_of_life
 from agentref.storage.ahead import Ahead, Fresh
 from agentref.storage.frames import Packed, pack_alone, pack_frames

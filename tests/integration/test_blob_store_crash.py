@@ -207,7 +207,7 @@ def test_a_directory_that_may_not_be_written_is_a_typed_error(exists):
 
 
 def test_a_store_that_is_deleted_under_a_writer_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr("agentref.storage._sqlite._SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("agentref.sqlite.database._SECONDS_BETWEEN_LOOKS", 0.0)
     with closing(FilesystemBlobStore(tmp_path / "store")) as store:
         store.store({Digest(bytes(32)): b"data"})
         shutil.rmtree(tmp_path / "store")

@@ -196,7 +196,7 @@ def test_a_store_that_is_never_closed_ends_quietly_and_leaves_no_log(tmp_path):
 
 
 def test_a_large_transaction_does_not_leave_a_large_log(tmp_path, monkeypatch):
-    monkeypatch.setattr("agentref.storage._sqlite._SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("agentref.sqlite.database._SECONDS_BETWEEN_LOOKS", 0.0)
     with closing(FilesystemBlobStore(tmp_path)) as store:
         store.store({digest(n): os.urandom(100_000) for n in range(400)})
         store.store({digest(1000): b"next"})

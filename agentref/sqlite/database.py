@@ -7,12 +7,19 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, Literal, get_args
 
-from agentref.errors import StoreBusyError, StoreUnavailableError
-from agentref.storage._fork import watch_forks
+from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
+from agentref.forks import watch_forks
+from agentref.sqlite.failures import Subject
 
-__all__ = ["Database", "connect"]
+__all__ = ["Database", "Synchronous", "connect"]
+
+Synchronous = Literal["FULL", "NORMAL"]
+"""What a commit survives: with FULL also a power cut, with NORMAL only the death of the process.
+
+At NORMAL a power cut may take back the last commits, of which others already know; none is torn.
+"""
 
 _IDLE_CONNECTIONS: Final = 2
 _CACHE_KIB: Final = 1024
@@ -45,10 +52,22 @@ class Database:
     Before a fork all sessions are waited for and all connections closed. A child that inherits one
     believes that it holds the parent's file locks: it takes none of its own, and the parent, closing
     its last connection, deletes the log that the child has committed to.
+
+    Args:
+        path: the database, absolute; it must exist.
+        busy_timeout: seconds to wait for another writer.
+        subject: what its users know it as; error messages use it.
+        synchronous: what a commit survives.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float) -> None:
+    def __init__(
+        self, path: Path, *, busy_timeout: float, subject: Subject, synchronous: Synchronous = "FULL"
+    ) -> None:
+        if synchronous not in get_args(Synchronous):  # it becomes part of a statement
+            raise InvalidInputError(f"synchronous must be FULL or NORMAL, not {synchronous!r:.40}.")
         self._path = path
+        self._subject = subject
+        self._synchronous = synchronous
         self._name = str(path)
         self._log = path.with_name(f"{path.name}-wal")
         self._busy_timeout = busy_timeout
@@ -94,7 +113,7 @@ class Database:
         except BaseException:  # Ctrl-C among them: whoever closes the store would wait for this session
             self._sessions.discard(session)
             raise
-        raise StoreUnavailableError(f"The blob store {self._path.parent} is closed.")
+        raise StoreUnavailableError(f"The {self._subject} is closed.")
 
     def leave(self, session: object) -> None:
         """End a session."""
@@ -108,9 +127,9 @@ class Database:
         return _Read(self)
 
     def write(self) -> "_Write":
-        """A transaction that excludes every other writer from its start; durable when the block is left.
+        """A transaction that excludes every other writer from its start; committed when the block is left.
 
-        Rolled back, and nothing kept, when the block raises.
+        What that survives, `synchronous` says. Rolled back, and nothing kept, when the block raises.
         """
         return _Write(self)
 
@@ -177,7 +196,7 @@ class Database:
         connection = connect(self._path, busy_timeout=self._busy_timeout)
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}").fetchall()
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()

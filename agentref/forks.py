@@ -1,4 +1,4 @@
-"""What must happen to open stores when the process forks."""
+"""What must happen to open stores and databases when the process forks."""
 
 import os
 import threading

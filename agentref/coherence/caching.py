@@ -1,0 +1,94 @@
+"""What a peer has read, and when it may show that again. The decisions are pure; the cache is bounded."""
+
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from typing import Final
+
+from agentref.coherence.keys import Key
+from agentref.coherence.leases import Lease
+from agentref.coherence.rows import Row
+from agentref.coherence.views import View
+
+__all__ = ["Cache", "Cached", "may_show", "still_holds"]
+
+_MARGIN: Final = 0.1  # of a lease: clocks are read at different moments, and drift
+_OVERHEAD: Final = 1000  # bytes of an entry without its value
+
+
+class Cached:
+    """A view, and the row that it is of: `until` is when the first lease on it ends."""
+
+    __slots__ = ("code", "hold", "reads", "revision", "until", "view")
+
+    def __init__(
+        self, code: bytes, row: Row, view: View, hold: Lease | None = None, reads: int = 0
+    ) -> None:
+        self.code = code
+        self.revision = row.revision
+        self.until = row.until
+        self.view = view
+        self.hold = hold
+        self.reads = reads  # that are left under the hold; less than 0: as many as there will be
+
+
+def may_show(until: float | None, now: float) -> bool:
+    """Whether a view, whose row is still the one that stands there, is still what the rules would say: not
+    if a lease on it has ended since, which takes the epoch with it as soon as anybody looks. Pure."""
+    return until is None or now < until
+
+
+def still_holds(hold: Lease, reads: int, now: float) -> bool:
+    """Whether nobody else can have committed, because the lease that keeps them from it lives. Pure."""
+    return reads != 0 and hold.ttl * _MARGIN < hold.until - now <= hold.ttl * 2
+
+
+class Cache:
+    """The views that were read last, up to so many bytes of encoded content. Safe for threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._entries: OrderedDict[Key, Cached] = OrderedDict()
+        self._lock = threading.Lock()
+        self.find = self._entries.get
+
+    def get(self, key: Key) -> Cached | None:
+        """What is kept of an artifact, which is used by that."""
+        entry = self.find(key)
+        if entry is not None:
+            with suppress(KeyError):  # another thread has dropped it meanwhile
+                self._entries.move_to_end(key)
+        return entry
+
+    def put(self, key: Key, entry: Cached) -> None:
+        """Keep this instead of what was kept, and let go of what was used longest ago."""
+        with self._lock:
+            self._drop(key)
+            self._entries[key] = entry
+            self._size += _weight(entry)
+            while self._size > self._limit and len(self._entries) > 1:
+                self._drop(next(iter(self._entries)))
+
+    def drop(self, key: Key) -> None:
+        """Keep nothing of this artifact."""
+        with self._lock:
+            self._drop(key)
+
+    def clear(self) -> list[Cached]:
+        """Keep nothing. Returns what was there."""
+        with self._lock:
+            entries = list(self._entries.values())
+            self._entries.clear()
+            self._size = 0
+        return entries
+
+    def _drop(self, key: Key) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._size -= _weight(entry)
+
+
+def _weight(entry: Cached) -> int:
+    ref = entry.view.ref
+    return _OVERHEAD + (0 if ref is None else ref.size)

@@ -1,0 +1,135 @@
+"""Contents as a peer stores them: kept for as long as they are current, and a while beyond."""
+
+import threading
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, Protocol, runtime_checkable
+
+from blake3 import blake3
+
+from agentref.errors import InvalidInputError, StorageError
+from agentref.refs import ContentRef
+
+__all__ = ["ContentStore", "Contents"]
+
+_PREFIX: Final = "agentref.coherence"
+_RELEASED_AT_ONCE: Final = 32
+
+
+@runtime_checkable
+class ContentStore(Protocol):
+    """What a peer asks of a content store; `InMemoryCAS`, `FilesystemCAS` and `PostgresCAS` have it."""
+
+    def dump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
+        """Keep values, and return their refs."""
+        ...
+
+    async def adump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
+        """`dump_many` for the event loop; encodes before it awaits."""
+        ...
+
+    def load(self, ref: ContentRef) -> object:
+        """The value of a ref; a new one each time."""
+        ...
+
+    def pin(
+        self, owner: str, refs: Iterable[ContentRef], *, ttl: float | None = None, look: bool = True
+    ) -> None:
+        """Let an owner keep refs alive; look whether they are there first."""
+        ...
+
+    def unpin(self, *owners: str) -> int:
+        """Let owners keep nothing any more."""
+        ...
+
+    def iter_pins(self, prefix: str = "") -> Iterable[Any]:
+        """All pins of owners whose names begin so."""
+        ...
+
+
+class Contents:
+    """The contents of one coordinator's artifacts in one store.
+
+    A content is stored with a life of `retain` seconds, then pinned by (artifact, version), then
+    committed; the pin of the version before is taken away some time after. So what is current is always
+    pinned, a crash in between leaves a pin too many, and who still has an older view can load it for
+    `retain` seconds.
+    """
+
+    def __init__(self, store: ContentStore, coordinator_id: str, *, retain: float) -> None:
+        if isinstance(store, type) or not _is_store(store):
+            raise InvalidInputError(
+                f"backend must be a content store such as FilesystemCAS('./state_blobs'), not "
+                f"{store!r:.80}."
+            )
+        self.store = store
+        self._prefix = f"{_PREFIX}/{coordinator_id}/"
+        self._retain = retain
+        self._superseded: list[str] = []
+        self._lock = threading.Lock()
+
+    def load(self, ref: ContentRef) -> object:
+        """The value of a ref. Raises `BlobNotFoundError` if it is not there any more."""
+        return self.store.load(ref)
+
+    def put(self, values: Sequence[object]) -> list[ContentRef]:
+        """Store values that are about to be committed."""
+        return self.store.dump_many(values, ttl=self._retain)
+
+    async def aput(self, values: Sequence[object]) -> list[ContentRef]:
+        """`put` for the event loop."""
+        return await self.store.adump_many(values, ttl=self._retain)
+
+    def keep(self, code: bytes, version: int, ref: ContentRef, *, look: bool) -> None:
+        """Pin what is about to become a version. Raises `BlobNotFoundError` if `look` finds it missing."""
+        self.store.pin(self._owner(code, version), [ref], look=look)
+
+    def supersede(self, code: bytes, version: int) -> None:
+        """Take note that a version is no longer current. Its pin goes with some others."""
+        with self._lock:
+            self._superseded.append(self._owner(code, version))
+            due = len(self._superseded) >= _RELEASED_AT_ONCE
+        if due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Take away the pins of what is no longer current; those that a failing store keeps, later. What
+        was committed stands: it must not seem to have failed."""
+        with self._lock:
+            owners, self._superseded = self._superseded, []
+        try:
+            if owners:
+                self.store.unpin(*owners)
+        except StorageError:
+            with self._lock:
+                self._superseded += owners
+
+    def tidy(self, versions: Iterable[tuple[bytes, int]]) -> int:
+        """Take away the pins of versions that others followed, given what is current. A version to come may
+        be pinned already: it stays."""
+        current = {_hash(code): version for code, version in versions}
+        stale = set()
+        for pin in self.store.iter_pins(self._prefix):
+            name, _, version = pin.owner.removeprefix(self._prefix).partition("/")
+            if version.isdecimal() and int(version) < current.get(name, 0):
+                stale.add(pin.owner)
+        return self.store.unpin(*sorted(stale)) if stale else 0
+
+    def hold(self, owner: str, refs: Collection[ContentRef], *, ttl: float) -> None:
+        """Pin what a snapshot shows, for `ttl` seconds from now."""
+        self.store.pin(self._prefix + owner, refs, ttl=ttl)
+
+    def let_go(self, owner: str) -> None:
+        """Take away the pins of a snapshot."""
+        self.store.unpin(self._prefix + owner)
+
+    def _owner(self, code: bytes, version: int) -> str:
+        # By its hash: an artifact's name may be longer than that of an owner, and hold what those may not.
+        return f"{self._prefix}{_hash(code)}/{version}"
+
+
+def _is_store(store: object) -> bool:
+    return isinstance(store, ContentStore)
+
+
+def _hash(code: bytes) -> str:
+    return blake3(code).hexdigest(length=16)

@@ -1,0 +1,186 @@
+"""Connections to one database: sessions, transactions, forks, and what a message calls it."""
+
+import os
+import sqlite3
+import threading
+import warnings
+from contextlib import closing
+
+import pytest
+
+from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
+from agentref.sqlite import Database, Subject, connect
+
+
+@pytest.fixture(name="path")
+def a_database_file(tmp_path):
+    path = tmp_path / "some.db"
+    with closing(connect(path, busy_timeout=0, query="mode=rwc")) as connection:
+        connection.execute("CREATE TABLE item(value)")
+    return path
+
+
+@pytest.fixture(name="opened")
+def an_opener(path):
+    made = []
+
+    def opened(**options):
+        subject = Subject("coordinator", path, part="file", file=path.name)
+        made.append(Database(path, **{"busy_timeout": 5.0, "subject": subject} | options))
+        return made[-1]
+
+    yield opened
+    for database in made:
+        database.close()
+
+
+def values(database):
+    with database.session(), database.read() as connection:
+        return [value for (value,) in connection.execute("SELECT value FROM item ORDER BY value")]
+
+
+def put(database, value):
+    with database.session(), database.write() as connection:
+        connection.execute("INSERT INTO item VALUES (?)", (value,))
+
+
+def fork():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads are the point here
+        return os.fork()
+
+
+def test_a_write_that_raises_leaves_nothing(opened):
+    database = opened()
+    put(database, 1)
+
+    def fail():
+        with database.session(), database.write() as connection:
+            connection.execute("INSERT INTO item VALUES (2)")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert values(database) == [1]
+
+
+@pytest.mark.parametrize(("synchronous", "level"), [(None, 2), ("FULL", 2), ("NORMAL", 1)])
+def test_synchronous_holds_on_every_connection(opened, synchronous, level):
+    database = opened(**{"synchronous": synchronous} if synchronous else {})
+    with database.session(), database.read() as one, database.read() as other, database.write() as third:
+        for connection in (one, other, third):
+            assert connection.execute("PRAGMA synchronous").fetchall() == [(level,)]
+            assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+
+
+@pytest.mark.parametrize("bad", ["OFF", "full", "FULL; DROP TABLE item", "", 1, None, []])
+def test_another_synchronous_is_refused(opened, bad):
+    with pytest.raises(InvalidInputError, match="synchronous must be FULL or NORMAL"):
+        opened(synchronous=bad)
+
+
+def test_a_reader_sees_what_was_committed_and_never_waits(opened):
+    database = opened()
+    with database.session(), database.write() as connection:
+        connection.execute("INSERT INTO item VALUES (1)")
+        assert values(database) == []
+    assert values(database) == [1]
+
+
+def test_a_writer_in_another_thread_makes_it_busy(opened):
+    database = opened(busy_timeout=0.05)
+    with database.session(), database.write(), pytest.raises(StoreBusyError, match="Another thread"):
+        put(database, 1)
+    put(database, 2)
+    assert values(database) == [2]
+
+
+def test_a_writer_elsewhere_makes_it_busy(opened, path):
+    database = opened(busy_timeout=0.05)
+    with closing(connect(path, busy_timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            put(database, 1)
+        other.execute("ROLLBACK")
+    put(database, 2)
+    assert values(database) == [2]
+
+
+def test_a_closed_database_says_what_is_closed(opened, path):
+    database = opened()
+    put(database, 1)
+    database.close()
+    database.close()
+    with pytest.raises(StoreUnavailableError, match=f"^The coordinator {path} is closed.$"):
+        values(database)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("gone", ["deleted", "replaced"])
+def test_a_commit_to_a_file_that_is_gone_is_refused(opened, path, gone):
+    database = opened()
+    put(database, 1)
+    if gone == "deleted":
+        path.rename(path.with_name("elsewhere"))
+    else:
+        path.with_name("new").write_bytes(b"")
+        path.with_name("new").replace(path)
+    with pytest.raises(StoreUnavailableError, match="deleted, moved or replaced"):
+        put(database, 2)
+
+
+def test_a_large_transaction_does_not_leave_a_large_log(opened, path, monkeypatch):
+    monkeypatch.setattr("agentref.sqlite.database._SECONDS_BETWEEN_LOOKS", 0.0)
+    database = opened()
+    with database.session(), database.read() as reader:  # as long as it reads, the log cannot start afresh
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM item").fetchall()
+        put(database, bytes(40_000_000))
+        reader.execute("ROLLBACK")
+    log = path.with_name(f"{path.name}-wal")
+    assert log.stat().st_size > 40_000_000
+    put(database, 1)
+    assert log.stat().st_size < 1_000_000
+
+
+def test_both_sides_of_a_fork_commit(opened):
+    database = opened()
+    put(database, 1)
+    child = fork()
+    if child == 0:
+        try:
+            put(database, 2)
+            database.close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    put(database, 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert values(database) == [1, 2, 3]
+
+
+def test_a_child_refuses_when_a_session_ran_at_the_fork(opened):
+    database = opened(busy_timeout=0.05)
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay():
+        with database.session():
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    entered.wait(30)
+    child = fork()
+    if child == 0:
+        try:
+            put(database, 1)
+        except StoreUnavailableError as error:
+            os._exit(3 if "forked" in str(error) else 1)
+        finally:
+            os._exit(1)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    put(database, 2)
+    assert values(database) == [2]
