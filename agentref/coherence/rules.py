@@ -144,9 +144,13 @@ def release(row: Row, token: Token, now: float) -> Row:
 
 
 def evict(row: Row, agent: str, now: float) -> Row:
-    """The row without any lease of this agent's."""
+    """The row without what this agent holds, or waits for, alone. Its shared leases end by themselves:
+    under them a process that is not dead after all may still show what it has read, and ask nobody."""
     row = settle(row, now)
-    return _with_leases(row, tuple(held for held in row.leases if held.holder != agent))
+    shared = LeaseMode.SHARED
+    return _with_leases(
+        row, tuple(h for h in row.leases if h.holder != agent or (h.mode is shared and not h.waits))
+    )
 
 
 def _refused(row: Row, base: Base | None, lease: Token | None) -> Refusal | None:

@@ -206,14 +206,14 @@ class SyncCoordinator:
         )
 
     def recover(self, agent: str) -> list[Key]:
-        """End every lease of an agent, to be called when it starts again after a crash: of what it held,
-        nothing that it still has in flight is accepted. Returns the keys. Costs a look at every row with a
-        lease."""
+        """End every exclusive lease of an agent, to be called when it starts again after a crash: of what
+        it held, nothing that it still has in flight is accepted. Shared ones end by themselves. Returns the
+        keys. Costs a look at every row with a lease."""
         arguments.check_agent("agent", agent)
         found = []
         for code in self.table.leased(math.inf):
             row = self.table.load([code]).get(code, ABSENT)
-            if any(held.holder == agent for held in row.leases):
+            if any(h.holder == agent and (h.waits or h.mode is LeaseMode.EXCLUSIVE) for h in row.leases):
                 self._evict(code, agent)
                 found.append(decode_key(code))
         return found

@@ -50,12 +50,12 @@ def test_a_file_says_what_memory_says(path):
         coordinator = Coordinator(MemoryTable(), observers=[history])
         view = put(coordinator, 1)
         history.delivered("b", view, "fetch", history.began())
-        lease = coordinator.acquire(KEY, holder="a", ttl=60, mode="shared")
+        lease = coordinator.acquire(KEY, holder="a", ttl=60)
         with pytest.raises(Conflict):
             put(coordinator, 2, agent="b")
         coordinator.renew(lease, ttl=90)
         coordinator.recover("a")
-        coordinator.commit([Write(KEY, None, view)], agent="b")
+        coordinator.commit([Write(KEY, None, coordinator.read([KEY])[KEY])], agent="b")
     events = history.events()
     kinds = ["commit", "delivery", "grant", "refusal", "renew", "evict", "delete"]
     assert [event.kind for event in events] == kinds
