@@ -104,7 +104,9 @@ class _Raw:
     def commit(self, entry: bytes) -> None:
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
-        run("UPDATE row SET version = version + 1, digest = ? WHERE key = ?", (entry[:32], encode_key(_KEY)))
+        run(
+            "UPDATE row SET version = version + 1, digest = ? WHERE key = ?", (entry[:32], encode_key(_KEY))
+        )
         run("INSERT INTO entry (entry) VALUES (?)", (entry,))
         run("COMMIT")
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import psycopg
 
@@ -75,8 +75,7 @@ def _versions(coordinator: Coordinator, begin: float, number: int, key: tuple[st
             view = coordinator.commit([Write(key, _other(refs, view), view)], agent=f"agent-{number}")[key]
             done += 1
         except Conflict as error:
-            assert isinstance(error.current, Versioned)
-            view = error.current
+            view = cast("Versioned", error.current)
             conflicts += 1
         finally:
             if leave is not None:
@@ -153,23 +152,25 @@ def _hot_sqlite() -> Iterator[Row]:
     rates: dict[int, float] = {}
     lost = exhausted = 0
     for processes in _COUNTS:
-        with scratch() as directory:
-            with (
-                SqliteCoordinator(directory / "coherence.db") as coordinator,
-                coordinator.peer("first", backend=FilesystemCAS(directory / "blobs")) as peer,
-            ):
-                peer.commit(_HOT, 0, base=None)
-                said = _together("increment", str(directory), processes)
-                done = sum(one["done"] for one in said)
-                lost += done - peer.value(_HOT)
-                exhausted += sum(one["exhausted"] for one in said)
+        with (
+            scratch() as directory,
+            SqliteCoordinator(directory / "coherence.db") as coordinator,
+            coordinator.peer("first", backend=FilesystemCAS(directory / "blobs")) as peer,
+        ):
+            peer.commit(_HOT, 0, base=None)
+            said = _together("increment", str(directory), processes)
+            done = sum(one["done"] for one in said)
+            lost += done - peer.value(_HOT)
+            exhausted += sum(one["exhausted"] for one in said)
         rates[processes] = done / _SECONDS
         name = f"hot key, SQLite and files, {processes} processes: update() by all"
         worst = max(one["worst"] for one in said)
         slowest = min(one["done"] for one in said) / (done / processes)
         note = f"the slowest did {slowest:.2f} of its share; worst wait {worst:.2f} s"
         yield Row(name, rates[processes], "/s", note=note)
-    yield Row("hot key, SQLite and files: rate of 8 processes / of 1", rates[8] / rates[1], "x", at_least=0.8)
+    yield Row(
+        "hot key, SQLite and files: rate of 8 processes / of 1", rates[8] / rates[1], "x", at_least=0.8
+    )
     yield Row("hot key, SQLite and files: increments lost", float(lost), "", at_most=0)
     yield Row("hot key, SQLite and files: retries exhausted", float(exhausted), "", at_most=0)
     its = theirs["hot_8_wins_per_s"]
@@ -207,7 +208,9 @@ def _postgres() -> Iterator[Row]:
         name = f"Postgres, 8 processes, {'one hot key' if kind == 'hot' else 'keys of their own'}"
         yield Row(f"{name}: commits lost", float(lost), "", at_most=0)
         note = f"ours {ours:,.0f}/s, bare {bare:,.0f}/s in the last of {_ROUNDS} rounds"
-        yield Row(f"{name}: rate / a bare UPDATE loop", statistics.median(ratios), "x", at_least=0.6, note=note)
+        yield Row(
+            f"{name}: rate / a bare UPDATE loop", statistics.median(ratios), "x", at_least=0.6, note=note
+        )
 
 
 def _prepare(dsn: str) -> None:
