@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Coherence", "Coherent", "followed"]
 
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
-_Result = TypeVar("_Result")
 
 
 class Coherence:
@@ -63,7 +62,8 @@ class Coherence:
 
     async def alook(self, config: RunnableConfig) -> int | None:
         """`look` for the event loop."""
-        return await self._hop(self.fences.look, config) if self.fences is not None else None
+        fences = self.fences
+        return None if fences is None else await fences.coordinator.hop(fences.look, config)
 
     def note(self, config: RunnableConfig, saved: CheckpointTuple | None, epoch: int | None) -> None:
         """After a read."""
@@ -79,7 +79,7 @@ class Coherence:
     async def aadmit(self, config: RunnableConfig, checkpoint_id: str | None = None) -> None:
         """`admit` for the event loop."""
         if self.fences is not None:
-            await self._hop(self.fences.admit, config, checkpoint_id)
+            await self.fences.coordinator.hop(self.fences.admit, config, checkpoint_id)
 
     def saved(self, config: RunnableConfig, checkpoint: Checkpoint) -> None:
         """After a save, with its config, and the checkpoint as the inner saver got it.
@@ -135,11 +135,7 @@ class Coherence:
     async def alet_go(self) -> None:
         """`let_go` for the event loop."""
         if self.fences is not None:
-            await self._hop(self.let_go)
-
-    async def _hop(self, verb: Callable[..., _Result], *args: Any) -> _Result:
-        assert self.coordinator is not None
-        return await self.coordinator.hop(verb, *args)
+            await self.fences.coordinator.hop(self.let_go)
 
 
 def _place_of(config: RunnableConfig) -> tuple[str, str]:

@@ -54,7 +54,7 @@ class Fences:
     """The leases of one worker on the threads that it writes. Thread-safe; a forked child has none."""
 
     def __init__(self, coordinator: Coordinator, worker: Worker, ttl: object) -> None:
-        self._coordinator = coordinator
+        self.coordinator = coordinator
         self._worker = worker
         self.ttl = check_seconds("writer_lease", ttl)
         self._start_afresh()
@@ -114,13 +114,13 @@ class Fences:
 
     def _lives(self, thread: _Thread, lease: Lease) -> bool:
         """Whether the lease is held still; renewed, if it is time to."""
-        now = self._coordinator.table.clock()
+        now = self.coordinator.table.clock()
         try:
             if thread.block is None and lease.until - now < lease.ttl * (1 - _RENEWED_AFTER):
-                thread.lease = self._coordinator.renew(lease)
+                thread.lease = self.coordinator.renew(lease)
             else:
-                view = thread.view or self._coordinator.read([lease.key])[lease.key]
-                self._coordinator.gate(view, lease=lease, agent=lease.holder)
+                view = thread.view or self.coordinator.read([lease.key])[lease.key]
+                self.coordinator.gate(view, lease=lease, agent=lease.holder)
         except Conflict as error:
             if thread.block is not None:
                 raise lost(error.current, lease) from None
@@ -135,7 +135,7 @@ class Fences:
         row = self._row(key)
         if not row.leases and not self._may_follow(thread, seen, row.fence + 1, row.epoch):
             raise self._refusal(thread, seen, key, row)  # without a lease that others would run into
-        acquiring = self._coordinator.acquiring(key, self._worker.name, self.ttl, LeaseMode.EXCLUSIVE, 0.0)
+        acquiring = self.coordinator.acquiring(key, self._worker.name, self.ttl, LeaseMode.EXCLUSIVE, 0.0)
         try:
             lease, row = steps.run(acquiring)
         except Conflict as error:
@@ -143,12 +143,12 @@ class Fences:
                 raise lost(error.current, thread.lease, error) from None
             raise held_by_other(error, self._worker.name) from None
         if not self._may_follow(thread, seen, lease.fence, row.epoch):
-            self._coordinator.release(lease)
+            self.coordinator.release(lease)
             raise self._refusal(thread, seen, key, row)
         if not self._is_unbroken(thread, lease.fence):
             thread.since = row.epoch
         thread.lease, thread.evicted = lease, False
-        thread.view = versioned(self._coordinator.coordinator_id, key, row)
+        thread.view = versioned(self.coordinator.coordinator_id, key, row)
 
     @staticmethod
     def _is_unbroken(thread: _Thread, fence: int) -> bool:
@@ -166,7 +166,7 @@ class Fences:
         return thread.lease is None if seen is None else seen == epoch
 
     def _refusal(self, thread: _Thread, seen: int | None, key: Key, row: Row) -> Conflict:
-        now = versioned(self._coordinator.coordinator_id, key, row)
+        now = versioned(self.coordinator.coordinator_id, key, row)
         if thread.lease is not None and self._is_of(thread, seen):
             return lost(now, thread.lease)
         return stale(now)
@@ -184,7 +184,7 @@ class Fences:
                 thread.lease = thread.block = thread.view = None
 
         block = HeldLease(
-            self._coordinator,
+            self.coordinator,
             self._heartbeat,
             thread_key(thread_id),
             holder=self._worker.name,
@@ -216,7 +216,7 @@ class Fences:
             lease = thread.lease
             thread.lease = thread.block = thread.view = None
             if lease is not None:
-                self._coordinator.release(lease)
+                self.coordinator.release(lease)
 
     # What is known
 
@@ -242,11 +242,11 @@ class Fences:
 
     def _view(self, thread_id: str) -> Versioned:
         key = thread_key(thread_id)
-        return self._coordinator.read([key])[key]
+        return self.coordinator.read([key])[key]
 
     def _row(self, key: Key) -> Row:
         code = encode_key(key)
-        return self._coordinator.settled([code])[code]
+        return self.coordinator.settled([code])[code]
 
 
 def _thread_of(config: RunnableConfig) -> str:
