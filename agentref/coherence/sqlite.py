@@ -19,7 +19,6 @@ from agentref.coherence.observer import Observer
 from agentref.coherence.rows import ABSENT, Row
 from agentref.coherence.table import Decide
 from agentref.errors import (
-    Conflict,
     CursorTooOldError,
     InvalidInputError,
     MalformedBlobError,
@@ -54,8 +53,8 @@ class SqliteTable:
     wait.
     Not for network filesystems, where SQLite's locks do not hold.
 
-    Beside the file lie SQLite's own `-wal` and `-shm` as long as it is open, and `-turns`, empty, once two
-    processes wanted one key at a time. Entries of the feed stay until `compact`.
+    Beside the file lie SQLite's own `-wal` and `-shm` as long as it is open, and `-turns`, which stays
+    empty, once somebody took a turn. Entries of the feed stay until `compact`.
 
     Args:
         path: the file; its directory is made if it is missing.
@@ -150,8 +149,6 @@ class SqliteTable:
                 if transition.entry is not None:
                     cursor.execute("INSERT INTO feed(at, entry) VALUES (?, ?)", (now, transition.entry))
         if refused is not None:
-            if isinstance(refused, Conflict):
-                self._turns.lost(keys)
             raise refused
         if self._waiting and transition is not None:
             self._wake()
@@ -174,8 +171,7 @@ class SqliteTable:
         return [key_of(key) for (key,) in found]
 
     def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None]:
-        """See `Table`. Among the threads of this process; while a key is contended, on Linux, among those
-        of the machine."""
+        """See `Table`. Among the threads of this process; on Linux among those of all processes."""
         return self._turns.take(key, timeout=timeout)
 
     def head(self) -> str:
