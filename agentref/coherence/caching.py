@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Final
 
 from agentref.coherence.keys import Key
@@ -15,14 +16,14 @@ _MARGIN: Final = 0.1  # of a lease: clocks are read at different moments, and dr
 _OVERHEAD: Final = 1000  # bytes of an entry without its value
 
 
-
-
 class Cached:
     """A view, and the row that it is of: `until` is when the first lease on it ends."""
 
     __slots__ = ("code", "hold", "reads", "revision", "until", "view")
 
-    def __init__(self, code: bytes, row: Row, view: View, hold: Lease | None = None, reads: int = 0) -> None:
+    def __init__(
+        self, code: bytes, row: Row, view: View, hold: Lease | None = None, reads: int = 0
+    ) -> None:
         self.code = code
         self.revision = row.revision
         self.until = row.until
@@ -50,8 +51,15 @@ class Cache:
         self._size = 0
         self._entries: OrderedDict[Key, Cached] = OrderedDict()
         self._lock = threading.Lock()
-        self.get = self._entries.get
-        self.used = self._entries.move_to_end
+        self.find = self._entries.get
+
+    def get(self, key: Key) -> Cached | None:
+        """What is kept of an artifact, which is used by that."""
+        entry = self.find(key)
+        if entry is not None:
+            with suppress(KeyError):  # another thread has dropped it meanwhile
+                self._entries.move_to_end(key)
+        return entry
 
     def put(self, key: Key, entry: Cached) -> None:
         """Keep this instead of what was kept, and let go of what was used longest ago."""

@@ -9,7 +9,7 @@ from blake3 import blake3
 from agentref.errors import InvalidInputError, StorageError
 from agentref.refs import ContentRef
 
-__all__ = ["Contents", "ContentStore"]
+__all__ = ["ContentStore", "Contents"]
 
 _PREFIX: Final = "agentref.coherence"
 _RELEASED_AT_ONCE: Final = 32
@@ -21,6 +21,10 @@ class ContentStore(Protocol):
 
     def dump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
         """Keep values, and return their refs."""
+        ...
+
+    async def adump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
+        """`dump_many` for the event loop; encodes before it awaits."""
         ...
 
     def load(self, ref: ContentRef) -> object:
@@ -45,16 +49,17 @@ class ContentStore(Protocol):
 class Contents:
     """The contents of one coordinator's artifacts in one store.
 
-    A content is stored with a life of `retain` seconds, then pinned by (artifact, version), then committed;
-    the pin of the version before is taken away some time after. So what is current is always pinned, a crash
-    in between leaves a pin too many, and who still has an older view can load it for `retain` seconds.
+    A content is stored with a life of `retain` seconds, then pinned by (artifact, version), then
+    committed; the pin of the version before is taken away some time after. So what is current is always
+    pinned, a crash in between leaves a pin too many, and who still has an older view can load it for
+    `retain` seconds.
     """
 
     def __init__(self, store: ContentStore, coordinator_id: str, *, retain: float) -> None:
-        if isinstance(store, type) or not isinstance(store, ContentStore):
+        if isinstance(store, type) or not _is_store(store):
             raise InvalidInputError(
                 f"backend must be a content store such as FilesystemCAS('./state_blobs'), not "
-                f"{store.__name__ if isinstance(store, type) else type(store).__name__}."
+                f"{store!r:.80}."
             )
         self.store = store
         self._prefix = f"{_PREFIX}/{coordinator_id}/"
@@ -70,6 +75,10 @@ class Contents:
         """Store values that are about to be committed."""
         return self.store.dump_many(values, ttl=self._retain)
 
+    async def aput(self, values: Sequence[object]) -> list[ContentRef]:
+        """`put` for the event loop."""
+        return await self.store.adump_many(values, ttl=self._retain)
+
     def keep(self, code: bytes, version: int, ref: ContentRef, *, look: bool) -> None:
         """Pin what is about to become a version. Raises `BlobNotFoundError` if `look` finds it missing."""
         self.store.pin(self._owner(code, version), [ref], look=look)
@@ -83,8 +92,8 @@ class Contents:
             self.flush()
 
     def flush(self) -> None:
-        """Take away the pins of what is no longer current; those that a failing store keeps, later. What was
-        committed stands: it must not seem to have failed."""
+        """Take away the pins of what is no longer current; those that a failing store keeps, later. What
+        was committed stands: it must not seem to have failed."""
         with self._lock:
             owners, self._superseded = self._superseded, []
         try:
@@ -93,6 +102,17 @@ class Contents:
         except StorageError:
             with self._lock:
                 self._superseded += owners
+
+    def tidy(self, versions: Iterable[tuple[bytes, int]]) -> int:
+        """Take away the pins of versions that others followed, given what is current. A version to come may
+        be pinned already: it stays."""
+        current = {_hash(code): version for code, version in versions}
+        stale = set()
+        for pin in self.store.iter_pins(self._prefix):
+            name, _, version = pin.owner.removeprefix(self._prefix).partition("/")
+            if version.isdecimal() and int(version) < current.get(name, 0):
+                stale.add(pin.owner)
+        return self.store.unpin(*sorted(stale)) if stale else 0
 
     def hold(self, owner: str, refs: Collection[ContentRef], *, ttl: float) -> None:
         """Pin what a snapshot shows, for `ttl` seconds from now."""
@@ -104,4 +124,12 @@ class Contents:
 
     def _owner(self, code: bytes, version: int) -> str:
         # By its hash: an artifact's name may be longer than that of an owner, and hold what those may not.
-        return f"{self._prefix}{blake3(code).hexdigest(length=16)}/{version}"
+        return f"{self._prefix}{_hash(code)}/{version}"
+
+
+def _is_store(store: object) -> bool:
+    return isinstance(store, ContentStore)
+
+
+def _hash(code: bytes) -> str:
+    return blake3(code).hexdigest(length=16)

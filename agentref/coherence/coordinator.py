@@ -1,25 +1,67 @@
 """The coordinator that users hold: for threads and for event loops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import ParamSpec, Self, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
+from agentref.coherence.contents import ContentStore
 from agentref.coherence.feed import Page
 from agentref.coherence.keys import Key
 from agentref.coherence.leases import Lease
 from agentref.coherence.rows import LeaseMode, Versioned
+from agentref.coherence.strategies import Strategy
 from agentref.coherence.sync_coordinator import SyncCoordinator, Write
+
+if TYPE_CHECKING:
+    from agentref.coherence.peer import Peer
 
 __all__ = ["Coordinator", "Write"]
 
 _Result = TypeVar("_Result")
 _Parameters = ParamSpec("_Parameters")
 
+RETAIN_SECONDS: Final = 24 * 3600.0
+CACHE_BYTES: Final = 64 * 1024 * 1024
+
 
 class Coordinator(SyncCoordinator):
     __doc__ = SyncCoordinator.__doc__
+
+    def peer(  # noqa: PLR0913
+        self,
+        name: str,
+        *,
+        backend: ContentStore,
+        strategy: Strategy | str = "lazy",
+        strategies: Mapping[Key, Strategy | str] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        retain_seconds: float = RETAIN_SECONDS,
+    ) -> "Peer":
+        """One agent's coherent, cached view.
+
+        Args:
+            name: of the agent, 1 to 256 bytes. It is what others see as writer and holder; two processes
+                that are the same agent share it.
+            backend: where contents are, such as `FilesystemCAS("./state_blobs")`; all peers that exchange
+                contents use the same store.
+            strategy: `lazy`, `eager`, `lease`, `access_count`, `broadcast`, or a `Strategy` with options.
+            strategies: others for keys that begin so; the longest beginning counts.
+            cache_bytes: how much is cached, in bytes of encoded content.
+            retain_seconds: how long a content stays in the store after another one followed it.
+        """
+        from agentref.coherence.peer import Peer  # noqa: PLC0415  (peers know coordinators)
+
+        return Peer(
+            self,
+            name,
+            backend=backend,
+            strategy=strategy,
+            strategies=strategies,
+            cache_bytes=cache_bytes,
+            retain_seconds=retain_seconds,
+        )
 
     async def aread(self, keys: Iterable[Key]) -> dict[Key, Versioned]:
         """`read` for the event loop."""
@@ -51,8 +93,8 @@ class Coordinator(SyncCoordinator):
         wait: float = 0.0,
     ) -> Lease:
         """`acquire` for the event loop, which goes on while this waits."""
-        acquiring = self._acquiring(key, holder, ttl, arguments.check_mode(mode), wait)
-        return await steps.arun(acquiring, in_thread=not self.table.is_local)
+        acquiring = self.acquiring(key, holder, ttl, arguments.check_mode(mode), wait)
+        return (await steps.arun(acquiring, in_thread=not self.table.is_local))[0]
 
     async def arenew(self, lease: Lease, *, ttl: float | None = None) -> Lease:
         """`renew` for the event loop."""

@@ -34,7 +34,7 @@ def check_position(place: str, *, first: int, last: int) -> int:
     if not first <= position <= last:
         raise CursorTooOldError(
             f"The feed goes from {first} to {last}, and the cursor stands at {position}: what is in "
-            f"between was compacted, or the database is an older copy. Read everything anew, and begin from "
-            f"head()."
+            f"between was compacted, or the database is an older copy. Read everything anew, and begin "
+            f"from head()."
         )
     return position

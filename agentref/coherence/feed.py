@@ -33,8 +33,8 @@ class Change(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Changes in the order of their commits, and `cursor`, from which the feed goes on. `gap` says that some
-    before these are gone: a follower fell so far behind that the feed was compacted meanwhile."""
+    """Changes in the order of their commits, and `cursor`, from which the feed goes on. `gap` says that
+    some before these are gone: a follower fell so far behind that the feed was compacted meanwhile."""
 
     changes: Sequence[Change]
     cursor: str

@@ -86,7 +86,7 @@ class MemoryTable:
                 heapq.heappush(self._by_end, item)
             return [key for _, key in found]
 
-    def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None]:
+    def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None] | None:
         """See `Table`."""
         return self._turns.take(key, timeout=timeout)
 

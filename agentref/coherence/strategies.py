@@ -29,8 +29,8 @@ class Strategy:
 
     The last two take a shared lease, under which nobody can commit: that is why they need not ask. A peer
     that cannot have one, because somebody writes, reads as lazy does. They pay where asking is a round trip
-    to another machine, and what is read changes seldom. A writer that waits (`update`, `lease(wait=)`) comes
-    next: no shared lease is granted before it.
+    to another machine, and what is read changes seldom. A writer that waits (`update`, `lease(wait=)`)
+    comes next: no shared lease is granted before it.
     """
 
     name: str

@@ -11,9 +11,10 @@ from agentref.coherence import _steps as steps
 from agentref.coherence import rules
 from agentref.coherence._refusals import conflict
 from agentref.coherence.feed import Change, Page, pack_entry, unpack_entry
+from agentref.coherence.following import Follower, Subscription
 from agentref.coherence.keys import Key, decode_key, encode_key, key_range
 from agentref.coherence.leases import Lease
-from agentref.coherence.observer import Observer
+from agentref.coherence.observer import NO_SPAN, Observer, RowChange, Spanning, spanned
 from agentref.coherence.rows import ABSENT, Held, LeaseMode, Row, Versioned, versioned
 from agentref.coherence.rules import Asked, Base, Refusal, Token, Wanted
 from agentref.coherence.table import Decision, Table, Transition
@@ -25,6 +26,7 @@ __all__ = ["SyncCoordinator", "Write"]
 _AT_ONCE: Final = 256
 _PAGE: Final = 1000
 _FEED_SECONDS: Final = 7 * 24 * 3600.0
+_NOTHING_ASKED: Final[Mapping[bytes, Asked]] = {}
 
 _Decided = tuple[Mapping[bytes, Row], Sequence[Change], Any]
 _Deciding = Callable[[Mapping[bytes, Row], float], _Decided]
@@ -62,7 +64,9 @@ class SyncCoordinator:
     def __init__(self, table: Table, *, observers: Iterable[Observer] = ()) -> None:
         self.table = table
         self.observers = tuple(observers)
+        self._spanning = tuple(each for each in self.observers if isinstance(each, Spanning))
         self._id: str | None = None
+        self._follower = Follower(self)
 
     @property
     def coordinator_id(self) -> str:
@@ -99,8 +103,12 @@ class SyncCoordinator:
         """`commit`, for those who keep rows."""
         arguments.check_agent("agent", agent)
         origin = self.coordinator_id
+        writes = list(writes)
         wanted = {self._checked(write): write for write in writes}
+        if len(wanted) < len(writes):
+            raise InvalidInputError("A commit writes each key once, and a key was given twice.")
         seen = {encode_key(arguments.own_view(view, origin).key): view for view in reads}
+        asked: dict[bytes, Asked] = {}
 
         def decide(rows: Mapping[bytes, Row], now: float) -> _Decided:
             for code, view in seen.items():
@@ -109,8 +117,8 @@ class SyncCoordinator:
             new: dict[bytes, Row] = {}
             changes: list[Change] = []
             for code, (key, ref, base, lease) in wanted.items():
-                asked = Asked(agent, ref, base and _base(base), lease and _token(lease))
-                row = rules.commit(rows[code], asked, now)
+                asked[code] = wish = Asked(agent, ref, base and _base(base), lease and _token(lease))
+                row = rules.commit(rows[code], wish, now)
                 if isinstance(row, Refusal):
                     raise conflict(origin, row, key, base, rows[code])
                 new[code] = row
@@ -118,7 +126,12 @@ class SyncCoordinator:
                     changes.append(Change(key, row.version, ref, row.epoch, agent))
             return new, changes, None
 
-        rows, _ = self._transact(agent, [*wanted, *(code for code in seen if code not in wanted)], decide)
+        codes = [*wanted, *(code for code in seen if code not in wanted)]
+        if self._spanning:
+            with spanned(self._spanning, "commit", agent, [write.key for write in wanted.values()]):
+                rows, _ = self._transact(agent, codes, decide, asked=asked)
+        else:
+            rows, _ = self._transact(agent, codes, decide, asked=asked)
         return {write.key: rows[code] for code, write in wanted.items()}
 
     def gate(self, view: Versioned, *, lease: Lease | None = None, agent: str = "") -> None:
@@ -143,6 +156,13 @@ class SyncCoordinator:
                     yield versioned(self.coordinator_id, decode_key(code), row)
             first = page[-1][0] + b"\0"
 
+    def versions(self) -> Iterator[tuple[bytes, int]]:
+        """The version of every artifact that was ever written, by encoded key."""
+        first, stop = key_range(())
+        while page := self.table.scan(first, stop, limit=_PAGE):
+            yield from ((code, row.version) for code, row in page if row.version)
+            first = page[-1][0] + b"\0"
+
     # Leases
 
     def acquire(
@@ -159,7 +179,7 @@ class SyncCoordinator:
         Raises `Conflict` (`held_by_other`), which names who is in the way. A holder that has a lease
         already is refused as well: two tasks of one agent are two.
         """
-        return steps.run(self._acquiring(key, holder, ttl, LeaseMode(arguments.check_mode(mode)), wait))
+        return steps.run(self.acquiring(key, holder, ttl, arguments.check_mode(mode), wait))[0]
 
     def renew(self, lease: Lease, *, ttl: float | None = None) -> Lease:
         """The lease, which ends `ttl` seconds from now (its own length if none is given) or when it did,
@@ -186,14 +206,14 @@ class SyncCoordinator:
         )
 
     def recover(self, agent: str) -> list[Key]:
-        """End every lease of an agent, to be called when it starts again after a crash: of what it held,
-        nothing that it still has in flight is accepted. Returns the keys. Costs a look at every row with a
-        lease."""
+        """End every exclusive lease of an agent, to be called when it starts again after a crash: of what
+        it held, nothing that it still has in flight is accepted. Shared ones end by themselves. Returns the
+        keys. Costs a look at every row with a lease."""
         arguments.check_agent("agent", agent)
         found = []
         for code in self.table.leased(math.inf):
             row = self.table.load([code]).get(code, ABSENT)
-            if any(held.holder == agent for held in row.leases):
+            if any(h.holder == agent and (h.waits or h.mode is LeaseMode.EXCLUSIVE) for h in row.leases):
                 self._evict(code, agent)
                 found.append(decode_key(code))
         return found
@@ -238,8 +258,14 @@ class SyncCoordinator:
         look at `changes`."""
         self.table.wait(since, timeout=timeout)
 
+    def subscribe(self, call: Callable[[Page], None]) -> Subscription:
+        """Have `call` called with every page of changes that are committed from now on, by anybody: in a
+        thread, in order, without a gap (or with `gap` set). A bound method is forgotten with its object."""
+        return self._follower.add(call)
+
     def close(self) -> None:
         """Close what this coordinator opened. Idempotent."""
+        self._follower.stop()
         self.table.close()
 
     def __enter__(self) -> Self:
@@ -273,25 +299,27 @@ class SyncCoordinator:
             arguments.own_lease(write.lease, self.coordinator_id, write.key)
         return code
 
-    def _acquiring(
+    def acquiring(
         self, key: Key, holder: str, ttl: float, mode: LeaseMode, wait: float
-    ) -> steps.Steps[Lease]:
+    ) -> steps.Steps[tuple[Lease, Row]]:
+        """`acquire`, step by step; the row under the lease comes with it."""
         arguments.check_agent("holder", holder)
         code = encode_key(key)
         ttl = arguments.check_seconds("ttl", ttl)
         until = time.monotonic() + arguments.check_seconds("wait", wait, zero=True)
-        while True:
-            left = until - time.monotonic()
-            row, outcome = self._try_acquire(code, holder, mode, ttl, left)
-            if isinstance(outcome, Held):
-                return self._leased(key, outcome)
-            for pause in steps.pauses(until):
-                yield pause
-                ended = outcome.until is not None and outcome.until <= self.table.clock()
-                if ended or self.table.probe(code) != row.revision:
-                    break
-            else:
-                raise self._noted(holder, conflict(self.coordinator_id, outcome, key, None, row))
+        with NO_SPAN if not self._spanning else spanned(self._spanning, "acquire", holder, [key]):
+            while True:
+                left = until - time.monotonic()
+                row, outcome = self._try_acquire(code, holder, mode, ttl, left)
+                if isinstance(outcome, Held):
+                    return self._leased(key, outcome), row
+                for pause in steps.pauses(until):
+                    yield pause
+                    ended = outcome.until is not None and outcome.until <= self.table.clock()
+                    if ended or self.table.probe(code) != row.revision:
+                        break
+                else:
+                    raise self._noted(holder, conflict(self.coordinator_id, outcome, key, None, row))
 
     def _try_acquire(
         self, code: bytes, holder: str, mode: LeaseMode, ttl: float, wait: float
@@ -304,9 +332,16 @@ class SyncCoordinator:
         return rows[code], outcome
 
     def _transact(
-        self, agent: str, codes: Sequence[bytes], decide: _Deciding
+        self,
+        agent: str,
+        codes: Sequence[bytes],
+        decide: _Deciding,
+        *,
+        asked: Mapping[bytes, Asked] = _NOTHING_ASKED,
+        evicts: bool = False,
     ) -> tuple[dict[bytes, Row], Any]:
-        """Decide on rows and carry it out; the rows as they are then, and what was decided."""
+        """Decide on rows and carry it out; the rows as they are then, and what was decided. `asked` and
+        `evicts` are for those who watch."""
         revision = int.from_bytes(os.urandom(8)) >> 1 or 1
         seen: tuple[Mapping[bytes, Row], float] = {}, 0.0
 
@@ -323,11 +358,13 @@ class SyncCoordinator:
         except Conflict as error:
             self._repair(error, seen[0])
             raise self._noted(agent, error) from None
-        old, now = seen
-        for observer in self.observers:
+        if self.observers:
+            old, now = seen
             for code, row in rows.items():
                 if row is not old[code]:
-                    observer.changed(agent, decode_key(code), old[code], row, now)
+                    told = decode_key(code), agent, old[code], row, now, asked.get(code), evicts
+                    for observer in self.observers:
+                        observer.changed(RowChange(self.coordinator_id, *told))
         return rows, result
 
     def _repair(self, error: Conflict, seen: Mapping[bytes, Row]) -> None:
@@ -343,7 +380,10 @@ class SyncCoordinator:
 
     def _evict(self, code: bytes, agent: str) -> None:
         self._transact(
-            agent, [code], lambda rows, now: ({code: rules.evict(rows[code], agent, now)}, (), None)
+            agent,
+            [code],
+            lambda rows, now: ({code: rules.evict(rows[code], agent, now)}, (), None),
+            evicts=True,
         )
 
     def _leased(self, key: Key, held: Held) -> Lease:

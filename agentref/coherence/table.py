@@ -75,11 +75,12 @@ class Table(Protocol):
         it finds, and nothing for rows without leases."""
         ...
 
-    def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None]:
-        """Wait for one's turn at a key, for at most `timeout` seconds; what ends the turn is returned.
+    def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None] | None:
+        """Wait for one's turn at a key, for at most `timeout` seconds; what ends the turn is returned, or
+        None if it never came. With 0 it does not wait at all: it may be called from an event loop then.
 
-        A courtesy among those who read, compute and commit, so that they do not do it in vain. Nobody has to
-        take part, and who does not get a turn goes on without one.
+        A courtesy among those who read, compute and commit, so that they do not do it in vain. Nobody has
+        to take part, and who does not get a turn goes on without one.
         """
         ...
 

@@ -13,13 +13,12 @@ class Turns:
         self._free = threading.Condition()
         self._taken: dict[bytes, object] = {}
 
-    def take(self, key: bytes, *, timeout: float) -> Callable[[], None]:
-        """Wait, for at most so many seconds; what ends the turn is returned. Who waited in vain goes on
-        without one."""
+    def take(self, key: bytes, *, timeout: float) -> Callable[[], None] | None:
+        """Wait, for at most so many seconds; what ends the turn is returned, or None if it never came."""
         mine = object()
         with self._free:
             if not self._free.wait_for(lambda: key not in self._taken, timeout):
-                return _nothing
+                return None
             self._taken[key] = mine
 
         def leave() -> None:
@@ -29,7 +28,3 @@ class Turns:
                     self._free.notify_all()
 
         return leave
-
-
-def _nothing() -> None:
-    """There was no turn."""

@@ -1,0 +1,173 @@
+"""The reading half of a peer: its cache, and when that may be shown."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from agentref.coherence import _arguments as arguments
+from agentref.coherence import _steps as steps
+from agentref.coherence.caching import Cache, Cached, may_show, still_holds
+from agentref.coherence.contents import Contents, ContentStore
+from agentref.coherence.coordinator import Coordinator
+from agentref.coherence.feed import Page
+from agentref.coherence.following import Subscription
+from agentref.coherence.keys import Key, encode_key
+from agentref.coherence.leases import Lease
+from agentref.coherence.rows import ABSENT, LeaseMode, Row, versioned
+from agentref.coherence.strategies import Strategies, Strategy
+from agentref.coherence.views import View
+from agentref.errors import AgentRefError, Conflict, StorageError
+
+__all__ = ["Reader"]
+
+
+class Reader:
+    """What a peer has read. A view is shown again only while the coordinator would take it as a base."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        coordinator: Coordinator,
+        name: str,
+        *,
+        backend: ContentStore,
+        strategy: Strategy | str,
+        strategies: Mapping[Key, Strategy | str] | None,
+        cache_bytes: int,
+        retain_seconds: float,
+    ) -> None:
+        self.name = arguments.check_agent("name", name)
+        self.coordinator = coordinator
+        self._strategies = Strategies(strategy, strategies)
+        retain = arguments.check_seconds("retain_seconds", retain_seconds)
+        self._contents = Contents(backend, coordinator.coordinator_id, retain=retain)
+        self._cache = Cache(arguments.check_limit(cache_bytes))
+        self._table = coordinator.table
+        self._observers = coordinator.observers
+        self._leases: dict[Key, Lease] = {}
+        self._writing: Counter[Key] = Counter()
+        self._counting = threading.Lock()
+        self._following: Subscription | None = None
+        if self._strategies.any_of("eager", "broadcast"):
+            self._following = coordinator.subscribe(self._on_changes)
+
+    def read(self, key: Key) -> View:
+        """What a key stands for now; its `.value` is fetched when it is asked for.
+
+        Raises `InvalidKeyError`. What was never written, or is deleted, is a view too: see `exists`.
+        """
+        try:
+            cached = self._cache.get(key)
+        except TypeError:  # it cannot be hashed, so it is no key: encoding it says so
+            cached = None
+        if cached is None:
+            return self._read(key)
+        if not self._observers:
+            return cached.view if self._shows(cached) else self._read(key)
+        began = self._began()
+        if not self._shows(cached):
+            return self._read(key)
+        return self._delivered(cached.view, "hit", began)
+
+    def value(self, key: Key) -> Any:
+        """`read(key).value`."""
+        return self.read(key).value
+
+    def read_many(self, keys: Iterable[Key]) -> dict[Key, View]:
+        """What these keys stand for, all as of one moment, in one look."""
+        began = self._began()
+        wanted = {encode_key(key): key for key in keys}
+        rows = self.coordinator.settled(list(wanted))
+        return {
+            key: self._delivered(self._keep(key, code, rows[code]), "fetch", began)
+            for code, key in wanted.items()
+        }
+
+    def _shows(self, cached: Cached) -> bool:
+        """Whether the coordinator would take this view as a base."""
+        if cached.hold is not None:
+            if still_holds(cached.hold, cached.reads, self._table.clock()):
+                cached.reads -= 1
+                return True
+            self._give_back(cached)
+            return False
+        return self._table.probe(cached.code) == cached.revision and (
+            cached.until is None or may_show(cached.until, self._table.clock())
+        )
+
+    def _read(self, key: Key) -> View:
+        began = self._began()
+        code = encode_key(key)
+        strategy = self._strategies.of(key)
+        lease = None
+        if strategy.ttl is not None and key not in self._leases and key not in self._writing:
+            lease, row = self._hold(key, strategy.ttl)
+        if lease is None:
+            row = self.coordinator.settled([code])[code]
+        reads = -1 if strategy.max_accesses is None else strategy.max_accesses - 1
+        return self._delivered(self._keep(key, code, row, lease, reads), "fetch", began)
+
+    def _hold(self, key: Key, ttl: float) -> tuple[Lease | None, Row]:
+        acquiring = self.coordinator.acquiring(key, self.name, ttl, LeaseMode.SHARED, 0.0)
+        try:
+            return steps.run(acquiring)
+        except Conflict:  # somebody writes, or waits to
+            return None, ABSENT
+
+    def _give_back(self, cached: Cached) -> None:
+        """End a hold: an unused one keeps others waiting, and expires by itself if this fails."""
+        hold, cached.hold = cached.hold, None
+        cached.revision = -1
+        if hold is not None:
+            with suppress(StorageError):
+                self.coordinator.release(hold)
+
+    def _free(self, key: Key) -> None:
+        cached = self._cache.get(key)
+        if cached is not None and cached.hold is not None:
+            self._give_back(cached)
+
+    def _keep(self, key: Key, code: bytes, row: Row, hold: Lease | None = None, reads: int = 0) -> View:
+        known = self._cache.get(key)
+        now = versioned(self.coordinator.coordinator_id, key, row)
+        view = View(now, self._contents) if known is None else known.view.of(now)
+        if hold is None and known is not None:
+            hold, reads = known.hold, known.reads  # it may go on: under it, nobody else has changed the row
+        self._cache.put(key, Cached(code, row, view, hold, reads))
+        return view
+
+    @contextmanager
+    def _writing_to(self, keys: Sequence[Key]) -> Iterator[None]:
+        """A hold that another thread of this peer's took now would be in the way of its own commit."""
+        with self._counting:
+            self._writing.update(keys)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._writing.subtract(keys)
+                for key in keys:
+                    if not self._writing[key]:
+                        del self._writing[key]
+
+    def _began(self) -> Sequence[int]:
+        return [observer.began() for observer in self._observers]
+
+    def _delivered(self, view: View, source: str, began: Sequence[int]) -> View:
+        for observer, number in zip(self._observers, began, strict=True):
+            observer.delivered(self.name, view.versioned, source, number)
+        return view
+
+    def _on_changes(self, page: Page) -> None:
+        """Fetch what the strategies want at hand. A hint: what fails here is read, and fails, later."""
+        for key in {change.key: None for change in page.changes if change.writer != self.name}:
+            strategy = self._strategies.of(key)
+            if strategy.name == "broadcast" or (strategy.name == "eager" and self._cache.get(key)):
+                with suppress(AgentRefError):
+                    began = self._began()
+                    code = encode_key(key)
+                    view = self._keep(key, code, self.coordinator.settled([code])[code])
+                    if view.exists:
+                        view.value  # noqa: B018  (it is loaded by being looked at)
+                        self._delivered(view, "prefetch", began)
