@@ -53,12 +53,12 @@ class FileTurns:
         self._threads = Turns()
         self._quanta: dict[int, float] = {}
 
-    def take(self, key: bytes, *, timeout: float) -> Callable[[], None]:
-        """Wait, for at most so many seconds; what ends the turn is returned."""
+    def take(self, key: bytes, *, timeout: float) -> Callable[[], None] | None:
+        """Wait, for at most so many seconds; what ends the turn is returned, or None if it never came."""
         end = time.monotonic() + timeout
         leave = self._threads.take(key, timeout=timeout)
-        if self._cannot:
-            return leave
+        if leave is None:
+            return None
         place = 2 * zlib.crc32(key)
         try:
             held = self._lock(place, end)
@@ -66,7 +66,10 @@ class FileTurns:
             leave()
             raise
         if held is None:
-            return leave
+            if self._cannot:
+                return leave
+            leave()
+            return None
 
         def leave_both() -> None:
             if held == self._descriptor:  # or else it was closed, and the number may be another file's
@@ -96,7 +99,7 @@ class FileTurns:
         self._cannot = cannot
 
     def _lock(self, place: int, end: float) -> int | None:
-        """The descriptor that now holds the place; None if it is to be done without."""
+        """The descriptor that now holds the place; None if it was waited for in vain, or cannot be."""
         descriptor = self._descriptor or self._open()
         if descriptor is None:
             return None

@@ -117,7 +117,7 @@ def _check(connection: sqlite3.Connection, path: Path, *, patience: float) -> No
         application, version = None, 0
     if application != _APPLICATION_ID:
         raise StoreVersionError(
-            f"{path} is not the database of an agentref coordinator; it was left alone. Choose another file."
+            f"{path} is not the database of an agentref coordinator; it was left alone. Take another file."
         )
     if version != _FORMAT:
         raise StoreVersionError(

@@ -135,7 +135,7 @@ class SqliteTable:
         refused: BaseException | None = None
         transition = result = None
         with self._errors, self._writer as cursor:
-            now = time.time()
+            now = self.clock()
             rows = dict.fromkeys(keys, ABSENT)
             rows.update(_select(cursor, keys))
             # What was refused has written nothing: it is a transaction that ends well.
@@ -170,7 +170,7 @@ class SqliteTable:
         )
         return [key_of(key) for (key,) in found]
 
-    def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None]:
+    def turn(self, key: bytes, /, *, timeout: float) -> Callable[[], None] | None:
         """See `Table`. Among the threads of this process; on Linux among those of all processes."""
         return self._turns.take(key, timeout=timeout)
 

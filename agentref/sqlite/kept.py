@@ -96,8 +96,8 @@ class Kept:
         """Take the lock. The caller goes on to `_exit`, or raises by way of it."""
         if not self._lock.acquire(timeout=self._file.busy_timeout):
             raise StoreBusyError(
-                f"Another thread used {self._file.path} for longer than busy_timeout. Try again, or open it "
-                f"with a longer one."
+                f"Another thread used {self._file.path} for longer than busy_timeout. Try again, or open "
+                f"it with a longer one."
             )
         try:
             return self._cursor or self._open()
