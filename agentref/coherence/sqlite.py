@@ -1,6 +1,7 @@
 """Rows in an SQLite database, for the processes of one machine."""
 
 import os
+import re
 import sqlite3
 import struct
 import threading
@@ -43,6 +44,7 @@ _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.05
 _DROPPED_AT_ONCE: Final = 10_000
 _TIME: Final = struct.Struct(">d")
+_PLACE: Final = re.compile(r"(0|[1-9][0-9]{0,17})-[0-9a-f]{16}", re.ASCII)
 
 
 class SqliteTable:
@@ -332,7 +334,11 @@ def _place(position: object, at: object) -> str:
 
 
 def _position_in(place: str) -> int:
-    return check_position(place.partition("-")[0], first=0, last=2**63 - 2)
+    """The number in what `_place` said. Raises `InvalidInputError` for what it never says."""
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise InvalidInputError(f"{place!r:.80} is no place in a feed. Take the cursor from head().")
+    return int(found[1])
 
 
 def _check_timeout(seconds: object) -> float:

@@ -34,8 +34,10 @@ while True:
     views = coordinator.read([("k", str(i)) for i in range(5)])
     new = views["k", "0"].version + 1
     coordinator.commit(
-        [Write(key, ContentRef(Digest(new.to_bytes(32, "big")), "agr1", new), view if view.version else None)
-         for key, view in views.items()],
+        [
+            Write(key, ContentRef(Digest(new.to_bytes(32, "big")), "agr1", new), view if new > 1 else None)
+            for key, view in views.items()
+        ],
         agent="worker",
     )
     n += 1
