@@ -198,6 +198,7 @@ class Fences:
 
     def release(self, thread_id: object) -> None:
         """Let others write the thread. What this worker still has in flight for it is refused."""
+        self._check_process()
         with self._lock:
             thread = self._threads.get(str(thread_id))
         if thread is not None:

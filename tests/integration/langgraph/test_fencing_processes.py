@@ -42,7 +42,7 @@ def graph_over(saver: Any, second: Callable[[State], State]) -> Any:
 
 
 @contextmanager
-def opened(place: Path, worker: str) -> Iterator[Any]:
+def opened(place: Path, worker: str | None) -> Iterator[Any]:
     """A saver of a worker over the files of a place."""
     with (
         closing(sqlite3.connect(place / "checkpoints.sqlite", check_same_thread=False)) as connection,
@@ -158,6 +158,35 @@ def test_a_worker_that_nobody_took_over_from_goes_on(
     first.wait()
     with opened(tmp_path, "second") as saver:
         assert saver.get_tuple(CONFIG).checkpoint["channel_values"]["by"] == "first"
+
+
+def test_a_forked_child_is_another_worker_and_holds_nothing(tmp_path: Path) -> None:
+    """In a process of its own: the threads of this one would not be in the child."""
+    program = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_fencing_processes as tests
+from pathlib import Path
+with tests.opened(Path({str(tmp_path)!r}), None) as saver:
+    graph = tests.graph_over(saver, tests.by_second)
+    graph.invoke({{"docs": "a"}}, tests.CONFIG)
+    if os.fork() == 0:
+        code = 1
+        try:
+            graph.update_state(tests.CONFIG, {{"docs": "b"}})
+        except tests.Conflict as error:
+            code = 42 if error.reason == tests.Reason.HELD_BY_OTHER else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 42
+    graph.update_state(tests.CONFIG, {{"docs": "c"}})
+"""
+    subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        check=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
 
 
 if __name__ == "__main__":

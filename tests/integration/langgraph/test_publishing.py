@@ -4,6 +4,7 @@ import logging
 import operator
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Annotated, Any
 
 import pytest
@@ -16,7 +17,13 @@ from agentref import AgentRefState, Externalized, Inline
 from agentref.adapters.langgraph import LangGraphAdapter, channel_key, current_agent, externalize
 from agentref.coherence import Coordinator, Key, MemoryCoordinator
 from agentref.coherence.memory import MemoryTable
-from agentref.errors import BlobNotFoundError, ConfigurationError, InvalidInputError, StoreUnavailableError
+from agentref.errors import (
+    BlobNotFoundError,
+    ConfigurationError,
+    InvalidInputError,
+    StoreUnavailableError,
+    UntrustedTypeError,
+)
 
 THRESHOLD = 4096
 WORKER = "worker 1"
@@ -113,6 +120,16 @@ def test_a_peer_reads_what_a_checkpoint_holds(
     assert view.ref in [ref for channel, ref in run.face.refs_in(run.inner) if channel == "docs"]
     assert run.saver.peer("another").value(DOCS) == text
     assert not peer.read(NOTES).exists
+
+
+def test_a_peer_of_the_saver_reads_what_only_the_saver_s_serializer_knows(
+    run: Any, coordinator: Coordinator, payload: Callable[[], str]
+) -> None:
+    address = ip_address("192.0.2.1")
+    run.invoke(graph_of(run, lambda_node(docs=[payload(), address])), {"notes": []})
+    with pytest.raises(UntrustedTypeError):
+        coordinator.peer("reader", backend=run.cas).value(DOCS)
+    assert run.saver.peer("reader").value(DOCS)[1] == address
 
 
 def lambda_node(**update: Any) -> Callable[[State], Any]:
