@@ -268,16 +268,16 @@ class LeaseClauses(Clauses):
         coordinator.release(_take(coordinator, "a", key=("released",)))
         _take(coordinator, "a", SHARED, key=("c",), ttl=3 * LONG)
         leases = [
-            _take(coordinator, "a", SHARED, key=(name,), ttl=n * LONG) for n, name in enumerate("dab", 1)
+            _take(coordinator, "a", SHARED, key=(name,), ttl=n * LONG) for n, name in enumerate("azb", 1)
         ]
         leases.append(_take(coordinator, "b", SHARED, key=("c",), ttl=4 * LONG))
         leases[0] = coordinator.renew(leases[0], ttl=5 * LONG)
-        table, codes = coordinator.table, [encode_key((name,)) for name in "acbd"]
+        table, codes = coordinator.table, [encode_key((name,)) for name in "abcz"]
         assert sorted(table.leased(math.inf)) == sorted(codes)
         found = list(table.leased(math.inf))
-        assert (found[0], found[-1]) == (encode_key(("a",)), encode_key(("d",)))
-        assert list(table.leased(leases[1].until)) == [encode_key(("a",))]
-        assert list(table.leased(math.inf, limit=1)) == [encode_key(("a",))]
+        assert (found[0], found[-1]) == (encode_key(("z",)), encode_key(("a",)))
+        assert list(table.leased(leases[1].until)) == [encode_key(("z",))]
+        assert list(table.leased(math.inf, limit=1)) == [encode_key(("z",))]
         assert list(table.leased(table.clock())) == []
 
     # Clocks that jump
