@@ -258,7 +258,7 @@ class OldSnapshot(MemoryTable):
 
     def probe(self, key: bytes, /) -> int:
         """What it was then."""
-        rows = getattr(self.__dict__.get("open"), "rows", self._rows)
+        rows: dict[bytes, Row] = getattr(self.__dict__.get("open"), "rows", self._rows)
         return rows.get(key, ABSENT).revision
 
 
