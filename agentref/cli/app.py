@@ -21,6 +21,7 @@ _COMMANDS: Final = (
     "alias",
     "pins",
     "db",
+    "history",
 )
 
 app = typer.Typer(

@@ -12,8 +12,8 @@ __all__ = ["EXITS", "DryRun", "Json", "Prefix", "Store", "parse_seconds"]
 EXITS: Final = """\b
 Exit codes:
   0    done
-  1    verify or migrate found damage, gc differences that stay, an alias is in conflict, or something
-       is not found or not to be trusted
+  1    verify or migrate found damage, gc differences that stay, history a broken guarantee, an alias is
+       in conflict, or something is not found or not to be trusted
   2    bad usage, or the store cannot be opened or used, or the output cannot be written
   130  interrupted
   141  the reader of the output has gone

@@ -20,13 +20,14 @@ def encode_key(key: object) -> bytes:
     Raises `InvalidKeyError` for what is no tuple of 1 to 32 texts with something in one of them, or is
     over 1,024 bytes. Pure.
     """
-    if isinstance(key, tuple) and 0 < len(key) <= _MAX_PARTS and any(key):
+    if isinstance(key, tuple) and 0 < len(key) <= _MAX_PARTS:
         try:
-            encoded = b"".join([part.encode() + _END for part in key])
-        except (AttributeError, UnicodeEncodeError):
+            something = "".join(key)
+            encoded = _END.join([part.encode() for part in key]) + _END
+        except (TypeError, UnicodeEncodeError):
             pass
         else:
-            if len(encoded) <= MAX_KEY_BYTES and all(isinstance(part, str) for part in key):
+            if something and len(encoded) <= MAX_KEY_BYTES:
                 return encoded
     raise InvalidKeyError(
         f"A key must be a tuple of 1 to {_MAX_PARTS} texts, not all empty, of {MAX_KEY_BYTES:,} bytes in "

@@ -1,7 +1,9 @@
 """The reading half of a peer: its cache, and when that may be shown."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from agentref.coherence import _arguments as arguments
@@ -44,6 +46,8 @@ class Reader:
         self._table = coordinator.table
         self._observers = coordinator.observers
         self._leases: dict[Key, Lease] = {}
+        self._writing: Counter[Key] = Counter()
+        self._counting = threading.Lock()
         self._following: Subscription | None = None
         if self._strategies.any_of("eager", "broadcast"):
             self._following = coordinator.subscribe(self._on_changes)
@@ -59,6 +63,8 @@ class Reader:
             cached = None
         if cached is None:
             return self._read(key)
+        if not self._observers:
+            return cached.view if self._shows(cached) else self._read(key)
         began = self._began()
         if not self._shows(cached):
             return self._read(key)
@@ -95,11 +101,12 @@ class Reader:
         code = encode_key(key)
         strategy = self._strategies.of(key)
         lease = None
-        if strategy.ttl is not None and key not in self._leases:
+        if strategy.ttl is not None and key not in self._leases and key not in self._writing:
             lease, row = self._hold(key, strategy.ttl)
         if lease is None:
             row = self.coordinator.settled([code])[code]
-        return self._delivered(self._keep(key, code, row, lease, strategy.max_accesses), "fetch", began)
+        reads = -1 if strategy.max_accesses is None else strategy.max_accesses - 1
+        return self._delivered(self._keep(key, code, row, lease, reads), "fetch", began)
 
     def _hold(self, key: Key, ttl: float) -> tuple[Lease | None, Row]:
         acquiring = self.coordinator.acquiring(key, self.name, ttl, LeaseMode.SHARED, 0.0)
@@ -121,21 +128,35 @@ class Reader:
         if cached is not None and cached.hold is not None:
             self._give_back(cached)
 
-    def _keep(
-        self, key: Key, code: bytes, row: Row, lease: Lease | None = None, reads: int | None = None
-    ) -> View:
+    def _keep(self, key: Key, code: bytes, row: Row, hold: Lease | None = None, reads: int = 0) -> View:
         known = self._cache.get(key)
         now = versioned(self.coordinator.coordinator_id, key, row)
         view = View(now, self._contents) if known is None else known.view.of(now)
-        self._cache.put(key, Cached(code, row, view, lease, -1 if reads is None else reads - 1))
+        if hold is None and known is not None:
+            hold, reads = known.hold, known.reads  # it may go on: under it, nobody else has changed the row
+        self._cache.put(key, Cached(code, row, view, hold, reads))
         return view
 
-    def _began(self) -> int:
-        return self._observers[0].began() if self._observers else 0
+    @contextmanager
+    def _writing_to(self, keys: Sequence[Key]) -> Iterator[None]:
+        """A hold that another thread of this peer's took now would be in the way of its own commit."""
+        with self._counting:
+            self._writing.update(keys)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._writing.subtract(keys)
+                for key in keys:
+                    if not self._writing[key]:
+                        del self._writing[key]
 
-    def _delivered(self, view: View, source: str, began: int) -> View:
-        for observer in self._observers:
-            observer.delivered(self.name, view.versioned, source, began)
+    def _began(self) -> Sequence[int]:
+        return [observer.began() for observer in self._observers]
+
+    def _delivered(self, view: View, source: str, began: Sequence[int]) -> View:
+        for observer, number in zip(self._observers, began, strict=True):
+            observer.delivered(self.name, view.versioned, source, number)
         return view
 
     def _on_changes(self, page: Page) -> None:

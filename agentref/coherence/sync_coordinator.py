@@ -14,7 +14,7 @@ from agentref.coherence.feed import Change, Page, pack_entry, unpack_entry
 from agentref.coherence.following import Follower, Subscription
 from agentref.coherence.keys import Key, decode_key, encode_key, key_range
 from agentref.coherence.leases import Lease
-from agentref.coherence.observer import Observer
+from agentref.coherence.observer import NO_SPAN, Observer, RowChange, Spanning, spanned
 from agentref.coherence.rows import ABSENT, Held, LeaseMode, Row, Versioned, versioned
 from agentref.coherence.rules import Asked, Base, Refusal, Token, Wanted
 from agentref.coherence.table import Decision, Table, Transition
@@ -26,6 +26,7 @@ __all__ = ["SyncCoordinator", "Write"]
 _AT_ONCE: Final = 256
 _PAGE: Final = 1000
 _FEED_SECONDS: Final = 7 * 24 * 3600.0
+_NOTHING_ASKED: Final[Mapping[bytes, Asked]] = {}
 
 _Decided = tuple[Mapping[bytes, Row], Sequence[Change], Any]
 _Deciding = Callable[[Mapping[bytes, Row], float], _Decided]
@@ -63,6 +64,7 @@ class SyncCoordinator:
     def __init__(self, table: Table, *, observers: Iterable[Observer] = ()) -> None:
         self.table = table
         self.observers = tuple(observers)
+        self._spanning = tuple(each for each in self.observers if isinstance(each, Spanning))
         self._id: str | None = None
         self._follower = Follower(self)
 
@@ -106,6 +108,7 @@ class SyncCoordinator:
         if len(wanted) < len(writes):
             raise InvalidInputError("A commit writes each key once, and a key was given twice.")
         seen = [(encode_key(arguments.own_view(view, origin).key), view) for view in reads]
+        asked: dict[bytes, Asked] = {}
 
         def decide(rows: Mapping[bytes, Row], now: float) -> _Decided:
             for code, view in seen:
@@ -114,8 +117,8 @@ class SyncCoordinator:
             new: dict[bytes, Row] = {}
             changes: list[Change] = []
             for code, (key, ref, base, lease) in wanted.items():
-                asked = Asked(agent, ref, base and _base(base), lease and _token(lease))
-                row = rules.commit(rows[code], asked, now)
+                asked[code] = wish = Asked(agent, ref, base and _base(base), lease and _token(lease))
+                row = rules.commit(rows[code], wish, now)
                 if isinstance(row, Refusal):
                     raise conflict(origin, row, key, base, rows[code])
                 new[code] = row
@@ -123,7 +126,12 @@ class SyncCoordinator:
                     changes.append(Change(key, row.version, ref, row.epoch, agent))
             return new, changes, None
 
-        rows, _ = self._transact(agent, list(dict.fromkeys([*wanted, *(code for code, _ in seen)])), decide)
+        codes = list(dict.fromkeys([*wanted, *(code for code, _ in seen)]))
+        if self._spanning:
+            with spanned(self._spanning, "commit", agent, [write.key for write in wanted.values()]):
+                rows, _ = self._transact(agent, codes, decide, asked=asked)
+        else:
+            rows, _ = self._transact(agent, codes, decide, asked=asked)
         return {write.key: rows[code] for code, write in wanted.items()}
 
     def gate(self, view: Versioned, *, lease: Lease | None = None, agent: str = "") -> None:
@@ -198,14 +206,14 @@ class SyncCoordinator:
         )
 
     def recover(self, agent: str) -> list[Key]:
-        """End every lease of an agent, to be called when it starts again after a crash: of what it held,
-        nothing that it still has in flight is accepted. Returns the keys. Costs a look at every row with a
-        lease."""
+        """End every exclusive lease of an agent, to be called when it starts again after a crash: of what
+        it held, nothing that it still has in flight is accepted. Shared ones end by themselves. Returns the
+        keys. Costs a look at every row with a lease."""
         arguments.check_agent("agent", agent)
         found = []
         for code in self.table.leased(math.inf):
             row = self.table.load([code]).get(code, ABSENT)
-            if any(held.holder == agent for held in row.leases):
+            if any(h.holder == agent and (h.waits or h.mode is LeaseMode.EXCLUSIVE) for h in row.leases):
                 self._evict(code, agent)
                 found.append(decode_key(code))
         return found
@@ -301,18 +309,19 @@ class SyncCoordinator:
         code = encode_key(key)
         ttl = arguments.check_seconds("ttl", ttl)
         until = time.monotonic() + arguments.check_seconds("wait", wait, zero=True)
-        while True:
-            left = until - time.monotonic()
-            row, outcome = self._try_acquire(code, holder, mode, ttl, left)
-            if isinstance(outcome, Held):
-                return self._leased(key, outcome), row
-            for pause in steps.pauses(until):
-                yield pause
-                ended = outcome.until is not None and outcome.until <= self.table.clock()
-                if ended or self.table.probe(code) != row.revision:
-                    break
-            else:
-                raise self._noted(holder, conflict(self.coordinator_id, outcome, key, None, row))
+        with NO_SPAN if not self._spanning else spanned(self._spanning, "acquire", holder, [key]):
+            while True:
+                left = until - time.monotonic()
+                row, outcome = self._try_acquire(code, holder, mode, ttl, left)
+                if isinstance(outcome, Held):
+                    return self._leased(key, outcome), row
+                for pause in steps.pauses(until):
+                    yield pause
+                    ended = outcome.until is not None and outcome.until <= self.table.clock()
+                    if ended or self.table.probe(code) != row.revision:
+                        break
+                else:
+                    raise self._noted(holder, conflict(self.coordinator_id, outcome, key, None, row))
 
     def _try_acquire(
         self, code: bytes, holder: str, mode: LeaseMode, ttl: float, wait: float
@@ -325,9 +334,16 @@ class SyncCoordinator:
         return rows[code], outcome
 
     def _transact(
-        self, agent: str, codes: Sequence[bytes], decide: _Deciding
+        self,
+        agent: str,
+        codes: Sequence[bytes],
+        decide: _Deciding,
+        *,
+        asked: Mapping[bytes, Asked] = _NOTHING_ASKED,
+        evicts: bool = False,
     ) -> tuple[dict[bytes, Row], Any]:
-        """Decide on rows and carry it out; the rows as they are then, and what was decided."""
+        """Decide on rows and carry it out; the rows as they are then, and what was decided. `asked` and
+        `evicts` are for those who watch."""
         revision = int.from_bytes(os.urandom(8)) >> 1 or 1
         seen: tuple[Mapping[bytes, Row], float] = {}, 0.0
 
@@ -344,11 +360,13 @@ class SyncCoordinator:
         except Conflict as error:
             self._repair(error, seen[0])
             raise self._noted(agent, error) from None
-        old, now = seen
-        for observer in self.observers:
+        if self.observers:
+            old, now = seen
             for code, row in rows.items():
                 if row is not old[code]:
-                    observer.changed(agent, decode_key(code), old[code], row, now)
+                    told = decode_key(code), agent, old[code], row, now, asked.get(code), evicts
+                    for observer in self.observers:
+                        observer.changed(RowChange(self.coordinator_id, *told))
         return rows, result
 
     def _repair(self, error: Conflict, seen: Mapping[bytes, Row]) -> None:
@@ -364,7 +382,10 @@ class SyncCoordinator:
 
     def _evict(self, code: bytes, agent: str) -> None:
         self._transact(
-            agent, [code], lambda rows, now: ({code: rules.evict(rows[code], agent, now)}, (), None)
+            agent,
+            [code],
+            lambda rows, now: ({code: rules.evict(rows[code], agent, now)}, (), None),
+            evicts=True,
         )
 
     def _leased(self, key: Key, held: Held) -> Lease:

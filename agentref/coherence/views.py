@@ -15,6 +15,15 @@ _UNSET: Final = object()
 _IMMUTABLE: Final = (str, bytes, int, float, bool, complex, type(None))
 
 
+class _Decoded:
+    """The one object for a content that all views of it through a peer show."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: Any = _UNSET
+
+
 class View:
     """One version of one artifact, as a peer saw it. Never changes; safe for threads.
 
@@ -23,12 +32,12 @@ class View:
         key, ref, version, epoch, writer, at, exists: as there.
     """
 
-    __slots__ = ("_contents", "_value", "versioned")
+    __slots__ = ("_contents", "_decoded", "versioned")
 
     def __init__(self, versioned: Versioned, contents: Contents) -> None:
         self.versioned = versioned
         self._contents = contents
-        self._value: Any = _UNSET
+        self._decoded = _Decoded()
 
     @property
     def key(self) -> Key:
@@ -73,18 +82,18 @@ class View:
         Raises `BlobNotFoundError` if the artifact has no content, or it is no longer in the store, and
         `IntegrityError` if it is damaged there.
         """
-        value = self._value
+        value = self._decoded.value
         return self._load() if value is _UNSET else value
 
     async def avalue(self) -> Any:
         """`value` for the event loop."""
-        return self._value if self.is_loaded else await asyncio.to_thread(self._load)
+        value = self._decoded.value
+        return await asyncio.to_thread(self._load) if value is _UNSET else value
 
     def copy(self) -> Any:
         """The value as an object of the caller's own."""
-        if isinstance(self._value, _IMMUTABLE):
-            return self._value
-        return self._fetch()
+        value = self._decoded.value
+        return value if isinstance(value, _IMMUTABLE) else self._fetch()
 
     async def acopy(self) -> Any:
         """`copy` for the event loop."""
@@ -93,7 +102,7 @@ class View:
     @property
     def is_loaded(self) -> bool:
         """Whether `value` costs nothing any more."""
-        return self._value is not _UNSET
+        return self._decoded.value is not _UNSET
 
     def __repr__(self) -> str:
         what = str(self.ref) if self.exists else "no content"
@@ -103,20 +112,22 @@ class View:
         """The view of what has the same content, with the value if it was loaded."""
         view = View(versioned, self._contents)
         if versioned.ref is not None and versioned.ref == self.versioned.ref:
-            view._value = self._value
+            view._decoded = self._decoded
         return view
 
     def forget(self) -> None:
         """Let the value be decoded anew: somebody may have changed the object."""
-        if not isinstance(self._value, _IMMUTABLE):
-            self._value = _UNSET
+        if not isinstance(self._decoded.value, _IMMUTABLE):
+            self._decoded.value = _UNSET
 
     def _load(self) -> Any:
         # Two threads may both fetch it; which of the two objects stays is the same for all.
         value = self._fetch()
-        if self._value is _UNSET:
-            self._value = value
-        return self._value
+        decoded = self._decoded
+        if (known := decoded.value) is not _UNSET:
+            return known
+        decoded.value = value
+        return value
 
     def _fetch(self) -> Any:
         if self.versioned.ref is None:

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +16,7 @@ from agentref.coherence.leases import Lease
 from agentref.coherence.reader import Reader
 from agentref.coherence.rows import ABSENT, LeaseMode, Row, Versioned, versioned
 from agentref.coherence.views import View
-from agentref.errors import Conflict, Reason, RetriesExhaustedError
+from agentref.errors import Conflict, Reason, RetriesExhaustedError, StorageError
 from agentref.refs import ContentRef
 
 __all__ = ["MISSING", "Put", "Writer", "bare", "start"]
@@ -114,22 +114,33 @@ class Writer(Reader):
         *,
         look: bool = False,
     ) -> list[View]:
-        shown = {lease.key: _lease(lease) for lease in leases}
-        writes = []
-        for put, ref in zip(puts, refs, strict=True):
-            code = encode_key(put.key)
-            base = self._base_of(put, code)
-            if ref is not None and base is not None and ref != base.ref:
-                self._contents.keep(code, base.version + 1, ref, look=look)
-            writes.append(Write(put.key, ref, base, shown.get(put.key) or self._own_lease(put.key)))
-            if isinstance(put.base, View):
-                put.base.forget()  # the new value may have been made by changing the old one
-        try:
-            rows = self._committed(writes, [bare(view) for view in reads])
-        except Conflict:
-            self._lost(writes)
-            raise
-        return [self._won(write, rows[write.key]) for write in writes]
+        shown = {**self._leases, **{lease.key: _lease(lease) for lease in leases}}
+        with self._writing_to([put.key for put in puts]):
+            lent = {put.key: self._lend(put.key) for put in puts if put.key not in shown}
+            writes = []
+            try:
+                for put, ref in zip(puts, refs, strict=True):
+                    code = encode_key(put.key)
+                    base = self._base_of(put, code)
+                    if ref is not None and base is not None and ref != base.ref:
+                        self._contents.keep(code, base.version + 1, ref, look=look)
+                    writes.append(Write(put.key, ref, base, shown.get(put.key) or lent.get(put.key)))
+                    self._forget(put)
+                began = self._began()
+                rows = self._committed(writes, [bare(view) for view in reads], lent)
+            except BaseException as error:
+                self._take_back(lent)
+                if isinstance(error, Conflict):
+                    self._lost(writes)
+                raise
+            return [self._won(write, rows[write.key], lent.get(write.key), began) for write in writes]
+
+    def _forget(self, put: Put) -> None:
+        """The new value may have been made by changing the old one, in place."""
+        if isinstance(put.base, View):
+            put.base.forget()
+        if (cached := self._cache.get(put.key)) is not None:
+            cached.view.forget()
 
     def _base_of(self, put: Put, code: bytes) -> Versioned | None:
         """The base; for what is to be created the view of its absence, which has a version and an epoch."""
@@ -138,27 +149,34 @@ class Writer(Reader):
         row = self.coordinator.settled([code])[code]
         return None if row.ref else versioned(self.coordinator.coordinator_id, put.key, row)
 
-    def _own_lease(self, key: Key) -> Lease | None:
-        if (lease := self._leases.get(key)) is not None:
-            return lease
+    def _lend(self, key: Key) -> Lease | None:
+        """The hold under which this peer reads a key, if it has one: the commit needs it. Meanwhile nobody
+        reads under it, who would not see what is committed."""
         cached = self._cache.get(key)
-        return None if cached is None else cached.hold
+        if cached is None or cached.hold is None:
+            return None
+        hold, cached.hold, cached.revision = cached.hold, None, -1
+        return hold
 
-    def _committed(self, writes: list[Write], reads: list[Versioned]) -> Mapping[Key, Row]:
+    def _take_back(self, lent: Mapping[Key, Lease | None]) -> None:
+        for hold in lent.values():
+            if hold is not None:
+                with suppress(StorageError):  # it ends by itself
+                    self.coordinator.release(hold)
+
+    def _committed(
+        self, writes: Sequence[Write], reads: list[Versioned], lent: dict[Key, Lease | None]
+    ) -> Mapping[Key, Row]:
         try:
             return self.coordinator.commit_rows(writes, agent=self.name, reads=reads)
         except Conflict as error:
-            cached = self._cache.get(error.key)
-            if error.reason is not Reason.LEASE_LOST or cached is None or cached.hold is None:
+            if error.reason is not Reason.LEASE_LOST or not lent.get(error.key):
                 raise
-            if all(write.lease != cached.hold for write in writes):
-                raise
+            lost = error.key
         # A hold that was only there to spare questions is over: that is no reason to refuse.
-        self._give_back(cached)
-        return self._committed(
-            [write._replace(lease=None) if write.key == cached.view.key else write for write in writes],
-            reads,
-        )
+        lent[lost] = None
+        spared = [write._replace(lease=None) if write.key == lost else write for write in writes]
+        return self._committed(spared, reads, lent)
 
     def _lost(self, writes: Sequence[Write]) -> None:
         """Nobody else takes away what was pinned for a version that others have passed already."""
@@ -168,15 +186,14 @@ class Writer(Reader):
             if write.base is not None and write.base.version + 1 < rows.get(code, ABSENT).version:
                 self._contents.supersede(code, write.base.version + 1)
 
-    def _won(self, write: Write, row: Row) -> View:
+    def _won(self, write: Write, row: Row, hold: Lease | None, began: Sequence[int]) -> View:
         code = encode_key(write.key)
         base = write.base
         if base is not None and base.ref is not None and row.version != base.version:
             self._contents.supersede(code, base.version)
         cached = self._cache.get(write.key)
-        hold, reads = (None, 0) if cached is None else (cached.hold, cached.reads)
-        view = self._keep(write.key, code, row, hold, reads + 1)
-        return self._delivered(view, "commit", self._began())
+        reads = 0 if cached is None else cached.reads
+        return self._delivered(self._keep(write.key, code, row, hold, reads), "commit", began)
 
     def _updating(
         self, key: Key, change: Callable[[Any], Any], initial: Any, timeout: float

@@ -54,6 +54,7 @@ class Lifetimes(ABC):
     """
 
     _store: BlobStore
+    _roots: PrunableStore | None = None
     backend_id: str
     default_ttl_seconds: float | None
 
@@ -253,11 +254,14 @@ class Lifetimes(ABC):
 
     def _prunable(self) -> PrunableStore:
         """The blob store, if it keeps aliases and pins. Raises `ConfigurationError` if it does not."""
+        if self._roots is not None:  # to look again would take as long as a small pin
+            return self._roots
         if not isinstance(self._store, RootStore):  # as `keeps_roots`; this form tells the type checker
             raise ConfigurationError(
                 f"{type(self._store).__qualname__} keeps no aliases and no pins: it is a BlobStore, but no "
                 f"agentref.storage.RootStore. Use FilesystemCAS, PostgresCAS or InMemoryCAS."
             )
+        self._roots = self._store
         return self._store
 
     def _expected_version(

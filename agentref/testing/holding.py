@@ -79,7 +79,7 @@ class LeaseClauses(Clauses):
             for mode in LeaseMode:
                 lease = _take(coordinator, "a", mode, ttl=clock.brief(coordinator.table))
                 fences.append(lease.fence)
-                if end == "release":
+                if end == "release" or (end == "recover" and mode is SHARED):
                     coordinator.release(lease)
                 elif end == "recover":
                     coordinator.recover("a")
@@ -233,17 +233,19 @@ class LeaseClauses(Clauses):
         coordinator.release(lease)
         assert coordinator.leases(KEY) == [new]
 
-    def test_recover_ends_what_an_agent_held_and_nothing_else(self, coordinator: Coordinator) -> None:
-        mine = [_take(coordinator, "a", SHARED, key=("shared",)), *self._held(coordinator, "a", 3)]
-        others = [_take(coordinator, "b", SHARED, key=("shared",)), *self._held(coordinator, "b", 3)]
-        views = coordinator.read([lease.key for lease in [*mine, *others]])
-        assert sorted(coordinator.recover("a")) == sorted(lease.key for lease in mine)
-        for lease in mine[1:]:
+    def test_recover_ends_what_an_agent_held_alone_and_nothing_else(self, coordinator: Coordinator) -> None:
+        mine, others = self._held(coordinator, "a", 3), self._held(coordinator, "b", 3)
+        shared = [_take(coordinator, name, SHARED, key=("shared",)) for name in ("a", "b")]
+        views = coordinator.read([lease.key for lease in mine])
+        assert sorted(coordinator.recover("a")) == [lease.key for lease in mine]
+        for lease in mine:
             conflict = refusal(partial(put, coordinator, lease.key, 1, views[lease.key]))
             assert conflict.reason is Reason.STALE_EPOCH
-        for lease in others:
-            assert coordinator.leases(lease.key) == [lease]
-            assert see(coordinator, lease.key).epoch == 0
+        assert [coordinator.leases(lease.key) for lease in others] == [[lease] for lease in others]
+        assert coordinator.leases(("shared",)) == shared
+        assert {
+            view.epoch for view in coordinator.read([("shared",), *(x.key for x in others)]).values()
+        } == {0}
         assert coordinator.recover("a") == []
 
     def _held(self, coordinator: Coordinator, holder: str, count: int) -> list[Lease]:
