@@ -230,14 +230,13 @@ class SyncCoordinator:
         Not needed for correctness: a lease that has expired is taken back by whoever comes across it.
         Costs what has expired, not what there is.
         """
-        self.table.compact(
-            self.table.clock() - arguments.check_seconds("feed_seconds", feed_seconds, zero=True)
-        )
-        swept: list[Key] = []
-        while codes := self.table.leased(self.table.clock(), limit=_AT_ONCE):
+        now = self.table.clock()
+        self.table.compact(now - arguments.check_seconds("feed_seconds", feed_seconds, zero=True))
+        swept: dict[bytes, None] = {}  # once each: what lives by the clock of a transaction is found again
+        while codes := [code for code in self.table.leased(now, limit=_AT_ONCE) if code not in swept]:
             self.settled(codes)
-            swept += map(decode_key, codes)
-        return swept
+            swept |= dict.fromkeys(codes)
+        return list(map(decode_key, swept))
 
     # The feed
 

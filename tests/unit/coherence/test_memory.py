@@ -70,6 +70,33 @@ def test_a_sweep_looks_only_at_what_has_expired(others):
     assert table.looked == 6
 
 
+class Behind(MemoryTable):
+    """Decides by a clock that is a second behind the one that it shows."""
+
+    asked = 0
+
+    def transact(self, keys, decide, /):
+        return super().transact(keys, lambda rows, now: decide(rows, now - 1))
+
+    def leased(self, until, /, *, limit=None):
+        self.asked += 1
+        assert self.asked < 10
+        return super().leased(until, limit=limit)
+
+
+def test_a_sweep_ends_though_two_clocks_differ():
+    now = [1000.0]
+    coordinator = Coordinator(Behind(clock=lambda: now[0]))
+    for name in "ab":
+        coordinator.acquire((name,), holder="a", ttl=10)
+    now[0] += 9.5
+    coordinator.sweep()
+    assert len(coordinator.leases(("a",))) == 1
+    now[0] += 1
+    assert sorted(coordinator.sweep()) == [("a",), ("b",)]
+    assert coordinator.leases(("a",)) == []
+
+
 def test_the_feed_is_bounded(monkeypatch):
     monkeypatch.setattr("agentref.coherence.memory.FEED_LIMIT", 10)
     with Coordinator(MemoryTable()) as coordinator:
