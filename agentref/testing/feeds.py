@@ -170,10 +170,13 @@ class FeedClauses(Clauses):
     def test_what_is_no_cursor_is_refused(self, coordinator: Coordinator) -> None:
         put(coordinator, KEY, 1)
         head = coordinator.head()
-        for bad in ("", "garbage", f"{head}x", f"{head.partition('/')[0]}/", 1, None, b"x", "x" * 10_000):
+        for bad in ("", "garbage", 1, None, b"x", "x" * 10_000, f"{head}/{'x' * 10_000}"):
             since: Any = bad
             with pytest.raises(InvalidInputError):
                 coordinator.changes(since=since)
+        for bent in (f"{head}x", f"x{head}", f"{head.partition('/')[0]}/", f"{head}\0", f"{head}\ud800"):
+            with pytest.raises((InvalidInputError, CursorTooOldError)):
+                coordinator.changes(since=bent)
 
     def test_the_cursor_of_another_feed_is_told_apart(self, coordinator: Coordinator) -> None:
         put(coordinator, KEY, 1)
