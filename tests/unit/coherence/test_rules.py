@@ -185,15 +185,15 @@ def test_who_waits_is_next():
     row, refused = rules.acquire(row, Wanted("w", EXCLUSIVE, 10.0, 5.0), 1.0)
     assert refused == Refusal(Reason.HELD_BY_OTHER, "a", 10.0)
     for mode in LeaseMode:
-        same, refused = rules.acquire(row, Wanted("b", mode, 10.0, 3.0), 2.0)
+        same, refused = rules.acquire(row, Wanted("b", mode, 10.0, 3.0), 1.5)
         assert isinstance(refused, Refusal)
         assert [each.holder for each in same.leases] == ["a", "w"]
-    row = rules.release(row, Token("a", 1), 3.0)
-    assert isinstance(rules.acquire(row, Wanted("b", SHARED, 10.0, 0), 3.0)[1], Refusal)
-    assert rules.acquire(row, Wanted("w", EXCLUSIVE, 10.0, 2.0), 3.0)[1] == Held(
-        "w", EXCLUSIVE, 2, 13.0, 10.0
+    row = rules.release(row, Token("a", 1), 1.6)
+    assert isinstance(rules.acquire(row, Wanted("b", SHARED, 10.0, 0), 1.6)[1], Refusal)
+    assert rules.acquire(row, Wanted("w", EXCLUSIVE, 10.0, 2.0), 1.6)[1] == Held(
+        "w", EXCLUSIVE, 2, 11.6, 10.0
     )
-    assert rules.acquire(row, Wanted("b", SHARED, 10.0, 0), 6.0)[1].fence == 2  # his time is over
+    assert rules.acquire(row, Wanted("b", SHARED, 10.0, 0), 2.5)[1].fence == 2  # his time is over
 
 
 def test_a_row_has_room_for_so_many_leases():
