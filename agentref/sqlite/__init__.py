@@ -1,6 +1,20 @@
 """SQLite: connections to one database for threads, processes and across forks; what goes wrong there."""
 
-from agentref.sqlite.database import Database, Synchronous, connect
+from agentref.sqlite.database import Database, Synchronous, check_synchronous, connect
 from agentref.sqlite.failures import Subject, storage_errors
+from agentref.sqlite.kept import OpenFile, persist
+from agentref.sqlite.watch import Watch
+from agentref.sqlite.writer import Writer
 
-__all__ = ["Database", "Subject", "Synchronous", "connect", "storage_errors"]
+__all__ = [
+    "Database",
+    "OpenFile",
+    "Subject",
+    "Synchronous",
+    "Watch",
+    "Writer",
+    "check_synchronous",
+    "connect",
+    "persist",
+    "storage_errors",
+]

@@ -13,7 +13,15 @@ from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableE
 from agentref.forks import watch_forks
 from agentref.sqlite.failures import Subject
 
-__all__ = ["Database", "Synchronous", "connect"]
+__all__ = [
+    "WAL_TOLERATED",
+    "Database",
+    "Synchronous",
+    "check_synchronous",
+    "configure",
+    "connect",
+    "identity",
+]
 
 Synchronous = Literal["FULL", "NORMAL"]
 """What a commit survives: with FULL also a power cut, with NORMAL only the death of the process.
@@ -26,7 +34,7 @@ _CACHE_KIB: Final = 1024
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _CHECKPOINT_PAGES: Final = 1024  # 2 MB: on a full disk the log must not be most of what there is
 _WAL_KEPT: Final = 8 * 1024 * 1024
-_WAL_TOLERATED: Final = 32 * 1024 * 1024
+WAL_TOLERATED: Final = 32 * 1024 * 1024
 
 _inherited: list[list[sqlite3.Connection]] = []
 """Connections of a parent process. Closing one would run SQLite's clean-up on the parent's files."""
@@ -41,6 +49,21 @@ def connect(path: Path, *, busy_timeout: float, query: str = "mode=rw") -> sqlit
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+def check_synchronous(synchronous: object) -> None:
+    """Raise `InvalidInputError` unless it is FULL or NORMAL: it becomes part of a statement."""
+    if synchronous not in get_args(Synchronous):
+        raise InvalidInputError(f"synchronous must be FULL or NORMAL, not {synchronous!r:.40}.")
+
+
+def configure(connection: sqlite3.Connection, synchronous: Synchronous) -> None:
+    """Give a connection the settings that all which write share."""
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}").fetchall()
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()
 
 
 class Database:
@@ -63,8 +86,7 @@ class Database:
     def __init__(
         self, path: Path, *, busy_timeout: float, subject: Subject, synchronous: Synchronous = "FULL"
     ) -> None:
-        if synchronous not in get_args(Synchronous):  # it becomes part of a statement
-            raise InvalidInputError(f"synchronous must be FULL or NORMAL, not {synchronous!r:.40}.")
+        check_synchronous(synchronous)
         self._path = path
         self._subject = subject
         self._synchronous = synchronous
@@ -75,7 +97,7 @@ class Database:
         self._refuse = False
         self._refuse_child = False
         self._start()
-        self._file = _identity(self._name)
+        self._file = identity(self._name)
         watch_forks(self)
 
     def _start(self) -> None:
@@ -169,7 +191,7 @@ class Database:
 
     def check_file(self) -> None:
         """Raise `StoreUnavailableError` if the database's file is no longer the one that was opened."""
-        if _identity(self._name) != self._file:
+        if identity(self._name) != self._file:
             raise StoreUnavailableError(
                 f"{self._path} was deleted, moved or replaced while in use. Open it again."
             )
@@ -184,7 +206,7 @@ class Database:
         now = time.monotonic()
         if now < self._next_look:
             return
-        if self._log.exists() and self._log.stat().st_size > _WAL_TOLERATED:
+        if self._log.exists() and self._log.stat().st_size > WAL_TOLERATED:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._next_look = now + _SECONDS_BETWEEN_LOOKS
 
@@ -195,11 +217,7 @@ class Database:
                 return self._idle.pop()
         connection = connect(self._path, busy_timeout=self._busy_timeout)
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}").fetchall()
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()
+            configure(connection, self._synchronous)
         except BaseException:
             connection.close()
             raise
@@ -311,7 +329,8 @@ class _Write:
         self._database.end(self._connection, commit=error is None)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def identity(path: str) -> tuple[int, int] | None:
+    """Which file is at the path; None if there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116  (before every commit: half of what Path.stat takes)
     except FileNotFoundError:
