@@ -6,6 +6,7 @@ import pytest
 
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.memory import MemoryTable
+from agentref.coherence.sqlite import SqliteTable
 from agentref.errors import AgentRefError
 from agentref.testing import (
     CoordinatorContract,
@@ -23,7 +24,9 @@ REJECTED = (AssertionError, pytest.fail.Exception, KeyError, StopIteration, Time
 TABLES = {
     "memory": lambda _: lambda path, clock: MemoryTable(clock=clock),
 }
-DURABLE = {}
+DURABLE = {
+    "sqlite": lambda _: lambda path, clock: SqliteTable(path / "rows.db", clock=clock),
+}
 
 
 class TestCoordinators(CoordinatorContract):
