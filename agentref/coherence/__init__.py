@@ -14,6 +14,7 @@ from agentref.coherence.memory import MemoryCoordinator
 from agentref.coherence.peer import Peer
 from agentref.coherence.rows import LeaseMode, Versioned
 from agentref.coherence.snapshots import Snapshot
+from agentref.coherence.sqlite import SqliteCoordinator
 from agentref.coherence.strategies import Strategy
 from agentref.coherence.views import View
 from agentref.coherence.writer import Put
@@ -33,6 +34,7 @@ __all__ = [
     "Put",
     "Reason",
     "Snapshot",
+    "SqliteCoordinator",
     "Strategy",
     "Versioned",
     "View",

@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from random import random
+from random import SystemRandom
 from typing import Any, Final
 
 from agentref.coherence.turns import Turns
@@ -31,6 +31,7 @@ _NEXT_POLLS: Final = 0.0005
 _OTHERS_POLL: Final = 0.003
 _QUANTUM: Final = 0.008
 _REMEMBERED: Final = 10_000
+_chance: Final = SystemRandom().random  # the program's own draws must not depend on who waited here
 
 
 class FileTurns:
@@ -121,7 +122,7 @@ class FileTurns:
         while not self._set(descriptor, place, _fcntl.F_WRLCK):
             if self._cannot or time.monotonic() >= end:
                 return False
-            time.sleep(pause * (0.5 + random()))  # noqa: S311  (nobody must not guess it)
+            time.sleep(pause * (0.5 + _chance()))
         return True
 
     def _open(self) -> int | None:

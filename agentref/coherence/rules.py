@@ -4,7 +4,7 @@ Pure. The tables of a coordinator only keep rows and swap them; whatever is deci
 that comes back as it is, the same object, does not change.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentref.coherence.rows import MAX_LEASES, Held, LeaseMode, Row
 from agentref.errors import FutureVersionError, Reason
@@ -26,6 +26,10 @@ __all__ = [
     "renew",
     "settle",
 ]
+
+
+PLACE_SECONDS: Final = 1.0
+"""How long a place in the queue is kept for who does not ask again: he may have died, or given up."""
 
 
 class Base(NamedTuple):
@@ -123,7 +127,9 @@ def acquire(row: Row, wanted: Wanted, now: float) -> tuple[Row, Held | Refusal]:
         granted = Held(agent, mode, row.fence + 1, now + ttl, ttl)
         return row._replace(fence=granted.fence, leases=(*others, granted)), granted
     if wait > 0 and not any(held.waits for held in others):
-        row = row._replace(leases=(*others, Held(agent, mode, 0, now + wait, wait, waits=True)))
+        while_alive = min(wait, PLACE_SECONDS)
+        place = Held(agent, mode, 0, now + while_alive, while_alive, waits=True)
+        row = row._replace(leases=(*others, place))
     return row, _held_by(blocking or others[0])
 
 

@@ -65,6 +65,7 @@ class SqliteTable:
             are refused (`FutureVersionError` or `Conflict`, and `CursorTooOldError`).
         busy_timeout: seconds to wait for another writer before `StoreBusyError`.
         create: make the file if there is none.
+        clock: the machine's.
 
     Raises `StoreVersionError` for a file that is none of ours, or of a newer format, and
     `StoreUnavailableError` if there is none, or it cannot be written. If the file is deleted or replaced
@@ -80,8 +81,10 @@ class SqliteTable:
         synchronous: Synchronous = "FULL",
         busy_timeout: float = 30.0,
         create: bool = True,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = as_path(path)
+        self.clock = clock
         patience = _check_timeout(busy_timeout)
         subject = Subject("coordinator", self._path, part="database", file=self._path.name)
         self._errors = storage_errors(subject)
@@ -107,10 +110,6 @@ class SqliteTable:
     def table_id(self) -> str:
         """See `Table`. Drawn when the file was made; a copy of the file has the same."""
         return self._table_id
-
-    def clock(self) -> float:
-        """See `Table`. The machine's clock."""
-        return time.time()
 
     def probe(self, key: bytes, /) -> int:
         """See `Table`. 5 us as long as nobody commits, and one look at the row after a commit."""

@@ -1,12 +1,12 @@
 """One connection that is kept, for the threads of a process in turn, and across forks."""
 
 import os
-import random
 import sqlite3
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final
 
 from agentref.errors import StoreBusyError, StoreUnavailableError
@@ -17,6 +17,7 @@ from agentref.sqlite.failures import Subject
 __all__ = ["Kept", "OpenFile", "persist"]
 
 _POLL_SECONDS: Final = 0.002
+_chance: Final = SystemRandom().random  # the program's own draws must not depend on who waited here
 
 _inherited: list[sqlite3.Connection] = []
 """Connections of a parent process. Closing one would run SQLite's clean-up on the parent's files."""
@@ -36,7 +37,7 @@ def persist(connection: sqlite3.Connection | sqlite3.Cursor, statement: str, pat
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
                 raise
-        time.sleep(_POLL_SECONDS * (0.5 + random.random()))  # noqa: S311  (nobody must not guess it)
+        time.sleep(_POLL_SECONDS * (0.5 + _chance()))
 
 
 class OpenFile:
