@@ -7,7 +7,9 @@ __all__ = ["held_by_other", "lost", "stale"]
 
 def held_by_other(error: Conflict, worker: str) -> Conflict:
     """Another worker writes the thread."""
-    who = "this worker, in a block or a run of its own" if error.holder == worker else repr(error.holder)
+    who = repr(error.holder)
+    if error.holder == worker:
+        who = f"another run or process of the same name, {worker!r} (if it has died: coordinator.recover(name))"
     return Conflict(
         f"Thread {error.key[1]!r:.200} is being written by {who}. Nothing was saved. Wait until that is "
         f"over, and then begin from what it left: with saver.writing(thread_id, wait=60): ...",

@@ -290,6 +290,18 @@ def test_what_was_in_flight_when_a_worker_was_declared_dead_is_refused(
     put_one(run, "b")
 
 
+def test_a_worker_that_starts_again_need_not_wait(
+    worker: Callable[..., Any], coordinator: Coordinator
+) -> None:
+    dead, restarted = worker("first"), worker("first")
+    saved = put_one(dead, "a")
+    error = refused(Reason.HELD_BY_OTHER, put_one, restarted, "b")
+    assert "coordinator.recover" in str(error)
+    coordinator.recover("first")
+    put_one(restarted, "b")
+    refused(Reason.LEASE_LOST, dead.put_writes, saved, [("docs", "late")], "task")
+
+
 def test_a_thread_that_is_lost_while_it_is_saved_is_told_after_it(
     worker: Callable[..., Any], coordinator: Coordinator
 ) -> None:
