@@ -9,7 +9,7 @@ def held_by_other(error: Conflict, worker: str) -> Conflict:
     """Another worker writes the thread."""
     who = repr(error.holder)
     if error.holder == worker:
-        who = f"another run or process of the same name, {worker!r} (if it has died: coordinator.recover(name))"
+        who = f"{worker!r}, another run or process of that name (if dead: coordinator.recover(name))"
     return Conflict(
         f"Thread {error.key[1]!r:.200} is being written by {who}. Nothing was saved. Wait until that is "
         f"over, and then begin from what it left: with saver.writing(thread_id, wait=60): ...",
