@@ -61,14 +61,16 @@ class Cache:
                 self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: Key, entry: Cached) -> None:
-        """Keep this instead of what was kept, and let go of what was used longest ago."""
+    def put(self, key: Key, entry: Cached) -> list[Lease]:
+        """Keep this instead of what was kept, and let go of what was used longest ago. Returns the holds
+        that went with it, to be given back."""
         with self._lock:
-            self._drop(key)
+            gone = [self._drop(key)]
             self._entries[key] = entry
             self._size += _weight(entry)
             while self._size > self._limit and len(self._entries) > 1:
-                self._drop(next(iter(self._entries)))
+                gone.append(self._drop(next(iter(self._entries))))
+        return [hold for each in gone if each and (hold := each.hold) and hold is not entry.hold]
 
     def drop(self, key: Key) -> None:
         """Keep nothing of this artifact."""
@@ -83,10 +85,11 @@ class Cache:
             self._size = 0
         return entries
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: Key) -> Cached | None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._size -= _weight(entry)
+        return entry
 
 
 def _weight(entry: Cached) -> int:

@@ -115,8 +115,11 @@ class Reader:
         hold, cached.hold = cached.hold, None
         cached.revision = -1
         if hold is not None:
-            with suppress(StorageError):
-                self.coordinator.release(hold)
+            self._release(hold)
+
+    def _release(self, hold: Lease) -> None:
+        with suppress(StorageError):
+            self.coordinator.release(hold)
 
     def _free(self, key: Key) -> None:
         cached = self._cache.get(key)
@@ -129,7 +132,12 @@ class Reader:
         known = self._cache.get(key)
         now = versioned(self.coordinator.coordinator_id, key, row)
         view = View(now, self._contents) if known is None else known.view.of(now)
-        self._cache.put(key, Cached(code, row, view, lease, -1 if reads is None else reads - 1))
+        entry = Cached(code, row, view, lease, -1 if reads is None else reads - 1)
+        hold = None if known is None or lease is not None else known.hold
+        if known is not None and hold is not None and any(each.fence == hold.fence for each in row.leases):
+            entry.hold, entry.reads = hold, known.reads  # it was looked at for another reason meanwhile
+        for forgotten in self._cache.put(key, entry):
+            self._release(forgotten)
         return view
 
     def _began(self) -> Sequence[int]:
