@@ -7,7 +7,8 @@ from typing import Final
 
 from agentref.coherence.keys import Key
 from agentref.coherence.leases import Lease
-from agentref.coherence.rows import Row
+from agentref.coherence.rows import Held, Row
+from agentref.coherence.rules import lives
 from agentref.coherence.views import View
 
 __all__ = ["Cache", "Cached", "may_show", "still_holds"]
@@ -17,25 +18,25 @@ _OVERHEAD: Final = 1000  # bytes of an entry without its value
 
 
 class Cached:
-    """A view, and the row that it is of: `until` is when the first lease on it ends."""
+    """A view, and what its row was when it was read."""
 
-    __slots__ = ("code", "hold", "reads", "revision", "until", "view")
+    __slots__ = ("code", "hold", "leases", "reads", "revision", "view")
 
     def __init__(
         self, code: bytes, row: Row, view: View, hold: Lease | None = None, reads: int = 0
     ) -> None:
         self.code = code
         self.revision = row.revision
-        self.until = row.until
+        self.leases = row.leases
         self.view = view
         self.hold = hold
         self.reads = reads  # that are left under the hold; less than 0: as many as there will be
 
 
-def may_show(until: float | None, now: float) -> bool:
+def may_show(leases: tuple[Held, ...], now: float) -> bool:
     """Whether a view, whose row is still the one that stands there, is still what the rules would say: not
     if a lease on it has ended since, which takes the epoch with it as soon as anybody looks. Pure."""
-    return until is None or now < until
+    return all(lives(held, now) for held in leases)
 
 
 def still_holds(hold: Lease, reads: int, now: float) -> bool:

@@ -89,7 +89,7 @@ class Reader:
             self._give_back(cached)
             return False
         return self._table.probe(cached.code) == cached.revision and (
-            cached.until is None or may_show(cached.until, self._table.clock())
+            not cached.leases or may_show(cached.leases, self._table.clock())
         )
 
     def _read(self, key: Key) -> View:

@@ -21,6 +21,7 @@ __all__ = [
     "current",
     "evict",
     "gate",
+    "lives",
     "release",
     "renew",
     "settle",
@@ -69,13 +70,18 @@ class Refusal(NamedTuple):
     until: float | None = None
 
 
+def lives(held: Held, now: float) -> bool:
+    """Whether a lease has not ended."""
+    # More than twice its length cannot be left of one: the clock was set back, and nobody is kept waiting.
+    return 0 < held.until - now <= 2 * held.ttl
+
+
 def settle(row: Row, now: float) -> Row:
     """The row without the leases that have ended. An exclusive one that ended takes the epoch with it:
     whoever held it, or read under it, is refused from then on, though the version may never have moved."""
     if not row.leases:
         return row
-    # More than twice its length cannot be left of one: the clock was set back, and nobody is kept waiting.
-    alive = tuple(held for held in row.leases if 0 < held.until - now <= 2 * held.ttl)
+    alive = tuple(held for held in row.leases if lives(held, now))
     if len(alive) == len(row.leases):
         return row
     return _with_leases(row, alive)
