@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Self
 
 from agentref.coherence import _arguments as arguments
@@ -18,7 +19,7 @@ from agentref.coherence.observer import Observer
 from agentref.coherence.rows import ABSENT, Held, LeaseMode, Row, Versioned, versioned
 from agentref.coherence.rules import Asked, Base, Refusal, Token, Wanted
 from agentref.coherence.table import Decision, Table, Transition
-from agentref.errors import Conflict, InvalidInputError
+from agentref.errors import Conflict, InvalidInputError, StorageError
 from agentref.refs import ContentRef
 
 __all__ = ["SyncCoordinator", "Write"]
@@ -200,12 +201,16 @@ class SyncCoordinator:
     def recover(self, agent: str) -> list[Key]:
         """End every lease of an agent, to be called when it starts again after a crash: of what it held,
         nothing that it still has in flight is accepted. Returns the keys. Costs a look at every row with a
-        lease."""
+        lease.
+
+        Those by which the strategies `lease` and `access_count` read without asking end by themselves: the
+        agent might still be reading.
+        """
         arguments.check_agent("agent", agent)
         found = []
         for code in self.table.leased(math.inf):
             row = self.table.load([code]).get(code, ABSENT)
-            if any(held.holder == agent for held in row.leases):
+            if any(held.holder == agent and not held.promised for held in row.leases):
                 self._evict(code, agent)
                 found.append(decode_key(code))
         return found
@@ -250,7 +255,7 @@ class SyncCoordinator:
         look at `changes`."""
         self.table.wait(since, timeout=timeout)
 
-    def subscribe(self, call: Callable[[Page], None]) -> Subscription:
+    def subscribe(self, call: Callable[[Page], object]) -> Subscription:
         """Have `call` called with every page of changes that are committed from now on, by anybody: in a
         thread, in order, without a gap (or with `gap` set). A bound method is forgotten with its object."""
         return self._follower.add(call)
@@ -291,8 +296,8 @@ class SyncCoordinator:
             arguments.own_lease(write.lease, self.coordinator_id, write.key)
         return code
 
-    def acquiring(
-        self, key: Key, holder: str, ttl: float, mode: LeaseMode, wait: float
+    def acquiring(  # noqa: PLR0913
+        self, key: Key, holder: str, ttl: float, mode: LeaseMode, wait: float, *, promised: bool = False
     ) -> steps.Steps[tuple[Lease, Row]]:
         """`acquire`, step by step; the row under the lease comes with it."""
         arguments.check_agent("holder", holder)
@@ -301,26 +306,34 @@ class SyncCoordinator:
         until = time.monotonic() + arguments.check_seconds("wait", wait, zero=True)
         while True:
             left = until - time.monotonic()
-            row, outcome = self._try_acquire(code, holder, mode, ttl, left)
+            row, outcome = self._try_acquire(code, Wanted(holder, mode, ttl, left, promised))
             if isinstance(outcome, Held):
                 return self._leased(key, outcome), row
             for pause in steps.pauses(until):
-                yield pause
+                try:
+                    yield pause
+                except GeneratorExit:  # who waited was cancelled, and is to be in nobody's way
+                    self._withdraw(code, holder)
+                    raise
                 ended = outcome.until is not None and outcome.until <= self.table.clock()
                 if ended or self.table.probe(code) != row.revision:
                     break
             else:
                 raise self._noted(holder, conflict(self.coordinator_id, outcome, key, None, row))
 
-    def _try_acquire(
-        self, code: bytes, holder: str, mode: LeaseMode, ttl: float, wait: float
-    ) -> tuple[Row, Held | Refusal]:
+    def _try_acquire(self, code: bytes, wanted: Wanted) -> tuple[Row, Held | Refusal]:
         def decide(rows: Mapping[bytes, Row], now: float) -> _Decided:
-            row, outcome = rules.acquire(rows[code], Wanted(holder, mode, ttl, wait), now)
+            row, outcome = rules.acquire(rows[code], wanted, now)
             return {code: row}, (), outcome
 
-        rows, outcome = self._transact(holder, [code], decide)
+        rows, outcome = self._transact(wanted.agent, [code], decide)
         return rows[code], outcome
+
+    def _withdraw(self, code: bytes, agent: str) -> None:
+        with suppress(StorageError):  # its place in the queue ends by itself
+            self._transact(
+                agent, [code], lambda rows, now: ({code: rules.withdraw(rows[code], agent, now)}, (), None)
+            )
 
     def _transact(
         self, agent: str, codes: Sequence[bytes], decide: _Deciding
