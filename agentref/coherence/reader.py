@@ -1,5 +1,6 @@
 """The reading half of a peer: its cache, and when that may be shown."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ from agentref.coherence.contents import Contents, ContentStore
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.feed import Page
 from agentref.coherence.following import Subscription
+from agentref.coherence.held import Blocks
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
 from agentref.coherence.rows import ABSENT, LeaseMode, Row, versioned
@@ -43,7 +45,8 @@ class Reader:
         self._cache = Cache(arguments.check_limit(cache_bytes))
         self._table = coordinator.table
         self._observers = coordinator.observers
-        self._leases: dict[Key, Lease] = {}
+        self._blocks = Blocks()
+        self._holding = threading.Lock()
         self._following: Subscription | None = None
         if self._strategies.any_of("eager", "broadcast"):
             self._following = coordinator.subscribe(self._on_changes)
@@ -82,9 +85,11 @@ class Reader:
 
     def _shows(self, cached: Cached) -> bool:
         """Whether the coordinator would take this view as a base."""
-        if cached.hold is not None:
-            if still_holds(cached.hold, cached.reads, self._table.clock()):
+        if (hold := cached.hold) is not None:
+            if still_holds(hold, cached.reads, self._table.clock()):
                 cached.reads -= 1
+                if cached.reads == 0:
+                    self._give_back(cached)
                 return True
             self._give_back(cached)
             return False
@@ -97,14 +102,17 @@ class Reader:
         code = encode_key(key)
         strategy = self._strategies.of(key)
         lease = None
-        if strategy.ttl is not None and key not in self._leases:
+        if strategy.ttl is not None and strategy.max_accesses != 1 and key not in self._blocks:
             lease, row = self._hold(key, strategy.ttl)
         if lease is None:
             row = self.coordinator.settled([code])[code]
-        return self._delivered(self._keep(key, code, row, lease, strategy.max_accesses), "fetch", began)
+        view = self._keep(key, code, row, lease, strategy.max_accesses)
+        if lease is not None and key in self._blocks:  # another thread waits for a lease meanwhile
+            self._free(key)
+        return self._delivered(view, "fetch", began)
 
     def _hold(self, key: Key, ttl: float) -> tuple[Lease | None, Row]:
-        acquiring = self.coordinator.acquiring(key, self.name, ttl, LeaseMode.SHARED, 0.0)
+        acquiring = self.coordinator.acquiring(key, self.name, ttl, LeaseMode.SHARED, 0.0, promised=True)
         try:
             return steps.run(acquiring)
         except Conflict:  # somebody writes, or waits to
@@ -112,8 +120,12 @@ class Reader:
 
     def _give_back(self, cached: Cached) -> None:
         """End a hold: an unused one keeps others waiting, and expires by itself if this fails."""
-        hold, cached.hold = cached.hold, None
-        cached.revision = -1
+        with self._holding:
+            hold = cached.hold
+            for entry in (cached, self._cache.find(cached.view.key)):  # which may be another one by now
+                if hold is not None and entry is not None and entry.hold == hold:
+                    entry.hold = None
+                    entry.revision = -1
         if hold is not None:
             self._release(hold)
 
@@ -129,14 +141,16 @@ class Reader:
     def _keep(
         self, key: Key, code: bytes, row: Row, lease: Lease | None = None, reads: int | None = None
     ) -> View:
-        known = self._cache.get(key)
         now = versioned(self.coordinator.coordinator_id, key, row)
-        view = View(now, self._contents) if known is None else known.view.of(now)
-        entry = Cached(code, row, view, lease, -1 if reads is None else reads - 1)
-        hold = None if known is None or lease is not None else known.hold
-        if known is not None and hold is not None and any(each.fence == hold.fence for each in row.leases):
-            entry.hold, entry.reads = hold, known.reads  # it was looked at for another reason meanwhile
-        for forgotten in self._cache.put(key, entry):
+        with self._holding:  # nobody gives back a hold that is being taken over
+            known = self._cache.get(key)
+            view = View(now, self._contents) if known is None else known.view.of(now)
+            entry = Cached(code, row, view, lease, -1 if reads is None else reads - 1)
+            hold = None if known is None or lease is not None else known.hold
+            if known is not None and hold is not None and any(h.fence == hold.fence for h in row.leases):
+                entry.hold, entry.reads = hold, known.reads  # looked at for another reason meanwhile
+            gone = self._cache.put(key, entry)
+        for forgotten in gone:
             self._release(forgotten)
         return view
 
