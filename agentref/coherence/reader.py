@@ -15,7 +15,7 @@ from agentref.coherence.following import Subscription
 from agentref.coherence.held import Blocks
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
-from agentref.coherence.rows import ABSENT, LeaseMode, Row, versioned
+from agentref.coherence.rows import LeaseMode, Row, versioned
 from agentref.coherence.strategies import Strategies, Strategy
 from agentref.coherence.views import View
 from agentref.errors import AgentRefError, Conflict, StorageError
@@ -46,7 +46,7 @@ class Reader:
         self._table = coordinator.table
         self._observers = coordinator.observers
         self._blocks = Blocks()
-        self._holding = threading.Lock()
+        self._holding = threading.RLock()  # while a hold comes or goes: here, and at the coordinator
         self._following: Subscription | None = None
         if self._strategies.any_of("eager", "broadcast"):
             self._following = coordinator.subscribe(self._on_changes)
@@ -101,32 +101,41 @@ class Reader:
         began = self._began()
         code = encode_key(key)
         strategy = self._strategies.of(key)
-        lease = None
+        view = None
         if strategy.ttl is not None and strategy.max_accesses != 1 and key not in self._blocks:
-            lease, row = self._hold(key, strategy.ttl)
-        if lease is None:
-            row = self.coordinator.settled([code])[code]
-        view = self._keep(key, code, row, lease, strategy.max_accesses)
-        if lease is not None and key in self._blocks:  # another thread waits for a lease meanwhile
-            self._free(key)
+            with self._holding:
+                view = self._hold(key, code, strategy)
+        if view is None:
+            view = self._keep(key, code, self.coordinator.settled([code])[code])
         return self._delivered(view, "fetch", began)
 
-    def _hold(self, key: Key, ttl: float) -> tuple[Lease | None, Row]:
+    def _hold(self, key: Key, code: bytes, strategy: Strategy) -> View | None:
+        """What stands there, under a lease, so that there is no need to ask for a while."""
+        known = self._cache.find(key)
+        if known is not None and known.hold is not None:  # another thread was faster
+            return known.view if self._shows(known) else None
+        ttl = strategy.ttl or 0.0
         acquiring = self.coordinator.acquiring(key, self.name, ttl, LeaseMode.SHARED, 0.0, promised=True)
         try:
-            return steps.run(acquiring)
+            lease, row = steps.run(acquiring)
         except Conflict:  # somebody writes, or waits to
-            return None, ABSENT
+            return None
+        view = self._keep(key, code, row, lease, strategy.max_accesses)
+        if key in self._blocks:  # another thread waits for a lease by now
+            self._free(key)
+        return view
 
     def _give_back(self, cached: Cached) -> None:
         """End a hold: an unused one keeps others waiting, and expires by itself if this fails."""
         with self._holding:
             hold = cached.hold
+            if hold is None:
+                cached.revision = -1
+                return
             for entry in (cached, self._cache.find(cached.view.key)):  # which may be another one by now
-                if hold is not None and entry is not None and entry.hold == hold:
+                if entry is not None and entry.hold == hold:
                     entry.hold = None
                     entry.revision = -1
-        if hold is not None:
             self._release(hold)
 
     def _release(self, hold: Lease) -> None:
@@ -142,16 +151,15 @@ class Reader:
         self, key: Key, code: bytes, row: Row, lease: Lease | None = None, reads: int | None = None
     ) -> View:
         now = versioned(self.coordinator.coordinator_id, key, row)
-        with self._holding:  # nobody gives back a hold that is being taken over
+        with self._holding:
             known = self._cache.get(key)
             view = View(now, self._contents) if known is None else known.view.of(now)
             entry = Cached(code, row, view, lease, -1 if reads is None else reads - 1)
             hold = None if known is None or lease is not None else known.hold
             if known is not None and hold is not None and any(h.fence == hold.fence for h in row.leases):
                 entry.hold, entry.reads = hold, known.reads  # looked at for another reason meanwhile
-            gone = self._cache.put(key, entry)
-        for forgotten in gone:
-            self._release(forgotten)
+            for forgotten in self._cache.put(key, entry):
+                self._release(forgotten)
         return view
 
     def _began(self) -> Sequence[int]:

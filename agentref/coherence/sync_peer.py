@@ -65,15 +65,15 @@ class SyncPeer(Writer):
         Between this and the effect somebody may still commit, unless an exclusive lease is held.
         """
         seen = arguments.own_view(bare(view), self.coordinator.coordinator_id)
-        while True:
-            lease = self._own_lease(seen.key)
-            try:
+        lease = self._own_lease(seen.key)
+        try:
+            self.coordinator.gate(seen, lease=lease, agent=self.name)
+        except Conflict as error:
+            if not self._in_own_way(error, lease):
+                raise
+            with self._holding:
+                lease = self._living_lease(seen.key)
                 self.coordinator.gate(seen, lease=lease, agent=self.name)
-            except Conflict as error:
-                if not self._in_own_way(error, lease) or self._own_lease(seen.key) == lease:
-                    raise
-            else:
-                return
 
     def changes(self, *, timeout: float = 0.0) -> Iterator[Change]:
         """What was committed, by anybody, since this peer looked last: in the order of commits, without a

@@ -226,28 +226,32 @@ class Writer(Reader):
         return None if cached is None else cached.hold
 
     def _committed(self, writes: list[Write], asked: "Asked") -> Mapping[Key, Row]:
-        while True:
-            try:
-                return self.coordinator.commit_rows(writes, agent=self.name, reads=asked.reads)
-            except Conflict as error:
-                write = next((write for write in writes if write.key == error.key), None)
-                if write is None or write.key in asked.leases or not self._in_own_way(error, write.lease):
-                    raise
-                lease = self._own_lease(write.key)
-                if lease == write.lease:
-                    raise
-                writes[writes.index(write)] = write._replace(lease=lease)
+        try:
+            return self.coordinator.commit_rows(writes, agent=self.name, reads=asked.reads)
+        except Conflict as error:
+            lease = next((write.lease for write in writes if write.key == error.key), None)
+            if error.key in asked.leases or not self._in_own_way(error, lease):
+                raise
+        with self._holding:
+            for number, write in enumerate(writes):
+                if write.key not in asked.leases:
+                    writes[number] = write._replace(lease=self._living_lease(write.key))
+            return self.coordinator.commit_rows(writes, agent=self.name, reads=asked.reads)
 
     def _in_own_way(self, error: Conflict, lease: Lease | None) -> bool:
-        """Whether it was refused only because of a hold, which is there to spare questions: one that has
-        ended, or that another thread of this peer took meanwhile."""
+        """Whether it may have been refused only because of a hold, which is there to spare questions: one
+        that has ended, or that another thread of this peer was taking or giving back."""
         if error.reason is Reason.LEASE_LOST and lease is not None:
-            if (now := self._blocks.lease_on(error.key)) is not None and now.fence == lease.fence:
-                return False
-            if lease == self._hold_on(error.key):
-                self._free(error.key)
-            return lease.mode is LeaseMode.SHARED
+            block = self._blocks.lease_on(error.key)
+            return lease.mode is LeaseMode.SHARED and (block is None or block.fence != lease.fence)
         return error.reason is Reason.HELD_BY_OTHER and error.holder == self.name
+
+    def _living_lease(self, key: Key) -> Lease | None:
+        """`_own_lease`, but no hold that has ended. To be called under the lock of holds."""
+        hold = self._hold_on(key)
+        if hold is not None and all(lease.fence != hold.fence for lease in self.coordinator.leases(key)):
+            self._free(key)
+        return self._own_lease(key)
 
     def _lost(self, writes: Sequence[Write]) -> None:
         """Nobody else takes away what was pinned for a version that others have passed already."""
