@@ -70,7 +70,7 @@ class Cache:
             self._entries[key] = entry
             self._size += _weight(entry)
             while self._size > self._limit and len(self._entries) > 1:
-                gone.append(self._drop(next(iter(self._entries))))
+                gone.append(self._pop())
         return [hold for each in gone if each and (hold := each.hold) and hold is not entry.hold]
 
     def drop(self, key: Key) -> None:
@@ -81,10 +81,13 @@ class Cache:
     def clear(self) -> list[Cached]:
         """Keep nothing. Returns what was there."""
         with self._lock:
-            entries = list(self._entries.values())
-            self._entries.clear()
-            self._size = 0
-        return entries
+            return [self._pop() for _ in range(len(self._entries))]
+
+    def _pop(self) -> Cached:
+        # In one step, not by iterating: `get` moves entries without the lock.
+        _, entry = self._entries.popitem(last=False)
+        self._size -= _weight(entry)
+        return entry
 
     def _drop(self, key: Key) -> Cached | None:
         entry = self._entries.pop(key, None)

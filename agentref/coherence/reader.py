@@ -46,6 +46,7 @@ class Reader:
         self._table = coordinator.table
         self._observers = coordinator.observers
         self._blocks = Blocks()
+        self._may_hold = self._strategies.any_of("lease", "access_count")
         self._holding = threading.RLock()  # while a hold comes or goes: here, and at the coordinator
         self._following: Subscription | None = None
         if self._strategies.any_of("eager", "broadcast"):
@@ -79,7 +80,7 @@ class Reader:
         wanted = {encode_key(key): key for key in keys}
         rows = self.coordinator.settled(list(wanted))
         return {
-            key: self._delivered(self._keep(key, code, rows[code]), "fetch", began)
+            key: self._delivered(self._keep_for_now(key, code, rows[code]), "fetch", began)
             for code, key in wanted.items()
         }
 
@@ -160,6 +161,16 @@ class Reader:
                 entry.hold, entry.reads = hold, known.reads  # looked at for another reason meanwhile
             for forgotten in self._cache.put(key, entry):
                 self._release(forgotten)
+        return view
+
+    def _keep_for_now(self, key: Key, code: bytes, row: Row) -> View:
+        """`_keep`, until the next read takes a hold if the strategy asks for one."""
+        view = self._keep(key, code, row)
+        if self._may_hold and self._strategies.of(key).ttl is not None:
+            with self._holding:
+                entry = self._cache.find(key)
+                if entry is not None and entry.hold is None:
+                    entry.revision = -1
         return view
 
     def _began(self) -> Sequence[int]:

@@ -239,11 +239,12 @@ class Writer(Reader):
             return self.coordinator.commit_rows(writes, agent=self.name, reads=asked.reads)
 
     def _in_own_way(self, error: Conflict, lease: Lease | None) -> bool:
-        """Whether it may have been refused only because of a hold, which is there to spare questions: one
-        that has ended, or that another thread of this peer was taking or giving back."""
+        """Whether it may have been refused only because of what other threads of this peer do: of a hold,
+        which is there to spare questions and has ended, or is being taken or given back; or of a block that
+        is left by now."""
         if error.reason is Reason.LEASE_LOST and lease is not None:
             block = self._blocks.lease_on(error.key)
-            return lease.mode is LeaseMode.SHARED and (block is None or block.fence != lease.fence)
+            return block is None or block.fence != lease.fence
         return error.reason is Reason.HELD_BY_OTHER and error.holder == self.name
 
     def _living_lease(self, key: Key) -> Lease | None:
@@ -266,7 +267,7 @@ class Writer(Reader):
         base = write.base
         if base is not None and base.version and row.version != base.version:
             self._contents.supersede(code, base.version, base.ref, age=row.at - base.at)
-        view = self._keep(write.key, code, row)
+        view = self._keep_for_now(write.key, code, row)
         return self._delivered(view, "commit", self._began())
 
     def _tried_alone(

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from agentref.coherence import Conflict, MemoryCoordinator
-from agentref.errors import BlobNotFoundError, InvalidInputError, StorageError, StoreFullError
+from agentref.errors import InvalidInputError, StorageError, StoreFullError
 
 KEY, OTHER, THIRD = ("proj", "plan"), ("proj", "budget"), ("proj", "votes")
 
@@ -97,7 +97,7 @@ def test_what_others_stored_for_a_moment_stays_as_well(peer, store):
 
 
 def test_a_tidy_long_ago_makes_no_later_prune_fail(peer, store, coordinator):
-    """A peer still has a note of an old version that another one let go of: it must not pin what is gone."""
+    """A peer still knows of an old version that another one let go of: it must not pin what is gone."""
     agent, other = peer("agent", retain_seconds=0.05), peer("other", retain_seconds=0.05)
     agent.commit_many([(KEY, big(1), None), (OTHER, big(11), None)])
     time.sleep(0.1)
@@ -218,8 +218,8 @@ def test_tidy_leaves_alone_what_is_not_its_own(peer, store, coordinator, version
     agent = peer("agent")
     ref = agent.commit(KEY, 1, base=None).ref
     prefix = f"agentref.coherence/{coordinator.coordinator_id}/"
-    foreign = ["somebody", "agentref.coherence/another/abc/1", f"{prefix}snapshot/1", f"{prefix}x", f"{prefix}y/z",
-               f"{prefix}unknown/5"]  # fmt: skip
+    ours = [f"{prefix}{name}" for name in ("snapshot/1", "x", "y/z", "unknown/5")]
+    foreign = ["somebody", "agentref.coherence/another/abc/1", *ours]
     for owner in foreign:
         store.pin(owner, [ref])
     with MemoryCoordinator() as second:

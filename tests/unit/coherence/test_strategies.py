@@ -230,6 +230,21 @@ def test_what_is_held_is_read_without_a_question(world, monkeypatch):
 
 
 @holding
+@pytest.mark.parametrize("before", ["commit", "read_many"])
+def test_a_read_takes_its_hold_whatever_it_was_shown_before(world, before):
+    world.put("A")
+    if before == "commit":
+        world.reader.commit(KEY, "mine", base=world.reader.read_many([KEY])[KEY])
+    world.reader.read_many([KEY])
+    assert world.coordinator.leases(KEY) == []
+    world.reader.read(KEY)
+    assert [lease.holder for lease in world.coordinator.leases(KEY)] == ["reader"]
+    world.reader.read_many([KEY])
+    world.reader.commit(KEY, "again", base=world.reader.read(KEY))
+    assert [lease.holder for lease in world.coordinator.leases(KEY)] == ["reader"]
+
+
+@holding
 @pytest.mark.parametrize("end", ["close", "recover", "own lease"])
 def test_a_hold_is_given_back(world, end):
     world.put("A")
@@ -403,8 +418,10 @@ def test_a_content_that_cannot_be_fetched_ahead_fails_when_it_is_read(peer, watc
 
 def test_the_longest_beginning_counts():
     chosen = Strategies("lazy", {("a",): "eager", ("a", "b"): Strategy.lease(5), ("a", "b", "c"): "lazy"})
-    names = {("x",): "lazy", ("a",): "eager", ("a", "x"): "eager", ("a", "b"): "lease", ("a", "b", "x"): "lease",
-             ("a", "b", "c"): "lazy", ("a", "b", "c", "d"): "lazy", ("ab",): "lazy"}  # fmt: skip
+    names = {
+        ("x",): "lazy", ("ab",): "lazy", ("a",): "eager", ("a", "x"): "eager", ("a", "b"): "lease",
+        ("a", "b", "x"): "lease", ("a", "b", "c"): "lazy", ("a", "b", "c", "d"): "lazy",
+    }  # fmt: skip
     assert {key: chosen.of(key).name for key in names} == names
 
 
@@ -418,7 +435,7 @@ def test_what_is_no_strategy_is_refused(bad, coordinator, store):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda bad: Strategy.lease(bad),
+        Strategy.lease,
         lambda bad: Strategy.access_count(5, ttl=bad),
         lambda bad: Strategy.lease(ttl=bad),
     ],
