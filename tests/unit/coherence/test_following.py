@@ -282,7 +282,7 @@ def test_closing_the_coordinator_ends_the_thread(store, eventually):
 
 
 def test_the_thread_ends_with_the_last_and_starts_with_the_next(coordinator, write, eventually):
-    for _ in range(3):
+    for _ in range(2):
         pages = []
         subscription = coordinator.subscribe(pages.append)
         write()

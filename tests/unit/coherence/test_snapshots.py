@@ -49,7 +49,7 @@ def test_no_cut_is_torn(agent, peer, strategy):
     moved, seen = 0, set()
     until = time.monotonic() + 10
     try:
-        while (moved < 100 or len(seen) < 10) and time.monotonic() < until:
+        while (moved < 50 or len(seen) < 10) and time.monotonic() < until:
             with reader.snapshot(KEYS) as cut:
                 assert cut[LEFT].version == cut[RIGHT].version
                 assert cut[LEFT].value == cut[RIGHT].value
@@ -155,7 +155,7 @@ def test_one_failure_is_made_good_by_the_next_beat(peer, watched, eventually):
             failed.append(verb)
             raise StorageError("no")
 
-    with agent.snapshot(KEYS, ttl=2) as cut:
+    with agent.snapshot(KEYS, ttl=0.9) as cut:
         watched.before = fail_once
         watched.calls.clear()
         eventually(lambda: watched.calls.count("pin") >= 3)

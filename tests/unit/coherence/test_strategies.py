@@ -128,7 +128,7 @@ def test_a_peer_that_recovers_keeps_nobody_out(world):
 
 
 @every
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_walk_at_random(clocked, clock, strategy, seed):  # noqa: C901
     """Everything there is, in any order: no peer is ever shown what is no base."""
     draw = random.Random(seed)
@@ -170,7 +170,7 @@ def test_a_walk_at_random(clocked, clock, strategy, seed):  # noqa: C901
         lambda peer, key: setattr(clock, "now", clock.now + draw.choice([0.5, 4, 9.5, 11, 40, 1e5])),
     ]  # fmt: skip
     happened = set()
-    for _ in range(400):
+    for _ in range(250):
         step, peer, key = draw.choice(steps), draw.choice(peers), draw.choice(keys)
         try:
             step(peer, key)

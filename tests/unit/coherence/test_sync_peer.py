@@ -205,7 +205,7 @@ def test_threads_read_what_others_write(peer, together):
 
     def write():
         try:
-            for n in range(1, 60):
+            for n in range(1, 40):
                 for key in keys:
                     writer.commit(key, [n], base=writer.read(key))
         finally:
@@ -228,7 +228,7 @@ def test_threads_read_what_others_write(peer, together):
     finally:
         sys.setswitchinterval(interval)
     for reader in readers:
-        assert [reader.read(key).version for key in keys] == [60] * 4
+        assert [reader.read(key).version for key in keys] == [40] * 4
 
 
 def test_keys_are_data(peer):
