@@ -8,8 +8,16 @@ import pytest
 
 from agentref.coherence import Conflict, HeldLease, LeaseMode, Reason, Strategy
 from agentref.errors import InvalidInputError, StoreUnavailableError
+from agentref.storage import InMemoryCAS
 
 KEY, OTHER = ("proj", "deploy"), ("proj", "budget")
+
+
+@pytest.fixture
+def store():
+    """One will do: what is tested here is not about contents."""
+    with InMemoryCAS() as store:
+        yield store
 
 
 @pytest.fixture

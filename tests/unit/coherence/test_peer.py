@@ -12,9 +12,17 @@ from agentref.coherence import Conflict, Peer, Reason, Strategy, writer
 from agentref.coherence import peer as peers
 from agentref.coherence.sync_peer import SyncPeer
 from agentref.errors import BlobNotFoundError, CursorTooOldError, InvalidInputError, RetriesExhaustedError
+from agentref.storage import InMemoryCAS
 
 KEY, OTHER = ("proj", "plan"), ("proj", "budget")
 TASKS = 60  # more than there are threads
+
+
+@pytest.fixture
+def store():
+    """One will do: what is tested here is not about contents."""
+    with InMemoryCAS() as store:
+        yield store
 
 
 @pytest.fixture

@@ -10,8 +10,16 @@ import pytest
 from agentref.coherence import Coordinator, MemoryCoordinator
 from agentref.coherence.memory import MemoryTable
 from agentref.errors import CursorTooOldError, InvalidInputError
+from agentref.storage import InMemoryCAS
 
 KEY, OTHER = ("proj", "plan"), ("proj", "budget")
+
+
+@pytest.fixture
+def store():
+    """One will do: what is tested here is not about contents."""
+    with InMemoryCAS() as store:
+        yield store
 
 
 def names():
