@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
 __all__ = ["arun", "pauses", "run"]
@@ -24,20 +25,27 @@ def pauses(until: float) -> Iterator[float]:
 
 def run(steps: Steps[_Result]) -> _Result:
     """Do it in this thread."""
-    while True:
-        pause, result = _next(steps)
-        if pause is None:
-            return cast("_Result", result)
-        time.sleep(pause)
+    try:
+        while True:
+            pause, result = _next(steps)
+            if pause is None:
+                return cast("_Result", result)
+            time.sleep(pause)
+    finally:
+        steps.close()
 
 
 async def arun(steps: Steps[_Result], *, in_thread: bool) -> _Result:
     """Do it from the event loop, each step in a thread if it may wait."""
-    while True:
-        pause, result = await asyncio.to_thread(_next, steps) if in_thread else _next(steps)
-        if pause is None:
-            return cast("_Result", result)
-        await asyncio.sleep(pause)
+    try:
+        while True:
+            pause, result = await asyncio.to_thread(_next, steps) if in_thread else _next(steps)
+            if pause is None:
+                return cast("_Result", result)
+            await asyncio.sleep(pause)
+    finally:
+        with suppress(ValueError):  # a step is under way in a thread; it ends with that
+            steps.close()
 
 
 def _next(steps: Steps[_Result]) -> tuple[float | None, Any]:

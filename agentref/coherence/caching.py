@@ -7,7 +7,8 @@ from typing import Final
 
 from agentref.coherence.keys import Key
 from agentref.coherence.leases import Lease
-from agentref.coherence.rows import Row
+from agentref.coherence.rows import Held, Row
+from agentref.coherence.rules import lives
 from agentref.coherence.views import View
 
 __all__ = ["Cache", "Cached", "may_show", "still_holds"]
@@ -17,25 +18,25 @@ _OVERHEAD: Final = 1000  # bytes of an entry without its value
 
 
 class Cached:
-    """A view, and the row that it is of: `until` is when the first lease on it ends."""
+    """A view, and what its row was when it was read."""
 
-    __slots__ = ("code", "hold", "reads", "revision", "until", "view")
+    __slots__ = ("code", "hold", "leases", "reads", "revision", "view")
 
     def __init__(
         self, code: bytes, row: Row, view: View, hold: Lease | None = None, reads: int = 0
     ) -> None:
         self.code = code
         self.revision = row.revision
-        self.until = row.until
+        self.leases = row.leases
         self.view = view
         self.hold = hold
         self.reads = reads  # that are left under the hold; less than 0: as many as there will be
 
 
-def may_show(until: float | None, now: float) -> bool:
+def may_show(leases: tuple[Held, ...], now: float) -> bool:
     """Whether a view, whose row is still the one that stands there, is still what the rules would say: not
     if a lease on it has ended since, which takes the epoch with it as soon as anybody looks. Pure."""
-    return until is None or now < until
+    return all(lives(held, now) for held in leases)
 
 
 def still_holds(hold: Lease, reads: int, now: float) -> bool:
@@ -61,14 +62,16 @@ class Cache:
                 self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: Key, entry: Cached) -> None:
-        """Keep this instead of what was kept, and let go of what was used longest ago."""
+    def put(self, key: Key, entry: Cached) -> list[Lease]:
+        """Keep this instead of what was kept, and let go of what was used longest ago. Returns the holds
+        that went with it, to be given back."""
         with self._lock:
-            self._drop(key)
+            gone = [self._drop(key)]
             self._entries[key] = entry
             self._size += _weight(entry)
             while self._size > self._limit and len(self._entries) > 1:
-                self._drop(next(iter(self._entries)))
+                gone.append(self._pop())
+        return [hold for each in gone if each and (hold := each.hold) and hold is not entry.hold]
 
     def drop(self, key: Key) -> None:
         """Keep nothing of this artifact."""
@@ -78,15 +81,19 @@ class Cache:
     def clear(self) -> list[Cached]:
         """Keep nothing. Returns what was there."""
         with self._lock:
-            entries = list(self._entries.values())
-            self._entries.clear()
-            self._size = 0
-        return entries
+            return [self._pop() for _ in range(len(self._entries))]
 
-    def _drop(self, key: Key) -> None:
+    def _pop(self) -> Cached:
+        # In one step, not by iterating: `get` moves entries without the lock.
+        _, entry = self._entries.popitem(last=False)
+        self._size -= _weight(entry)
+        return entry
+
+    def _drop(self, key: Key) -> Cached | None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._size -= _weight(entry)
+        return entry
 
 
 def _weight(entry: Cached) -> int:

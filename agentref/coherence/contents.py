@@ -1,18 +1,24 @@
 """Contents as a peer stores them: kept for as long as they are current, and a while beyond."""
 
 import threading
+import uuid
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any, Final, Protocol, runtime_checkable
 
 from blake3 import blake3
 
-from agentref.errors import InvalidInputError, StorageError
-from agentref.refs import ContentRef
+from agentref.codecs import CODEC_ID
+from agentref.errors import BlobNotFoundError, InvalidInputError, StorageError
+from agentref.refs import ContentRef, Digest
 
 __all__ = ["ContentStore", "Contents"]
 
 _PREFIX: Final = "agentref.coherence"
 _RELEASED_AT_ONCE: Final = 32
+_LIFE: Final = 1.25  # of a content, in times of what it is to be retained
+_YOUNG: Final = 0.2  # so old may a content be to have as much left of that as it needs
 
 
 @runtime_checkable
@@ -49,10 +55,11 @@ class ContentStore(Protocol):
 class Contents:
     """The contents of one coordinator's artifacts in one store.
 
-    A content is stored with a life of `retain` seconds, then pinned by (artifact, version), then
-    committed; the pin of the version before is taken away some time after. So what is current is always
-    pinned, a crash in between leaves a pin too many, and who still has an older view can load it for
-    `retain` seconds.
+    A content is stored with a life of `retain` seconds and some more, then pinned by (artifact, version),
+    then committed; the pin of the version before is taken away some time after, once one that ends by
+    itself stands in for it if it is so old that its own life would be too short. So what is current is
+    always pinned, a crash in between leaves a pin too many, and who still has an older view can load it
+    for `retain` seconds after another one followed it.
     """
 
     def __init__(self, store: ContentStore, coordinator_id: str, *, retain: float) -> None:
@@ -64,7 +71,7 @@ class Contents:
         self.store = store
         self._prefix = f"{_PREFIX}/{coordinator_id}/"
         self._retain = retain
-        self._superseded: list[str] = []
+        self._superseded: dict[str, ContentRef | None] = {}
         self._lock = threading.Lock()
 
     def load(self, ref: ContentRef) -> object:
@@ -73,20 +80,26 @@ class Contents:
 
     def put(self, values: Sequence[object]) -> list[ContentRef]:
         """Store values that are about to be committed."""
-        return self.store.dump_many(values, ttl=self._retain)
+        return self.store.dump_many(values, ttl=self._retain * _LIFE)
 
     async def aput(self, values: Sequence[object]) -> list[ContentRef]:
         """`put` for the event loop."""
-        return await self.store.adump_many(values, ttl=self._retain)
+        return await self.store.adump_many(values, ttl=self._retain * _LIFE)
 
     def keep(self, code: bytes, version: int, ref: ContentRef, *, look: bool) -> None:
         """Pin what is about to become a version. Raises `BlobNotFoundError` if `look` finds it missing."""
         self.store.pin(self._owner(code, version), [ref], look=look)
+        if look:  # others stored it, for as long as they liked
+            self._retire([ref], self._retain * _LIFE)
 
-    def supersede(self, code: bytes, version: int) -> None:
-        """Take note that a version is no longer current. Its pin goes with some others."""
+    def supersede(
+        self, code: bytes, version: int, ref: ContentRef | None = None, *, age: float = 0.0
+    ) -> None:
+        """Take note that a version is no longer current: its content, if it was committed, `age` seconds
+        ago. Its pin goes with some others."""
         with self._lock:
-            self._superseded.append(self._owner(code, version))
+            old = age > self._retain * _YOUNG
+            self._superseded[self._owner(code, version)] = ref if old else None
             due = len(self._superseded) >= _RELEASED_AT_ONCE
         if due:
             self.flush()
@@ -95,24 +108,30 @@ class Contents:
         """Take away the pins of what is no longer current; those that a failing store keeps, later. What
         was committed stands: it must not seem to have failed."""
         with self._lock:
-            owners, self._superseded = self._superseded, []
+            superseded, self._superseded = self._superseded, {}
         try:
-            if owners:
-                self.store.unpin(*owners)
+            self._outlive([ref for ref in superseded.values() if ref is not None])
+            if superseded:
+                self.store.unpin(*superseded)
         except StorageError:
             with self._lock:
-                self._superseded += owners
+                self._superseded = superseded | self._superseded
 
     def tidy(self, versions: Iterable[tuple[bytes, int]]) -> int:
         """Take away the pins of versions that others followed, given what is current. A version to come may
         be pinned already: it stays."""
         current = {_hash(code): version for code, version in versions}
-        stale = set()
+        stale: dict[str, list[str]] = {}
         for pin in self.store.iter_pins(self._prefix):
             name, _, version = pin.owner.removeprefix(self._prefix).partition("/")
             if version.isdecimal() and int(version) < current.get(name, 0):
-                stale.add(pin.owner)
-        return self.store.unpin(*sorted(stale)) if stale else 0
+                stale.setdefault(pin.owner, []).append(pin.hash)
+        if not stale:
+            return 0
+        # Who let them be superseded, and when, is not known: it may have been a moment ago.
+        hashes = chain.from_iterable(stale.values())
+        self._retire([ContentRef(Digest(bytes.fromhex(h)), CODEC_ID, 0) for h in hashes], self._retain)
+        return self.store.unpin(*sorted(stale))
 
     def hold(self, owner: str, refs: Collection[ContentRef], *, ttl: float) -> None:
         """Pin what a snapshot shows, for `ttl` seconds from now."""
@@ -121,6 +140,18 @@ class Contents:
     def let_go(self, owner: str) -> None:
         """Take away the pins of a snapshot."""
         self.store.unpin(self._prefix + owner)
+
+    def _outlive(self, refs: Sequence[ContentRef]) -> None:
+        if refs:
+            try:
+                self._retire(refs, self._retain, look=True)
+            except BlobNotFoundError:  # another peer has tidied up, long ago
+                for ref in refs:
+                    with suppress(BlobNotFoundError):
+                        self._retire([ref], self._retain, look=True)
+
+    def _retire(self, refs: Collection[ContentRef], ttl: float, *, look: bool = False) -> None:
+        self.store.pin(f"{self._prefix}retired/{uuid.uuid4().hex}", refs, ttl=ttl, look=look)
 
     def _owner(self, code: bytes, version: int) -> str:
         # By its hash: an artifact's name may be longer than that of an owner, and hold what those may not.

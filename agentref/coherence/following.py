@@ -1,14 +1,17 @@
 """Being called when something is committed: one thread a coordinator that follows its feed."""
 
+import inspect
 import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 from agentref.coherence.feed import Page
-from agentref.errors import AgentRefError, CursorTooOldError, StoreUnavailableError
+from agentref.errors import AgentRefError, CursorTooOldError, InvalidInputError, StoreUnavailableError
 
 __all__ = ["Feed", "Follower", "Subscription"]
 
@@ -37,16 +40,19 @@ class Subscription:
     """A function that is called with each page of changes, until `close`. Of a bound method, only the
     object's own life keeps it."""
 
-    def __init__(self, call: Callable[[Page], None], follower: "Follower") -> None:
-        self._call: Callable[[], Callable[[Page], None] | None]
-        self._call = weakref.WeakMethod(call) if hasattr(call, "__self__") else lambda: call
+    def __init__(self, call: Callable[[Page], object], follower: "Follower") -> None:
+        self._call = _weakly(call)
         self._follower = follower
+        self.closed = False
 
     def close(self) -> None:
         """Call it no more; a call may be under way."""
+        self.closed = True
         self._follower.remove(self)
 
     def __call__(self, page: Page) -> None:
+        if self.closed:
+            return
         call = self._call()
         if call is None:
             self.close()
@@ -61,28 +67,36 @@ class Follower:
     """Follows one feed for all subscriptions, in a thread that runs while there are some. Safe for threads.
 
     Every subscription is told of what is committed after it was made: in order, without a gap, once. Where
-    the feed was compacted before it was read, the next page says so (`gap`).
+    the feed was compacted before it was read, the next page says so (`gap`). No lock is held while a
+    subscription is told: it may subscribe others, and wait for threads that do.
     """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._lock = threading.RLock()
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
         self._pid = os.getpid()
         self._subscriptions: list[Subscription] = []
+        self._pages: deque[tuple[Page, Sequence[Subscription]]] = deque()
         self._thread: threading.Thread | None = None
         self._cursor = ""
         self._gap = False
 
-    def add(self, call: Callable[[Page], None]) -> Subscription:
+    def add(self, call: Callable[[Page], object]) -> Subscription:
         """Call it with what is committed from now on."""
+        if not callable(call):
+            raise InvalidInputError(f"subscribe() takes a function of a Page, not {call!r:.80}.")
         subscription = Subscription(call, self)
         with self._lock:
             if self._pid != os.getpid():
-                self._pid, self._thread, self._subscriptions = os.getpid(), None, []
+                self._start_afresh()
             if self._thread is None:
                 self._cursor = self._feed.head()
             else:
-                self._drain()  # the others are told of what was before this one
+                while self._look():  # what was before is for the others
+                    pass
             self._subscriptions.append(subscription)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="agentref-follower", daemon=True)
@@ -98,6 +112,8 @@ class Follower:
     def stop(self) -> None:
         """Call nobody any more."""
         with self._lock:
+            for subscription in self._subscriptions:
+                subscription.closed = True
             self._subscriptions.clear()
 
     def _run(self) -> None:
@@ -106,32 +122,49 @@ class Follower:
             with self._lock:
                 if not self._subscriptions:
                     self._thread = None
+                    self._pages.clear()
                     return
-                cursor = self._cursor
+                cursor = None if self._pages else self._cursor
             try:
-                self._feed.wait(cursor, timeout=_LOOK_SECONDS)
-                with self._lock:
-                    self._drain()
+                if cursor is not None:
+                    self._feed.wait(cursor, timeout=_LOOK_SECONDS)
+                    with self._lock:
+                        self._look()
             except StoreUnavailableError as error:
                 _log.debug("The feed cannot be followed at the moment: %s", error)
-                pause.wait(_AFTER_ERROR)
+                pause.wait(_AFTER_ERROR if self._subscriptions else 0)
             except AgentRefError:
                 _log.exception("The feed cannot be followed at the moment; it is tried again.")
                 pause.wait(_AFTER_ERROR)
+            self._tell()
 
-    def _drain(self) -> None:
+    def _look(self) -> bool:
+        """Take note of the next page, and of whom to tell. False if there is none."""
+        try:
+            page = self._feed.changes(since=self._cursor)
+        except CursorTooOldError:
+            self._cursor = self._feed.head()
+            self._gap = True
+            return False
+        if page.changes or self._gap:
+            self._pages.append((page._replace(gap=self._gap), tuple(self._subscriptions)))
+            self._gap = False
+        moved = page.cursor != self._cursor
+        self._cursor = page.cursor
+        return moved
+
+    def _tell(self) -> None:
         while True:
-            try:
-                page = self._feed.changes(since=self._cursor)
-            except CursorTooOldError:
-                self._cursor = self._feed.head()
-                self._gap = True
-                return
-            if page.changes or self._gap:
-                page = page._replace(gap=self._gap)
-                self._gap = False
-                for subscription in list(self._subscriptions):
-                    subscription(page)
-            if page.cursor == self._cursor:
-                return
-            self._cursor = page.cursor
+            with self._lock:
+                if not self._pages:
+                    return
+                page, subscriptions = self._pages.popleft()
+            for subscription in subscriptions:
+                subscription(page)
+
+
+def _weakly(call: Callable[[Page], object]) -> Callable[[], Callable[[Page], object] | None]:
+    if inspect.ismethod(call):
+        with suppress(TypeError):  # its object cannot be referred to weakly
+            return weakref.WeakMethod(call)
+    return lambda: call

@@ -22,7 +22,7 @@ class Beat:
         self.stopped = False
 
     def stop(self) -> None:
-        """Do it no more; it may be under way."""
+        """Do it no more; it may be under way. Takes no lock: a finalizer may call it."""
         self.stopped = True
 
 
@@ -53,6 +53,13 @@ class Heartbeat:
                 self._thread.start()
             self._changed.notify()
         return beat
+
+    def stop(self, beat: Beat) -> None:
+        """Do it no more, and let the thread end if that was all there was to do."""
+        beat.stop()
+        if self._pid == os.getpid():
+            with self._changed:
+                self._changed.notify()
 
     def _push(self, beat: Beat) -> None:
         heapq.heappush(self._due, (time.monotonic() + beat.seconds, next(self._order), beat))

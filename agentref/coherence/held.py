@@ -1,6 +1,8 @@
 """A lease that a peer holds for as long as a block runs."""
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -11,7 +13,7 @@ from agentref.coherence.leases import Lease
 from agentref.coherence.rows import LeaseMode
 from agentref.errors import Conflict, InvalidInputError, StorageError
 
-__all__ = ["HeldLease"]
+__all__ = ["Blocks", "HeldLease"]
 
 _BEATS: Final = 3  # in the length of a lease: one may be lost
 
@@ -34,8 +36,8 @@ class HeldLease:
         ttl: float,
         mode: LeaseMode,
         wait: float,
-        before: Callable[[Key], None],
-        held: Callable[[Key, Lease | None], None],
+        free: Callable[[Key], None],
+        blocks: "Blocks",
     ) -> None:
         self._coordinator = coordinator
         self._heartbeat = heartbeat
@@ -44,8 +46,8 @@ class HeldLease:
         self._ttl = ttl
         self._mode = mode
         self._wait = wait
-        self._before = before
-        self._held = held
+        self._free = free
+        self._blocks = blocks
         self._lease: Lease | None = None
         self._lost: Conflict | None = None
         self._beat: Beat | None = None
@@ -57,6 +59,11 @@ class HeldLease:
             raise InvalidInputError(
                 "The lease is held within its block only: with peer.lease(...) as lease."
             )
+        return self._lease
+
+    @property
+    def current(self) -> Lease | None:
+        """`lease`; None outside of the block."""
         return self._lease
 
     @property
@@ -90,12 +97,17 @@ class HeldLease:
             raise
 
     def __enter__(self) -> Self:
-        self._before(self._key)
-        self._begin(
-            self._coordinator.acquire(
-                self._key, holder=self._holder, ttl=self._ttl, mode=self._mode, wait=self._wait
+        self._blocks.enter(self)
+        try:
+            self._free(self._key)
+            self._begin(
+                self._coordinator.acquire(
+                    self._key, holder=self._holder, ttl=self._ttl, mode=self._mode, wait=self._wait
+                )
             )
-        )
+        except BaseException:
+            self._blocks.leave(self)
+            raise
         return self
 
     def __exit__(
@@ -105,12 +117,17 @@ class HeldLease:
             self._coordinator.release(lease)
 
     async def __aenter__(self) -> Self:
-        await self._coordinator.hop(self._before, self._key)
-        self._begin(
-            await self._coordinator.aacquire(
-                self._key, holder=self._holder, ttl=self._ttl, mode=self._mode, wait=self._wait
+        self._blocks.enter(self)
+        try:
+            await self._coordinator.hop(self._free, self._key)
+            self._begin(
+                await self._coordinator.aacquire(
+                    self._key, holder=self._holder, ttl=self._ttl, mode=self._mode, wait=self._wait
+                )
             )
-        )
+        except BaseException:
+            self._blocks.leave(self)
+            raise
         return self
 
     async def __aexit__(
@@ -122,14 +139,13 @@ class HeldLease:
     def _begin(self, lease: Lease) -> None:
         self._lost = None
         self._lease = lease
-        self._held(self._key, lease)
         self._beat = self._heartbeat.every(self._ttl / _BEATS, self._renew)
 
     def _end(self) -> Lease | None:
         if self._beat is not None:
-            self._beat.stop()
+            self._heartbeat.stop(self._beat)
         lease, self._lease = self._lease, None
-        self._held(self._key, None)
+        self._blocks.leave(self)
         return lease
 
     def _renew(self) -> bool:
@@ -139,10 +155,56 @@ class HeldLease:
         try:
             renewed = self._coordinator.renew(lease, ttl=self._ttl)
         except Conflict as error:
-            self._lost = error
+            if self._is_held(lease):
+                self._lost = error
             return False
         except StorageError:
             return True  # the next beat may reach it; if none does in time, commits are refused
-        if self._lease is not None:
+        if self._is_held(lease):
             self._lease = renewed
         return True
+
+    def _is_held(self, lease: Lease) -> bool:
+        """Not if the block has ended, or another one begun, meanwhile."""
+        now = self._lease
+        return now is not None and now.fence == lease.fence
+
+
+class Blocks:
+    """The blocks of a peer in which it holds a lease, or waits for one. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[Key, tuple[HeldLease, ...]] = {}
+        self._lock = threading.Lock()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._by_key
+
+    def lease_on(self, key: Key) -> Lease | None:
+        """The lease of the block that was entered last."""
+        for block in reversed(self._by_key.get(key, ())):
+            if (lease := block.current) is not None:
+                return lease
+        return None
+
+    def enter(self, block: HeldLease) -> None:
+        """Note it, before its lease is asked for."""
+        with self._lock:
+            self._by_key[block.key] = (*self._by_key.get(block.key, ()), block)
+
+    def leave(self, block: HeldLease) -> None:
+        """Note that it has ended. Idempotent."""
+        with self._lock:
+            blocks = list(self._by_key.pop(block.key, ()))
+            if block in blocks:
+                blocks.remove(block)
+            if blocks:
+                self._by_key[block.key] = tuple(blocks)
+
+    def close(self) -> None:
+        """End the leases of all; those whose coordinator is out of reach end by themselves."""
+        with self._lock:
+            blocks = [block for each in self._by_key.values() for block in each]
+        for block in blocks:
+            with suppress(StorageError):
+                block.__exit__(None, None, None)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
@@ -14,6 +15,7 @@ from agentref.coherence.observer import NO_SPAN, spanned
 from agentref.coherence.rows import ABSENT, Held, LeaseMode, Row
 from agentref.coherence.rules import Refusal, Wanted
 from agentref.coherence.transacting import Decided, Transacting, token_of
+from agentref.errors import StorageError
 
 __all__ = ["Leasing"]
 
@@ -62,14 +64,18 @@ class Leasing(Transacting):
         )
 
     def recover(self, agent: str) -> list[Key]:
-        """End every exclusive lease of an agent, to be called when it starts again after a crash: of what
-        it held, nothing that it still has in flight is accepted. Shared ones end by themselves. Returns the
-        keys. Costs a look at every row with a lease."""
+        """End every lease of an agent, to be called when it starts again after a crash: of what it held,
+        nothing that it still has in flight is accepted. Returns the keys. Costs a look at every row with a
+        lease.
+
+        Those by which the strategies `lease` and `access_count` read without asking end by themselves: the
+        agent might still be reading.
+        """
         arguments.check_agent("agent", agent)
         found = []
         for code in self.table.leased(math.inf):
             row = self.table.load([code]).get(code, ABSENT)
-            if any(h.holder == agent and (h.waits or h.mode is LeaseMode.EXCLUSIVE) for h in row.leases):
+            if any(held.holder == agent and not held.promised for held in row.leases):
                 self._evict(code, agent)
                 found.append(decode_key(code))
         return found
@@ -79,8 +85,8 @@ class Leasing(Transacting):
         rows = self.settled([encode_key(key)])
         return [self._leased(key, held) for row in rows.values() for held in row.leases if not held.waits]
 
-    def acquiring(
-        self, key: Key, holder: str, ttl: float, mode: LeaseMode, wait: float
+    def acquiring(  # noqa: PLR0913
+        self, key: Key, holder: str, ttl: float, mode: LeaseMode, wait: float, *, promised: bool = False
     ) -> steps.Steps[tuple[Lease, Row]]:
         """`acquire`, step by step; the row under the lease comes with it."""
         arguments.check_agent("holder", holder)
@@ -90,11 +96,15 @@ class Leasing(Transacting):
         with NO_SPAN if not self.spanning else spanned(self.spanning, "acquire", holder, [key]):
             while True:
                 tried = time.monotonic()
-                row, outcome = self._try_acquire(code, holder, mode, ttl, until - tried)
+                row, outcome = self._try_acquire(code, Wanted(holder, mode, ttl, until - tried, promised))
                 if isinstance(outcome, Held):
                     return self._leased(key, outcome), row
                 for pause in steps.pauses(until):
-                    yield pause
+                    try:
+                        yield pause
+                    except GeneratorExit:  # who waited was cancelled, and is to be in nobody's way
+                        self._withdraw(code, holder)
+                        raise
                     ended = outcome.until is not None and outcome.until <= self.table.clock()
                     due = time.monotonic() - tried > rules.PLACE_SECONDS / 2
                     if ended or due or self.table.probe(code) != row.revision:
@@ -102,15 +112,19 @@ class Leasing(Transacting):
                 else:
                     raise self.noted(holder, conflict(self.coordinator_id, outcome, key, None, row))
 
-    def _try_acquire(
-        self, code: bytes, holder: str, mode: LeaseMode, ttl: float, wait: float
-    ) -> tuple[Row, Held | Refusal]:
+    def _try_acquire(self, code: bytes, wanted: Wanted) -> tuple[Row, Held | Refusal]:
         def decide(rows: Mapping[bytes, Row], now: float) -> Decided:
-            row, outcome = rules.acquire(rows[code], Wanted(holder, mode, ttl, wait), now)
+            row, outcome = rules.acquire(rows[code], wanted, now)
             return {code: row}, (), outcome
 
-        rows, outcome = self.transact(holder, [code], decide)
+        rows, outcome = self.transact(wanted.agent, [code], decide)
         return rows[code], outcome
+
+    def _withdraw(self, code: bytes, agent: str) -> None:
+        with suppress(StorageError):  # its place in the queue ends by itself
+            self.transact(
+                agent, [code], lambda rows, now: ({code: rules.withdraw(rows[code], agent, now)}, (), None)
+            )
 
     def _evict(self, code: bytes, agent: str) -> None:
         self.transact(

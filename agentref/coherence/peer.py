@@ -4,17 +4,19 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, Self
+from contextlib import suppress
+from typing import Any, Final, Self
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
-from agentref.coherence.feed import Change
+from agentref.coherence.feed import Change, Page
+from agentref.coherence.following import Subscription
 from agentref.coherence.held import HeldLease
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
-from agentref.coherence.rows import LeaseMode, Versioned
+from agentref.coherence.rows import Versioned
 from agentref.coherence.snapshots import Snapshot
-from agentref.coherence.sync_peer import SyncPeer
+from agentref.coherence.sync_peer import SyncPeer, check_timeout
 from agentref.coherence.views import View
 from agentref.coherence.writer import (
     AGAIN,
@@ -30,6 +32,8 @@ from agentref.errors import Conflict, Reason
 from agentref.refs import ContentRef
 
 __all__ = ["Peer"]
+
+_LOOK_SECONDS: Final = 1.0  # a signal that is lost costs no more than that
 
 
 class Peer(SyncPeer):
@@ -68,9 +72,9 @@ class Peer(SyncPeer):
         leases: Iterable[Lease | HeldLease] = (),
     ) -> list[View]:
         """`commit_many` for the event loop. The values are encoded before the first await."""
-        wanted = self._checked(puts)
-        refs = await self._contents.aput([put.value for put in wanted])
-        return await asyncio.to_thread(self._commit, wanted, refs, list(reads), list(leases))
+        asked = self._checked(puts, reads, leases)
+        refs = await self._contents.aput([put.value for put in asked.puts])
+        return await asyncio.to_thread(self._commit, asked, refs)
 
     async def acommit_ref(self, key: Key, ref: ContentRef, *, base: View | Versioned | None) -> View:
         """`commit_ref` for the event loop."""
@@ -95,16 +99,16 @@ class Peer(SyncPeer):
         while True:
             leave = await self._aturn(code, min(until, time.monotonic() + TURN_SECONDS))
             try:
-                return await self._atried(key, change, initial)
-            except Conflict as error:
-                if error.reason not in AGAIN:
-                    raise
-                held = error.reason is Reason.HELD_BY_OTHER
+                outcome = await self._atried(key, change, initial)
             finally:
                 if leave is not None:
                     leave()
-            if held:
-                return await self._aupdate_alone(key, change, initial, until)
+            if isinstance(outcome, Conflict) and outcome.reason is Reason.HELD_BY_OTHER:
+                outcome = await self._atried_alone(key, change, initial, until)
+            elif isinstance(outcome, Conflict) and outcome.reason not in AGAIN:
+                raise outcome
+            if isinstance(outcome, View):
+                return outcome
             pause = next(pauses, None)
             if pause is None:
                 raise exhausted(key, timeout)
@@ -120,9 +124,28 @@ class Peer(SyncPeer):
 
     async def achanges(self, *, timeout: float = 0.0) -> AsyncIterator[Change]:  # noqa: ASYNC109
         """`changes` for the event loop."""
-        changes = self.changes(timeout=timeout)
-        while (change := await asyncio.to_thread(next, changes, None)) is not None:
-            yield change
+        seconds = check_timeout(timeout)
+        until = time.monotonic() + seconds
+        bell = _Bell(asyncio.get_running_loop())
+        following: Subscription | None = None
+        try:
+            while True:
+                bell.moved.clear()
+                while await self.coordinator.hop(self._look):
+                    with suppress(IndexError):  # another task has taken it
+                        yield self._unread.popleft()
+                    until = time.monotonic() + seconds
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+                if following is None:
+                    following = await self.coordinator.hop(self.coordinator.subscribe, bell.ring)
+                    continue  # what came before that did not ring
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(bell.moved.wait(), min(left, _LOOK_SECONDS))
+        finally:
+            if following is not None:
+                following.close()
 
     async def arecover(self) -> list[Key]:
         """`recover` for the event loop."""
@@ -151,16 +174,20 @@ class Peer(SyncPeer):
             await asyncio.sleep(pause * chance())
         return None
 
-    async def _atried(self, key: Key, change: Callable[[Any], Any], initial: Any) -> View:
+    async def _atried(self, key: Key, change: Callable[[Any], Any], initial: Any) -> View | Conflict:
         view = await self.aread(key)
         new = change(await asyncio.to_thread(start, view, initial))
-        return await self.acommit(key, await new if inspect.isawaitable(new) else new, base=view)
+        value = await new if inspect.isawaitable(new) else new
+        try:
+            return await self.acommit(key, value, base=view)
+        except Conflict as error:
+            return error
 
-    async def _aupdate_alone(
+    async def _atried_alone(
         self, key: Key, change: Callable[[Any], Any], initial: Any, until: float
-    ) -> View:
+    ) -> View | Conflict:
         left = max(until - time.monotonic(), 0.0)
-        held = self.lease(key, ttl=WRITE_LEASE, mode=LeaseMode.EXCLUSIVE, wait=left)
+        held = self.lease(key, ttl=WRITE_LEASE, wait=left)
         try:
             await held.__aenter__()
         except Conflict as error:
@@ -169,3 +196,15 @@ class Peer(SyncPeer):
             return await self._atried(key, change, initial)
         finally:
             await held.__aexit__(None, None, None)
+
+
+class _Bell:
+    """Rings in an event loop, whichever thread pulls the rope."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.moved = asyncio.Event()
+        self._loop = loop
+
+    def ring(self, _: Page) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.moved.set)

@@ -13,9 +13,10 @@ from agentref.coherence.contents import Contents, ContentStore
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.feed import Page
 from agentref.coherence.following import Subscription
+from agentref.coherence.held import Blocks
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
-from agentref.coherence.rows import ABSENT, LeaseMode, Row, versioned
+from agentref.coherence.rows import LeaseMode, Row, versioned
 from agentref.coherence.strategies import Strategies, Strategy
 from agentref.coherence.views import View
 from agentref.errors import AgentRefError, Conflict, StorageError
@@ -45,9 +46,10 @@ class Reader:
         self._cache = Cache(arguments.check_limit(cache_bytes))
         self._table = coordinator.table
         self._observers = coordinator.observers
-        self._leases: dict[Key, Lease] = {}
+        self._blocks = Blocks()
+        self._may_hold = self._strategies.any_of("lease", "access_count")
+        self._holding = threading.RLock()  # while a hold comes or goes: here, and at the coordinator
         self._writing: Counter[Key] = Counter()
-        self._counting = threading.Lock()
         self._following: Subscription | None = None
         if self._strategies.any_of("eager", "broadcast"):
             self._following = coordinator.subscribe(self._on_changes)
@@ -80,76 +82,113 @@ class Reader:
         wanted = {encode_key(key): key for key in keys}
         rows = self.coordinator.settled(list(wanted))
         return {
-            key: self._delivered(self._keep(key, code, rows[code]), "fetch", began)
+            key: self._delivered(self._keep_for_now(key, code, rows[code]), "fetch", began)
             for code, key in wanted.items()
         }
 
     def _shows(self, cached: Cached) -> bool:
         """Whether the coordinator would take this view as a base."""
-        if cached.hold is not None:
-            if still_holds(cached.hold, cached.reads, self._table.clock()):
+        hold = cached.hold
+        if hold is not None and cached.view.key not in self._writing:
+            if still_holds(hold, cached.reads, self._table.clock()):
                 cached.reads -= 1
+                if cached.reads == 0:
+                    self._give_back(cached)
                 return True
             self._give_back(cached)
             return False
         return self._table.probe(cached.code) == cached.revision and (
-            cached.until is None or may_show(cached.until, self._table.clock())
+            not cached.leases or may_show(cached.leases, self._table.clock())
         )
 
     def _read(self, key: Key) -> View:
         began = self._began()
         code = encode_key(key)
         strategy = self._strategies.of(key)
-        lease = None
-        if strategy.ttl is not None and key not in self._leases and key not in self._writing:
-            lease, row = self._hold(key, strategy.ttl)
-        if lease is None:
-            row = self.coordinator.settled([code])[code]
-        reads = -1 if strategy.max_accesses is None else strategy.max_accesses - 1
-        return self._delivered(self._keep(key, code, row, lease, reads), "fetch", began)
+        view = None
+        if strategy.ttl is not None and strategy.max_accesses != 1 and key not in self._blocks:
+            with self._holding:
+                view = self._hold(key, code, strategy)
+        if view is None:
+            view = self._keep(key, code, self.coordinator.settled([code])[code])
+        return self._delivered(view, "fetch", began)
 
-    def _hold(self, key: Key, ttl: float) -> tuple[Lease | None, Row]:
-        acquiring = self.coordinator.acquiring(key, self.name, ttl, LeaseMode.SHARED, 0.0)
+    def _hold(self, key: Key, code: bytes, strategy: Strategy) -> View | None:
+        """What stands there, under a lease, so that there is no need to ask for a while."""
+        known = self._cache.find(key)
+        if known is not None and known.hold is not None:  # another thread was faster
+            return known.view if self._shows(known) else None
+        ttl = strategy.ttl or 0.0
+        acquiring = self.coordinator.acquiring(key, self.name, ttl, LeaseMode.SHARED, 0.0, promised=True)
         try:
-            return steps.run(acquiring)
+            lease, row = steps.run(acquiring)
         except Conflict:  # somebody writes, or waits to
-            return None, ABSENT
+            return None
+        view = self._keep(key, code, row, lease, strategy.max_accesses)
+        if key in self._blocks:  # another thread waits for a lease by now
+            self._free(key)
+        return view
 
     def _give_back(self, cached: Cached) -> None:
         """End a hold: an unused one keeps others waiting, and expires by itself if this fails."""
-        hold, cached.hold = cached.hold, None
-        cached.revision = -1
-        if hold is not None:
-            with suppress(StorageError):
-                self.coordinator.release(hold)
+        with self._holding:
+            hold = cached.hold
+            if hold is None:
+                cached.revision = -1
+                return
+            for entry in (cached, self._cache.find(cached.view.key)):  # which may be another one by now
+                if entry is not None and entry.hold == hold:
+                    entry.hold = None
+                    entry.revision = -1
+            self._release(hold)
+
+    def _release(self, hold: Lease) -> None:
+        with suppress(StorageError):
+            self.coordinator.release(hold)
 
     def _free(self, key: Key) -> None:
         cached = self._cache.get(key)
         if cached is not None and cached.hold is not None:
             self._give_back(cached)
 
-    def _keep(self, key: Key, code: bytes, row: Row, hold: Lease | None = None, reads: int = 0) -> View:
-        known = self._cache.get(key)
+    def _keep(
+        self, key: Key, code: bytes, row: Row, lease: Lease | None = None, reads: int | None = None
+    ) -> View:
         now = versioned(self.coordinator.coordinator_id, key, row)
-        view = View(now, self._contents) if known is None else known.view.of(now)
-        if hold is None and known is not None:
-            hold, reads = known.hold, known.reads  # it may go on: under it, nobody else has changed the row
-        self._cache.put(key, Cached(code, row, view, hold, reads))
+        with self._holding:
+            known = self._cache.get(key)
+            view = View(now, self._contents) if known is None else known.view.of(now)
+            entry = Cached(code, row, view, lease, -1 if reads is None else reads - 1)
+            hold = None if known is None or lease is not None else known.hold
+            if known is not None and hold is not None and any(h.fence == hold.fence for h in row.leases):
+                if (now.version, now.epoch) < (known.view.version, known.view.epoch):
+                    return view  # another thread has kept what it saw later, and nobody asks under a hold
+                entry.hold, entry.reads = hold, known.reads  # looked at for another reason meanwhile
+            for forgotten in self._cache.put(key, entry):
+                self._release(forgotten)
         return view
 
     @contextmanager
     def _writing_to(self, keys: Sequence[Key]) -> Iterator[None]:
-        """A hold that another thread of this peer's took now would be in the way of its own commit."""
-        with self._counting:
+        """While this peer commits, its other threads ask: under a hold they would still show what was there
+        before, when others see the new version already."""
+        with self._holding:
             self._writing.update(keys)
         try:
             yield
         finally:
-            with self._counting:
-                self._writing.subtract(keys)
-                for key in keys:
-                    if not self._writing[key]:
-                        del self._writing[key]
+            with self._holding:
+                self._writing -= Counter(keys)
+
+    def _keep_for_now(self, key: Key, code: bytes, row: Row) -> View:
+        """`_keep`, until the next read takes a hold if the strategy asks for one."""
+        view = self._keep(key, code, row)
+        if self._may_hold and self._strategies.of(key).ttl is not None:
+            with self._holding:
+                entry = self._cache.find(key)
+                if entry is not None and entry.hold is None:
+                    entry.revision = -1
+        return view
 
     def _began(self) -> Sequence[int]:
         return [observer.began() for observer in self._observers]

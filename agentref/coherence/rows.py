@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 MAX_LEASES: Final = 1000
+_PROMISED: Final = 2  # where others have whether they wait
 
 
 class LeaseMode(StrEnum):
@@ -38,6 +39,7 @@ class Held(NamedTuple):
     """One lease, as it stands in a row: `until` is in seconds since the epoch, by the coordinator's clock.
 
     `waits` is true for a place in the queue: who waits holds nothing, but nobody gets a lease before him.
+    `promised` is true for one under which its holder reads without asking: nobody takes it away.
     """
 
     holder: str
@@ -46,6 +48,7 @@ class Held(NamedTuple):
     until: float
     ttl: float
     waits: bool = False
+    promised: bool = False
 
 
 class Row(NamedTuple):
@@ -108,7 +111,9 @@ def pack_leases(leases: tuple[Held, ...]) -> bytes | None:
     """The stored form of a row's leases; None if there are none."""
     if not leases:
         return None
-    packed: bytes = msgpack.packb([[h.holder, str(h.mode), *h[2:]] for h in leases])
+    packed: bytes = msgpack.packb(
+        [[h.holder, str(h.mode), *h[2:5], _PROMISED if h.promised else h.waits] for h in leases]
+    )
     return packed
 
 
@@ -119,8 +124,16 @@ def unpack_leases(packed: bytes | None) -> tuple[Held, ...]:
     try:
         items: Any = msgpack.unpackb(packed, max_array_len=MAX_LEASES + 1)
         return tuple(
-            Held(str(holder), LeaseMode(mode), int(fence), float(until), float(ttl), bool(waits))
-            for holder, mode, fence, until, ttl, waits in items
+            Held(
+                str(holder),
+                LeaseMode(mode),
+                int(fence),
+                float(until),
+                float(ttl),
+                bool(kind) and kind != _PROMISED,
+                kind == _PROMISED,
+            )
+            for holder, mode, fence, until, ttl, kind in items
         )
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise MalformedBlobError(

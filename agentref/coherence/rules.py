@@ -25,6 +25,7 @@ __all__ = [
     "release",
     "renew",
     "settle",
+    "withdraw",
 ]
 
 
@@ -58,12 +59,16 @@ class Asked(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A lease of `ttl` seconds, for which its holder waits another `wait` seconds."""
+    """A lease of `ttl` seconds, for which its holder waits another `wait` seconds.
+
+    `promised` is as of `Held`.
+    """
 
     agent: str
     mode: LeaseMode
     ttl: float
     wait: float
+    promised: bool = False
 
 
 class Refusal(NamedTuple):
@@ -120,11 +125,11 @@ def acquire(row: Row, wanted: Wanted, now: float) -> tuple[Row, Held | Refusal]:
     """A lease, or who is in the way. Who waits is noted in the row: until his time is over, nobody who is
     not there already gets a lease, so that readers who come and go do not keep a writer out."""
     row = settle(row, now)
-    agent, mode, ttl, wait = wanted
+    agent, mode, ttl, wait, promised = wanted
     others = [held for held in row.leases if not (held.waits and held.holder == agent)]
     blocking = next((h for h in others if h.waits or LeaseMode.EXCLUSIVE in {mode, h.mode}), None)
     if blocking is None and len(others) < MAX_LEASES:
-        granted = Held(agent, mode, row.fence + 1, now + ttl, ttl)
+        granted = Held(agent, mode, row.fence + 1, now + ttl, ttl, promised=promised)
         return row._replace(fence=granted.fence, leases=(*others, granted)), granted
     if wait > 0 and not any(held.waits for held in others):
         while_alive = min(wait, PLACE_SECONDS)
@@ -150,13 +155,16 @@ def release(row: Row, token: Token, now: float) -> Row:
 
 
 def evict(row: Row, agent: str, now: float) -> Row:
-    """The row without what this agent holds, or waits for, alone. Its shared leases end by themselves:
-    under them a process that is not dead after all may still show what it has read, and ask nobody."""
+    """The row without any lease of this agent's that was not promised to it: it may still read under such
+    a one, without asking, until it ends."""
     row = settle(row, now)
-    shared = LeaseMode.SHARED
-    return _with_leases(
-        row, tuple(h for h in row.leases if h.holder != agent or (h.mode is shared and not h.waits))
-    )
+    return _with_leases(row, tuple(h for h in row.leases if h.holder != agent or h.promised))
+
+
+def withdraw(row: Row, agent: str, now: float) -> Row:
+    """The row without this agent's place in the queue."""
+    row = settle(row, now)
+    return _with_leases(row, tuple(h for h in row.leases if h.holder != agent or not h.waits))
 
 
 def _refused(row: Row, base: Base | None, lease: Token | None) -> Refusal | None:

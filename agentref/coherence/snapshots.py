@@ -33,6 +33,7 @@ class Snapshot(Mapping[Key, View]):
     ) -> None:
         self._views = dict(views)
         self._hold = _Hold(contents, owner, [v.ref for v in views.values() if v.ref is not None], ttl)
+        self._heartbeat = heartbeat
         self._beat = heartbeat.every(ttl / _BEATS, self._hold.renew)
 
     @property
@@ -57,7 +58,7 @@ class Snapshot(Mapping[Key, View]):
 
     def close(self) -> None:
         """Let the contents go. Idempotent."""
-        self._beat.stop()
+        self._heartbeat.stop(self._beat)
         self._hold.end()
 
     def __enter__(self) -> Self:

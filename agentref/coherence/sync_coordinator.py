@@ -185,7 +185,7 @@ class SyncCoordinator(Leasing):
             arguments.check_seconds("timeout", timeout, zero=True)
         self.table.wait(since, timeout=timeout)
 
-    def subscribe(self, call: Callable[[Page], None]) -> Subscription:
+    def subscribe(self, call: Callable[[Page], object]) -> Subscription:
         """Have `call` called with every page of changes that are committed from now on, by anybody: in a
         thread, in order, without a gap (or with `gap` set). A bound method is forgotten with its object."""
         return self._follower.add(call)

@@ -1,25 +1,26 @@
 """One agent's coherent, cached view of what agents share."""
 
 import math
+import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final, Self
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence.contents import ContentStore
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.feed import Change
-from agentref.coherence.heartbeat import Heartbeat
-from agentref.coherence.held import HeldLease
 from agentref.coherence.keys import Key
-from agentref.coherence.leases import Lease
-from agentref.coherence.rows import LeaseMode, Versioned
+from agentref.coherence.rows import Versioned
 from agentref.coherence.snapshots import Snapshot
 from agentref.coherence.views import View
 from agentref.coherence.writer import Writer, bare
-from agentref.errors import CursorTooOldError
+from agentref.errors import Conflict, CursorTooOldError
 
-__all__ = ["SyncPeer"]
+__all__ = ["SyncPeer", "check_timeout"]
 
 _SNAPSHOT_SECONDS: Final = 60.0
 _LONGEST_WAIT: Final = 3600.0
@@ -41,28 +42,9 @@ class SyncPeer(Writer):
         self, coordinator: Coordinator, name: str, *, backend: ContentStore, **options: Any
     ) -> None:
         super().__init__(coordinator, name, backend=backend, **options)
-        self._heartbeat = Heartbeat(f"agentref-{name}")
         self._cursor = coordinator.head()
-
-    def lease(
-        self, key: Key, *, ttl: float, mode: LeaseMode | str = LeaseMode.EXCLUSIVE, wait: float = 0.0
-    ) -> HeldLease:
-        """`with peer.lease(key, ttl=30) as lease:` keeps others from committing, and renews itself until
-        the block ends. Commits of that key within are made under it. `async with` as well.
-
-        Entering raises `Conflict` (`held_by_other`) if it cannot be had within `wait` seconds.
-        """
-        return HeldLease(
-            self.coordinator,
-            self._heartbeat,
-            key,
-            holder=self.name,
-            ttl=arguments.check_seconds("ttl", ttl),
-            mode=arguments.check_mode(mode),
-            wait=arguments.check_seconds("wait", wait, zero=True),
-            before=self._free,
-            held=self._note_lease,
-        )
+        self._unread: deque[Change] = deque()
+        self._looking = threading.Lock()
 
     def snapshot(self, keys: Iterable[Key], *, ttl: float = _SNAPSHOT_SECONDS) -> Snapshot:
         """Views of these keys as of one moment, whose contents are pinned until the snapshot is closed, or
@@ -82,8 +64,16 @@ class SyncPeer(Writer):
 
         Between this and the effect somebody may still commit, unless an exclusive lease is held.
         """
-        seen = bare(view)
-        self.coordinator.gate(seen, lease=self._leases.get(seen.key), agent=self.name)
+        seen = arguments.own_view(bare(view), self.coordinator.coordinator_id)
+        lease = self._own_lease(seen.key)
+        try:
+            self.coordinator.gate(seen, lease=lease, agent=self.name)
+        except Conflict as error:
+            if not self._in_own_way(error, lease):
+                raise
+            with self._holding:
+                lease = self._living_lease(seen.key)
+                self.coordinator.gate(seen, lease=lease, agent=self.name)
 
     def changes(self, *, timeout: float = 0.0) -> Iterator[Change]:
         """What was committed, by anybody, since this peer looked last: in the order of commits, without a
@@ -91,28 +81,39 @@ class SyncPeer(Writer):
 
         Raises `CursorTooOldError` if the feed was compacted since; the next call begins from there.
         """
+        seconds = check_timeout(timeout)
+        return self._changes(seconds)
+
+    def _changes(self, timeout: float) -> Iterator[Change]:
+        until = time.monotonic() + timeout
         while True:
-            try:
-                page = self.coordinator.changes(since=self._cursor)
-            except CursorTooOldError:
-                self._cursor = self.coordinator.head()
-                raise
-            for change in page.changes:
-                self._cursor = change.cursor
-                yield change
-            self._cursor = page.cursor
-            if not page.changes:
-                if timeout <= 0:
-                    return
-                self.coordinator.wait(self._cursor, timeout=min(timeout, _LONGEST_WAIT))
-                if self.coordinator.head() == self._cursor and timeout != math.inf:
-                    return
+            while self._look():
+                with suppress(IndexError):  # another thread has taken it
+                    yield self._unread.popleft()
+                until = time.monotonic() + timeout
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            self.coordinator.wait(self._cursor, timeout=min(left, _LONGEST_WAIT))
+
+    def _look(self) -> bool:
+        """Fetch the next page when the one before has been shown. Whether there is something to show."""
+        with self._looking:
+            if not self._unread:
+                try:
+                    page = self.coordinator.changes(since=self._cursor)
+                except CursorTooOldError:
+                    self._cursor = self.coordinator.head()
+                    raise
+                self._unread.extend(page.changes)
+                self._cursor = page.cursor
+            return bool(self._unread)
 
     def recover(self) -> list[Key]:
         """To be called when the agent starts again after a crash: ends its leases, and what it had in
         flight is refused. Returns the keys."""
         for cached in self._cache.clear():
-            cached.hold = None
+            self._give_back(cached)
         return self.coordinator.recover(self.name)
 
     def tidy(self) -> int:
@@ -124,7 +125,8 @@ class SyncPeer(Writer):
         return self._contents.tidy(self.coordinator.versions())
 
     def close(self) -> None:
-        """End what this peer holds. Idempotent."""
+        """End what this peer holds, the leases of blocks that still run among it. Idempotent."""
+        self._blocks.close()
         if self._following is not None:
             self._following.close()
         for cached in self._cache.clear():
@@ -137,8 +139,7 @@ class SyncPeer(Writer):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _note_lease(self, key: Key, lease: Lease | None) -> None:
-        if lease is None:
-            self._leases.pop(key, None)
-        else:
-            self._leases[key] = lease
+
+def check_timeout(timeout: float) -> float:
+    """Seconds, which may be infinite here."""
+    return timeout if timeout == math.inf else arguments.check_seconds("timeout", timeout, zero=True)

@@ -1,22 +1,30 @@
 """The writing half of a peer: contents first, then their pins, then the commit."""
 
+import copy
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
-from agentref.coherence.coordinator import Write
+from agentref.coherence.contents import ContentStore
+from agentref.coherence.coordinator import Coordinator, Write
+from agentref.coherence.heartbeat import Heartbeat
 from agentref.coherence.held import HeldLease
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
 from agentref.coherence.reader import Reader
 from agentref.coherence.rows import ABSENT, LeaseMode, Row, Versioned, versioned
 from agentref.coherence.views import View
-from agentref.errors import Conflict, Reason, RetriesExhaustedError, StorageError
+from agentref.errors import (
+    Conflict,
+    ForeignViewError,
+    InvalidInputError,
+    Reason,
+    RetriesExhaustedError,
+)
 from agentref.refs import ContentRef
 
 __all__ = ["MISSING", "Put", "Writer", "bare", "start"]
@@ -36,8 +44,22 @@ class Put(NamedTuple):
     base: View | Versioned | None
 
 
+class Asked(NamedTuple):
+    """A commit whose arguments are in order: writes, what they rest on, and leases that were given."""
+
+    puts: Sequence[Put]
+    reads: Sequence[Versioned]
+    leases: Mapping[Key, Lease]
+
+
 class Writer(Reader):
     """Commits of a peer, and what it takes to keep their contents alive."""
+
+    def __init__(
+        self, coordinator: Coordinator, name: str, *, backend: ContentStore, **options: Any
+    ) -> None:
+        super().__init__(coordinator, name, backend=backend, **options)
+        self._heartbeat = Heartbeat(f"agentref-{name}")
 
     def commit(
         self,
@@ -67,19 +89,23 @@ class Writer(Reader):
         leases: Iterable[Lease | HeldLease] = (),
     ) -> list[View]:
         """Several commits, all or nothing: (key, value, base) each."""
-        wanted = self._checked(puts)
-        refs = self._contents.put([put.value for put in wanted])
-        return self._commit(wanted, refs, reads, leases)
+        asked = self._checked(puts, reads, leases)
+        refs = self._contents.put([put.value for put in asked.puts])
+        return self._commit(asked, refs)
 
     def commit_ref(self, key: Key, ref: ContentRef, *, base: View | Versioned | None) -> View:
         """`commit` of what is in the store already, as another agent handed it over. Raises
         `BlobNotFoundError` if it is not."""
-        arguments.check_ref(ref)
-        return self._commit(self._checked([(key, None, base)]), [ref], (), (), look=True)[0]
+        if not isinstance(ref, ContentRef):
+            raise InvalidInputError(
+                f"commit_ref() takes a ContentRef, as CAS.dump() returns it; not {type(ref).__name__}. To "
+                f"delete, call delete(key, base=view)."
+            )
+        return self._commit(self._checked([(key, None, base)]), [ref], look=True)[0]
 
     def delete(self, key: Key, *, base: View | Versioned) -> View:
         """Delete what `base` shows. The version goes on: a view of before is stale from now on."""
-        return self._commit(self._checked([(key, None, base)]), [None], (), ())[0]
+        return self._commit(self._checked([(key, None, base)]), [None])[0]
 
     def update(
         self,
@@ -90,50 +116,94 @@ class Writer(Reader):
         timeout: float = 30.0,
     ) -> View:
         """Read, compute, commit, and again while others win the race. `change` gets a copy of the value, or
-        `initial` if there is none, and returns the new one; it may be called several times.
+        of `initial` if there is none, and returns the new one; it may be called several times.
 
         Raises `RetriesExhaustedError` after `timeout` seconds, `BlobNotFoundError` if there is nothing and
         no `initial`, and what `change` raises.
         """
-        return steps.run(self._updating(key, change, initial, timeout))
+        until = time.monotonic() + arguments.check_seconds("timeout", timeout, zero=True)
+        code = encode_key(key)
+        for pause in chain((0.0,), steps.pauses(until)):
+            time.sleep(pause * chance())
+            leave = self._table.turn(code, timeout=min(TURN_SECONDS, until - time.monotonic()))
+            try:
+                outcome = self._tried(key, change, initial)
+            finally:
+                if leave is not None:
+                    leave()
+            if isinstance(outcome, Conflict) and outcome.reason is Reason.HELD_BY_OTHER:
+                outcome = self._tried_alone(key, change, initial, until)
+            elif isinstance(outcome, Conflict) and outcome.reason not in AGAIN:
+                raise outcome
+            if isinstance(outcome, View):
+                return outcome
+        raise exhausted(key, timeout)
 
-    def _checked(self, puts: Iterable[Any]) -> list[Put]:
-        wanted = [Put(*put) for put in puts]
+    def lease(
+        self, key: Key, *, ttl: float, mode: LeaseMode | str = LeaseMode.EXCLUSIVE, wait: float = 0.0
+    ) -> HeldLease:
+        """`with peer.lease(key, ttl=30) as lease:` keeps others from committing, and renews itself until
+        the block ends. Commits of that key within are made under it. `async with` as well.
+
+        Entering raises `Conflict` (`held_by_other`) if it cannot be had within `wait` seconds.
+        """
+        encode_key(key)
+        return HeldLease(
+            self.coordinator,
+            self._heartbeat,
+            key,
+            holder=self.name,
+            ttl=arguments.check_seconds("ttl", ttl),
+            mode=arguments.check_mode(mode),
+            wait=arguments.check_seconds("wait", wait, zero=True),
+            free=self._free,
+            blocks=self._blocks,
+        )
+
+    def _checked(
+        self,
+        puts: Iterable[Any],
+        reads: Iterable[View | Versioned] = (),
+        leases: Iterable[Lease | HeldLease] = (),
+    ) -> "Asked":
+        """Everything that can be wrong with a commit, before anything is stored."""
+        origin = self.coordinator.coordinator_id
+        wanted = [_put(put) for put in puts]
+        keys = {encode_key(put.key) for put in wanted}
+        if len(keys) < len(wanted):
+            raise InvalidInputError("A commit writes each key once, and a key was given twice.")
         for put in wanted:
-            encode_key(put.key)
             if put.base is not None:
-                arguments.own_view(bare(put.base), self.coordinator.coordinator_id, put.key)
-        return wanted
+                arguments.own_view(bare(put.base), origin, put.key)
+        seen = [arguments.own_view(bare(view), origin) for view in reads]
+        shown = {}
+        for each in leases:
+            lease = each.lease if isinstance(each, HeldLease) else each
+            if arguments.own_lease(lease, origin) not in keys:
+                raise ForeignViewError(f"The lease is on {lease.key!r:.80}, which is not written here.")
+            shown[lease.key] = lease
+        for put in wanted:
+            self._forget(put)
+        return Asked(wanted, seen, shown)
 
     def _commit(
-        self,
-        puts: Sequence[Put],
-        refs: Sequence[ContentRef | None],
-        reads: Iterable[View | Versioned],
-        leases: Iterable[Lease | HeldLease],
-        *,
-        look: bool = False,
+        self, asked: "Asked", refs: Sequence[ContentRef | None], *, look: bool = False
     ) -> list[View]:
-        shown = {**self._leases, **{lease.key: _lease(lease) for lease in leases}}
-        with self._writing_to([put.key for put in puts]):
-            lent = {put.key: self._lend(put.key) for put in puts if put.key not in shown}
-            writes = []
+        writes = []
+        for put, ref in zip(asked.puts, refs, strict=True):
+            code = encode_key(put.key)
+            base = self._base_of(put, code)
+            if ref is not None and base is not None and ref != base.ref:
+                self._contents.keep(code, base.version + 1, ref, look=look)
+            writes.append(Write(put.key, ref, base, asked.leases.get(put.key) or self._own_lease(put.key)))
+        with self._writing_to([put.key for put in asked.puts]):
+            began = self._began()
             try:
-                for put, ref in zip(puts, refs, strict=True):
-                    code = encode_key(put.key)
-                    base = self._base_of(put, code)
-                    if ref is not None and base is not None and ref != base.ref:
-                        self._contents.keep(code, base.version + 1, ref, look=look)
-                    writes.append(Write(put.key, ref, base, shown.get(put.key) or lent.get(put.key)))
-                    self._forget(put)
-                began = self._began()
-                rows = self._committed(writes, [bare(view) for view in reads], lent)
-            except BaseException as error:
-                self._take_back(lent)
-                if isinstance(error, Conflict):
-                    self._lost(writes)
+                rows = self._committed(writes, asked)
+            except Conflict:
+                self._lost(writes)
                 raise
-            return [self._won(write, rows[write.key], lent.get(write.key), began) for write in writes]
+            return [self._won(write, rows[write.key], began) for write in writes]
 
     def _forget(self, put: Put) -> None:
         """The new value may have been made by changing the old one, in place."""
@@ -149,34 +219,42 @@ class Writer(Reader):
         row = self.coordinator.settled([code])[code]
         return None if row.ref else versioned(self.coordinator.coordinator_id, put.key, row)
 
-    def _lend(self, key: Key) -> Lease | None:
-        """The hold under which this peer reads a key, if it has one: the commit needs it. Meanwhile nobody
-        reads under it, who would not see what is committed."""
-        cached = self._cache.get(key)
-        if cached is None or cached.hold is None:
-            return None
-        hold, cached.hold, cached.revision = cached.hold, None, -1
-        return hold
+    def _own_lease(self, key: Key) -> Lease | None:
+        """That of a block, or the one under which this peer reads without asking."""
+        return self._blocks.lease_on(key) or self._hold_on(key)
 
-    def _take_back(self, lent: Mapping[Key, Lease | None]) -> None:
-        for hold in lent.values():
-            if hold is not None:
-                with suppress(StorageError):  # it ends by itself
-                    self.coordinator.release(hold)
+    def _hold_on(self, key: Key) -> Lease | None:
+        cached = self._cache.find(key)
+        return None if cached is None else cached.hold
 
-    def _committed(
-        self, writes: Sequence[Write], reads: list[Versioned], lent: dict[Key, Lease | None]
-    ) -> Mapping[Key, Row]:
+    def _committed(self, writes: list[Write], asked: "Asked") -> Mapping[Key, Row]:
         try:
-            return self.coordinator.commit_rows(writes, agent=self.name, reads=reads)
+            return self.coordinator.commit_rows(writes, agent=self.name, reads=asked.reads)
         except Conflict as error:
-            if error.reason is not Reason.LEASE_LOST or not lent.get(error.key):
+            lease = next((write.lease for write in writes if write.key == error.key), None)
+            if error.key in asked.leases or not self._in_own_way(error, lease):
                 raise
-            lost = error.key
-        # A hold that was only there to spare questions is over: that is no reason to refuse.
-        lent[lost] = None
-        spared = [write._replace(lease=None) if write.key == lost else write for write in writes]
-        return self._committed(spared, reads, lent)
+        with self._holding:
+            for number, write in enumerate(writes):
+                if write.key not in asked.leases:
+                    writes[number] = write._replace(lease=self._living_lease(write.key))
+            return self.coordinator.commit_rows(writes, agent=self.name, reads=asked.reads)
+
+    def _in_own_way(self, error: Conflict, lease: Lease | None) -> bool:
+        """Whether it may have been refused only because of what other threads of this peer do: of a hold,
+        which is there to spare questions and has ended, or is being taken or given back; or of a block that
+        is left by now."""
+        if error.reason is Reason.LEASE_LOST and lease is not None:
+            block = self._blocks.lease_on(error.key)
+            return block is None or block.fence != lease.fence
+        return error.reason is Reason.HELD_BY_OTHER and error.holder == self.name
+
+    def _living_lease(self, key: Key) -> Lease | None:
+        """`_own_lease`, but no hold that has ended. To be called under the lock of holds."""
+        hold = self._hold_on(key)
+        if hold is not None and all(lease.fence != hold.fence for lease in self.coordinator.leases(key)):
+            self._free(key)
+        return self._own_lease(key)
 
     def _lost(self, writes: Sequence[Write]) -> None:
         """Nobody else takes away what was pinned for a version that others have passed already."""
@@ -186,62 +264,36 @@ class Writer(Reader):
             if write.base is not None and write.base.version + 1 < rows.get(code, ABSENT).version:
                 self._contents.supersede(code, write.base.version + 1)
 
-    def _won(self, write: Write, row: Row, hold: Lease | None, began: Sequence[int]) -> View:
+    def _won(self, write: Write, row: Row, began: Sequence[int]) -> View:
         code = encode_key(write.key)
         base = write.base
-        if base is not None and base.ref is not None and row.version != base.version:
-            self._contents.supersede(code, base.version)
-        cached = self._cache.get(write.key)
-        reads = 0 if cached is None else cached.reads
-        return self._delivered(self._keep(write.key, code, row, hold, reads), "commit", began)
+        if base is not None and base.version and row.version != base.version:
+            self._contents.supersede(code, base.version, base.ref, age=row.at - base.at)
+        view = self._keep_for_now(write.key, code, row)
+        return self._delivered(view, "commit", began)
 
-    def _updating(
-        self, key: Key, change: Callable[[Any], Any], initial: Any, timeout: float
-    ) -> steps.Steps[View]:
-        until = time.monotonic() + arguments.check_seconds("timeout", timeout, zero=True)
-        code = encode_key(key)
-        for pause in chain((0.0,), steps.pauses(until)):
-            yield pause * chance()
-            leave = self._table.turn(code, timeout=min(TURN_SECONDS, until - time.monotonic()))
-            try:
-                return self._tried(key, change, initial)
-            except Conflict as error:
-                if error.reason not in AGAIN:
-                    raise
-                held = error.reason is Reason.HELD_BY_OTHER
-            finally:
-                if leave is not None:
-                    leave()
-            if held:
-                return (yield from self._updating_alone(key, change, initial, until))
-        raise exhausted(key, timeout)
-
-    def _updating_alone(
+    def _tried_alone(
         self, key: Key, change: Callable[[Any], Any], initial: Any, until: float
-    ) -> steps.Steps[View]:
+    ) -> View | Conflict:
         """Under a lease of one's own: leases of others are in the way, and may come and go for ever."""
-        self._free(key)
         left = max(until - time.monotonic(), 0.0)
-        acquiring = self.coordinator.acquiring(key, self.name, WRITE_LEASE, LeaseMode.EXCLUSIVE, left)
+        held = self.lease(key, ttl=WRITE_LEASE, wait=left)
         try:
-            lease, _ = yield from acquiring
+            held.__enter__()
         except Conflict as error:
             raise exhausted(key, left) from error
-        with self._under(lease):
-            return self._tried(key, change, initial)
-
-    @contextmanager
-    def _under(self, lease: Lease) -> Iterator[None]:
-        self._leases[lease.key] = lease
         try:
-            yield
+            return self._tried(key, change, initial)
         finally:
-            del self._leases[lease.key]
-            self.coordinator.release(lease)
+            held.__exit__(None, None, None)
 
-    def _tried(self, key: Key, change: Callable[[Any], Any], initial: Any) -> View:
+    def _tried(self, key: Key, change: Callable[[Any], Any], initial: Any) -> View | Conflict:
         view = self.read(key)
-        return self.commit(key, change(start(view, initial)), base=view)
+        value = change(start(view, initial))  # what it raises, a `Conflict` as well, is the caller's
+        try:
+            return self.commit(key, value, base=view)
+        except Conflict as error:
+            return error
 
 
 def bare(view: View | Versioned) -> Versioned:
@@ -250,8 +302,8 @@ def bare(view: View | Versioned) -> Versioned:
 
 
 def start(view: View, initial: Any) -> Any:
-    """What a change is made from."""
-    return view.copy() if view.exists or initial is MISSING else initial
+    """What a change is made from, which it may change in place."""
+    return view.copy() if view.exists or initial is MISSING else copy.deepcopy(initial)
 
 
 def exhausted(key: Key, timeout: float) -> RetriesExhaustedError:
@@ -262,5 +314,8 @@ def exhausted(key: Key, timeout: float) -> RetriesExhaustedError:
     )
 
 
-def _lease(lease: Lease | HeldLease) -> Lease:
-    return lease.lease if isinstance(lease, HeldLease) else lease
+def _put(put: Any) -> Put:
+    try:
+        return Put(*put)
+    except TypeError:
+        raise InvalidInputError(f"A commit takes (key, value, base), not {put!r:.80}.") from None

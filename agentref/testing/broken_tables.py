@@ -63,7 +63,7 @@ _LEASES: Final[Mapping[str, type[MemoryTable]]] = {
     "test_leases_are_not_in_the_feed": feeds.EntriesForLeases,
     "test_a_lease_that_has_ended_is_of_no_use": leases.KeepsLeases,
     "test_a_lease_is_released_once": rows.TouchesAlways,
-    "test_recover_ends_what_an_agent_held_alone_and_nothing_else": leases.FindsOneLease,
+    "test_recover_ends_what_an_agent_held_and_nothing_else": leases.FindsOneLease,
     "test_a_sweep_takes_back_what_has_expired_and_nothing_else": leases.FindsAllLeases,
     "test_leases_are_found_by_when_they_end": leases.FindsLeasesByKey,
     "test_a_clock_that_jumps_ahead_ends_leases_for_good": leases.KeepsLeases,

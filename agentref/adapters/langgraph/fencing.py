@@ -23,6 +23,7 @@ from agentref.coherence import Coordinator, HeldLease, Key, Lease, LeaseMode, Ve
 from agentref.coherence import _steps as steps
 from agentref.coherence._arguments import check_seconds
 from agentref.coherence.heartbeat import Heartbeat
+from agentref.coherence.held import Blocks
 from agentref.coherence.keys import encode_key
 from agentref.coherence.rows import Row, versioned
 from agentref.errors import AgentRefError, Conflict
@@ -176,14 +177,8 @@ class Fences:
     def writing(self, thread_id: object, wait: float) -> HeldLease:
         """A block within which this worker holds the thread, whatever time it takes."""
         thread = self._thread(str(thread_id))
-
-        def held(_: Key, lease: Lease | None) -> None:
-            if lease is not None:
-                thread.lease, thread.block, thread.view, thread.evicted = lease, block, None, False
-            elif thread.block is block:
-                thread.lease = thread.block = thread.view = None
-
-        block = HeldLease(
+        return _Writing(
+            thread,
             self.coordinator,
             self._heartbeat,
             thread_key(thread_id),
@@ -191,10 +186,9 @@ class Fences:
             ttl=self.ttl,
             mode=LeaseMode.EXCLUSIVE,
             wait=check_seconds("wait", wait, zero=True),
-            before=lambda _: None if thread.block else self._let_go(thread),
-            held=held,
+            free=lambda _: None if thread.block else self._let_go(thread),
+            blocks=Blocks(),
         )
-        return block
 
     def release(self, thread_id: object) -> None:
         """Let others write the thread. What this worker still has in flight for it is refused."""
@@ -248,6 +242,25 @@ class Fences:
     def _row(self, key: Key) -> Row:
         code = encode_key(key)
         return self.coordinator.settled([code])[code]
+
+
+class _Writing(HeldLease):
+    """A block within which a thread is held."""
+
+    def __init__(self, thread: _Thread, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = thread
+
+    def _begin(self, lease: Lease) -> None:
+        super()._begin(lease)
+        thread = self._thread
+        thread.lease, thread.block, thread.view, thread.evicted = lease, self, None, False
+
+    def _end(self) -> Lease | None:
+        thread = self._thread
+        if thread.block is self:
+            thread.lease = thread.block = thread.view = None
+        return super()._end()
 
 
 def _thread_of(config: RunnableConfig) -> str:

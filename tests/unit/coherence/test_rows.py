@@ -27,8 +27,9 @@ HELD = st.builds(
     st.integers(0, 2**63 - 1),
     TIMES,
     TIMES,
-    st.booleans(),
-)
+    waits=st.booleans(),
+    promised=st.booleans(),
+).map(lambda held: held._replace(promised=False) if held.waits else held)
 JSON = st.recursive(
     st.none()
     | st.booleans()
