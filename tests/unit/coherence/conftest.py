@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from agentref.coherence import Coordinator, MemoryCoordinator
+from agentref.coherence import Coordinator, MemoryCoordinator, SqliteCoordinator
 from agentref.coherence.memory import MemoryTable
 from agentref.storage import FilesystemCAS, InMemoryCAS
 
@@ -13,6 +13,7 @@ PATIENCE = 20  # seconds, for what comes at once unless something is broken
 
 COORDINATORS = {
     "memory": lambda request: MemoryCoordinator(),
+    "sqlite": lambda request: SqliteCoordinator(request.getfixturevalue("tmp_path") / "coherence.db"),
 }
 STORES = {
     "ram": lambda request: InMemoryCAS(),
