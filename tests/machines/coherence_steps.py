@@ -2,6 +2,7 @@
 
 from agentref.coherence import Lease, Put, caching
 from agentref.coherence.rows import LeaseMode
+from agentref.coherence.rules import Wanted
 from agentref.errors import Conflict, FutureVersionError, Reason
 from tests.machines.coherence_world import (
     CODES,
@@ -100,7 +101,8 @@ class Steps(World):
 
     def gate(self, state, agent, key):
         peer = self.load(state, agent)
-        seen, lease = self.mind(state, agent, key).entry.seen, self.mind(state, agent, key).lease
+        mind = self.mind(state, agent, key)
+        seen, lease = mind.entry.seen, shown(mind)
         try:
             peer.gate(seen.view)
             passes = True
@@ -108,7 +110,7 @@ class Steps(World):
             passes = False
         stood = self.stood(state, key)
         others = self.others(stood, lease)
-        lost = lease is not None and len(others) == len(holders(stood.row))
+        lost = mind.lease is not None and len(others) == len(holders(stood.row))
         self.require("GateAgrees", passes == (stands(stood, seen) and not others and not lost))
         return self.save(state, agent)
 
@@ -133,7 +135,7 @@ class Steps(World):
         mind = self.mind(state, agent, key)
         content = None if content is None else CONTENTS[content]
         if not show:
-            peer._leases.clear()
+            peer._blocks.clear()
         lease = mind.lease if show else mind.entry and mind.entry.hold
         seen = {"nothing": None, "slept": mind.slept, "cached": mind.entry and mind.entry.seen}[base]
         reason = self.tried(peer, [Put(KEYS[key], None, seen and seen.view)], [content])
@@ -150,7 +152,7 @@ class Steps(World):
     @staticmethod
     def tried(peer, puts, refs, reads=()):
         try:
-            peer._commit(puts, refs, reads, ())
+            peer._commit(peer._checked(puts, reads), refs)
         except Conflict as error:
             return error.reason
         except FutureVersionError:
@@ -225,7 +227,7 @@ class Steps(World):
         row = self.shelf.load(CODES[:1] if key == 0 else CODES[1:]).get(CODES[key])
         leases = [] if row is None else [held for held in row.leases if lives(held)]
         others = [held for held in leases if not (held.waits and held.holder == NAMES[agent])]
-        _, got = self.coordinator._try_acquire(CODES[key], NAMES[agent], mode, TTL, wait)
+        _, got = self.coordinator._try_acquire(CODES[key], Wanted(NAMES[agent], mode, TTL, wait))
         if not hasattr(got, "fence"):
             self.require("CrashedOwnerYields", others != [])
             return self.save(state, agent)
@@ -272,10 +274,8 @@ class Steps(World):
     def recover(self, state, agent):
         peer = self.load(state, agent)
         peer.recover()
-        rows = self.shelf.rows.values()
-        self.require(
-            "CrashedOwnerYields", not any(h.holder == peer.name for row in rows for h in row.leases)
-        )
+        left = [held for row in self.shelf.rows.values() for held in row.leases if held.holder == peer.name]
+        self.require("CrashedOwnerYields", all(held.promised for held in left))
         return self.save(state, agent)
 
     def step_back(self, state, done):

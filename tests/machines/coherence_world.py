@@ -68,6 +68,9 @@ class Nowhere:
 
     adump_many = load = dump_many
 
+    def touch(self, refs, *, ttl=None):
+        pass
+
     def pin(self, owner, refs, *, ttl=None, look=True):
         pass
 
@@ -76,6 +79,12 @@ class Nowhere:
 
     def iter_pins(self, prefix=""):
         return ()
+
+
+class Blocks(dict):
+    """The blocks of a peer: of each key, the lease that it believes to have."""
+
+    lease_on = dict.get
 
 
 class Stood(NamedTuple):
@@ -145,6 +154,8 @@ class World:
         ]
         for peer, strategy in zip(self.peers, config.strategies, strict=True):
             peer._strategies = Strategies(strategy, None)  # without a thread that follows the feed
+            peer._may_hold = strategy.ttl is not None
+            peer._blocks = Blocks()
         self.parts = []
         self.numbers = {}
         self.made = {}
@@ -198,7 +209,7 @@ class World:
         peer = self.peers[agent]
         entries = peer._cache._entries
         entries.clear()
-        peer._leases.clear()
+        peer._blocks.clear()
         self.loaded.clear()
         for key in range(self.config.keys):
             mind = self.mind(state, agent, key)
@@ -206,7 +217,7 @@ class World:
                 number = state[self.place(agent, key)]
                 entries[KEYS[key]] = self.loaded[key] = self._cached(CODES[key], number, mind.entry)
             if mind.lease is not None:
-                peer._leases[KEYS[key]] = mind.lease
+                peer._blocks[KEYS[key]] = mind.lease
         return peer
 
     def _cached(self, code, number, entry):

@@ -1,6 +1,7 @@
 """Peers of all strategies beside each other show and accept what a plain model says, whatever they do."""
 
 import time
+from uuid import uuid4
 
 import pytest
 from hypothesis import settings
@@ -17,11 +18,15 @@ from hypothesis.stateful import (
 
 from agentref.coherence import Conflict, Coordinator, Reason, Strategy
 from agentref.coherence.memory import MemoryTable
+from agentref.coherence.sqlite import SqliteTable
 from agentref.storage import InMemoryCAS
 
 TTL = 3000.0  # so long that no heartbeat renews a lease while a test runs
 RETAIN = 0.001
-COORDINATORS = {"memory": lambda clock: Coordinator(MemoryTable(clock=clock))}
+COORDINATORS = {
+    "memory": lambda root, clock: Coordinator(MemoryTable(clock=clock)),
+    "sqlite": lambda root, clock: Coordinator(SqliteTable(f"{root}/{uuid4()}.db", clock=clock)),
+}
 STRATEGIES = {
     "lazy": Strategy.lazy(),
     "eager": Strategy.eager(),
@@ -41,14 +46,15 @@ class Coherence(RuleBasedStateMachine):
 
     views = Bundle("views")
 
-    def __init__(self, make):
+    def __init__(self, make, root):
         super().__init__()
         self.make = make
+        self.root = root
 
     @initialize()
     def begin(self):
         self.now = 1_000_000.0
-        self.coordinator = self.make(lambda: self.now)
+        self.coordinator = self.make(self.root, lambda: self.now)
         self.cas = InMemoryCAS()
         self.peers = {
             name: self.coordinator.peer(name, backend=self.cas, strategy=strategy, retain_seconds=RETAIN)
@@ -163,9 +169,7 @@ class Coherence(RuleBasedStateMachine):
     @rule(name=names, seen=views)
     def gate(self, name, seen):
         key, view, at = seen
-        block = (name, key) in self.blocks
-        own = [] if block else [lease for lease in self.coordinator.leases(key) if lease.holder == name]
-        allowed = self.may_commit(name, key, at) and not own
+        allowed = self.may_commit(name, key, at)
         self.expect(allowed, lambda: self.peers[name].gate(view))
 
     @rule(name=names, key=keys)
@@ -179,10 +183,16 @@ class Coherence(RuleBasedStateMachine):
 
     @rule(name=names, key=keys)
     def check(self, name, key):
-        if (name, key) in self.blocks:
-            if self.expect(not self.lost(name, key), lambda: self.blocks[name, key].check() or True):
-                self.held[key] = name, self.now + TTL
-            assert self.blocks[name, key].lost == self.lost(name, key)
+        block = self.blocks.get((name, key))
+        if block is None:
+            return
+        if self.lost(name, key):
+            with pytest.raises(Conflict) as caught:
+                block.check()
+            assert caught.value.reason is Reason.LEASE_LOST and block.lost
+        else:
+            block.check()
+            self.held[key] = name, self.now + TTL
 
     @rule(name=names, key=keys)
     def leave(self, name, key):
@@ -257,7 +267,7 @@ class Coherence(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("make", COORDINATORS.values(), ids=COORDINATORS)
-def test_peers_do_what_the_model_says(make):
+def test_peers_do_what_the_model_says(make, tmp_path):
     run_state_machine_as_test(
-        lambda: Coherence(make), settings=settings(max_examples=100, stateful_step_count=50)
+        lambda: Coherence(make, tmp_path), settings=settings(max_examples=60, stateful_step_count=50)
     )

@@ -36,20 +36,20 @@ def case(states, *strategies, versions=1, **options):
 
 # Two agents and one key, unless it says so.
 CASES = {
-    "late writers": case(11_000, LAZY, LAZY, fences=1, modes=(EXCLUSIVE,), sleepers=True, crashes=True),
-    "leases": case(10_000, LAZY, LAZY, fences=2, modes=(EXCLUSIVE, SHARED)),
-    "those who wait": case(10_000, LAZY, LAZY, fences=2, modes=(EXCLUSIVE,), waits=True),
-    "leases in turn": case(15_000, LAZY, LAZY, fences=2, modes=(EXCLUSIVE,), crashes=True),
+    "late writers": case(7_900, LAZY, LAZY, fences=1, modes=(EXCLUSIVE,), sleepers=True, crashes=True),
+    "leases": case(34_000, LAZY, LAZY, fences=2, modes=(EXCLUSIVE, SHARED)),
+    "those who wait": case(16_000, LAZY, LAZY, fences=2, modes=(EXCLUSIVE,), waits=True),
+    "leases in turn": case(10_000, LAZY, LAZY, fences=2, modes=(EXCLUSIVE,), crashes=True),
     "holds": case(3_000, COUNT, LAZY, versions=2, fences=2, crashes=True),
     "holds of two": case(1_000, LEASE, LEASE, fences=2, crashes=True),
-    "holds and leases": case(25_000, LEASE, LAZY, fences=2, modes=(EXCLUSIVE,), waits=True),
-    "signals": case(4_000, EAGER, LAZY, versions=2, sleepers=True),
-    "signals and leases": case(12_000, EAGER, LAZY, fences=1, modes=(EXCLUSIVE,)),
-    "deletes": case(100, LAZY, LAZY, versions=4),
-    "two keys": case(60_000, LAZY, LEASE, keys=2, fences=1, together=True),
-    "a clock that is set": case(34_000, LAZY, LAZY, fences=1, modes=(EXCLUSIVE,), steps_back=1),
-    "three agents": case(39_000, LAZY, EAGER, COUNT, fences=1, modes=(EXCLUSIVE,)),
-    "a backup": case(1_600, LAZY, LAZY, versions=2, backups=True),
+    "holds and leases": case(17_000, LEASE, LAZY, fences=2, modes=(EXCLUSIVE,), waits=True),
+    "signals": case(2_000, EAGER, LAZY, versions=2, sleepers=True),
+    "signals and leases": case(8_000, EAGER, LAZY, fences=1, modes=(EXCLUSIVE,)),
+    "deletes": case(130, LAZY, LAZY, versions=4),
+    "two keys": case(88_000, LAZY, LEASE, keys=2, fences=1, together=True),
+    "a clock that is set": case(22_000, LAZY, LAZY, fences=1, modes=(EXCLUSIVE,), steps_back=1),
+    "three agents": case(34_000, LAZY, EAGER, COUNT, fences=1, modes=(EXCLUSIVE,)),
+    "a backup": case(480, LAZY, LAZY, versions=2, backups=True),
 }
 TWO_LEASED = Config((LAZY, LAZY), keys=2, versions=1, fences=1, modes=(EXCLUSIVE,), together=True)
 
