@@ -5,12 +5,16 @@ the threads of one process, in SQLite for the processes of one machine, in Postg
 A peer is one agent's cached view of it.
 """
 
+from agentref.coherence.checking import HistoryReport, check_history
 from agentref.coherence.coordinator import Coordinator, Write
 from agentref.coherence.feed import Change, Page
 from agentref.coherence.held import HeldLease
+from agentref.coherence.history import History, read_history
 from agentref.coherence.keys import Key
 from agentref.coherence.leases import Lease
 from agentref.coherence.memory import MemoryCoordinator
+from agentref.coherence.mesi import State
+from agentref.coherence.observer import Observer
 from agentref.coherence.peer import Peer
 from agentref.coherence.rows import LeaseMode, Versioned
 from agentref.coherence.snapshots import Snapshot
@@ -25,18 +29,24 @@ __all__ = [
     "Conflict",
     "Coordinator",
     "HeldLease",
+    "History",
+    "HistoryReport",
     "Key",
     "Lease",
     "LeaseMode",
     "MemoryCoordinator",
+    "Observer",
     "Page",
     "Peer",
     "Put",
     "Reason",
     "Snapshot",
     "SqliteCoordinator",
+    "State",
     "Strategy",
     "Versioned",
     "View",
     "Write",
+    "check_history",
+    "read_history",
 ]
