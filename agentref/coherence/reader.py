@@ -81,7 +81,7 @@ class Reader:
         return self._read_together(keys, "fetch")
 
     def cached(self, key: Key) -> Versioned | None:
-        """What this peer has of a key, be it what stands there still or not; None if nothing. Asks nobody."""
+        """What this peer has of a key, whether or not it still stands there, or None. Asks nobody."""
         entry = self._cache.find(key)
         return None if entry is None else entry.view.versioned
 
