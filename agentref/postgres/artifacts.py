@@ -1,8 +1,8 @@
 # ruff: noqa: S608  (every part of a statement is a constant of this file; values travel beside it)
 """What is said to the table of artifacts.
 
-A row is (key, revision, version, epoch, fence, digest, codec, size, backend_id, writer, at, leases); what is
-written has `until` before the leases.
+A row is (key, revision, version, epoch, fence, digest, codec, size, backend_id, writer, at, leases); what
+is written has no key, and `until` before the leases.
 """
 
 from collections.abc import Mapping, Sequence

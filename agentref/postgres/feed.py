@@ -102,8 +102,9 @@ class Stand(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The feed as of now: the snapshot, and what was dropped. `writes`: the reader's transaction has written,
-    and its own changes are not in any snapshot. `same`: it is the history that was noted; None on a replica."""
+    """The feed as of now: the snapshot, and what was dropped. `writes`: the reader's transaction has
+    written, and its own changes are in no snapshot. `same`: it is the history that was noted; None on a
+    replica."""
 
     now: Snapshot
     writes: bool
@@ -167,9 +168,7 @@ def drop(
     passed over are added to `kept`.
     """
     with connection.transaction():
-        floor = execute(
-            connection, "SELECT floor_next, floor_open FROM agentref_feed FOR UPDATE"
-        ).fetchone()
+        floor = execute(connection, "SELECT floor_next FROM agentref_feed FOR UPDATE").fetchone()
         if floor is None:
             raise _no_feed()
         oldest = execute(connection, _OLDEST, [after, limit]).fetchall()
