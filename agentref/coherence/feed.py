@@ -66,8 +66,8 @@ def _packed(change: Change) -> list[Any]:
 
 def _unpacked(item: Any, cursor: str) -> Change:
     key, version, epoch, writer, *body = item
-    if type(version) is not int or type(epoch) is not int or not isinstance(writer, str):
-        raise TypeError("a change holds something else than a version, an epoch and a writer")
+    if not (type(key) is bytes and type(version) is type(epoch) is int and type(writer) is str):
+        raise TypeError("a change holds something else than a key, a version, an epoch and a writer")
     ref = None
     if body:
         digest, codec, size, backend_id = body

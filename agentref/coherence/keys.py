@@ -38,7 +38,9 @@ def decode_key(encoded: bytes) -> Key:
     """The key that these bytes stand for. Raises `InvalidKeyError` for bytes that stand for none."""
     try:
         if encoded.endswith(_END) and len(encoded) <= MAX_KEY_BYTES:
-            return tuple(part.decode() for part in encoded[:-1].split(_END))
+            key = tuple(part.decode() for part in encoded[:-1].split(_END))
+            if any(key) and len(key) <= _MAX_PARTS:
+                return key
     except UnicodeDecodeError:
         pass
     raise InvalidKeyError(f"{encoded!r:.80} stands for no key: the database is damaged, or none of ours.")

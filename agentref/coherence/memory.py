@@ -1,7 +1,6 @@
 """Rows in the memory of one process."""
 
 import heapq
-import math
 import threading
 import time
 import uuid
@@ -19,6 +18,7 @@ from agentref.errors import StoreUnavailableError
 __all__ = ["MemoryCoordinator", "MemoryTable"]
 
 FEED_LIMIT: Final = 100_000
+_SLACK: Final = 1000
 
 
 class MemoryTable:
@@ -43,6 +43,8 @@ class MemoryTable:
 
     def probe(self, key: bytes, /) -> int:
         """See `Table`. One look into a dictionary."""
+        if self._closed:
+            self._check_open()
         row = self._rows.get(key)
         return 0 if row is None else row.revision
 
@@ -113,7 +115,7 @@ class MemoryTable:
         with self._committed:
             self._committed.wait_for(
                 lambda: self._closed or place != str(self._dropped + len(self._entries)),
-                None if timeout == math.inf else timeout,
+                min(timeout, threading.TIMEOUT_MAX),
             )
             self._check_open()
 
@@ -147,6 +149,10 @@ class MemoryTable:
         elif self._ends.get(key) != end:
             self._ends[key] = end
             heapq.heappush(self._by_end, (end, key))
+            # What was renewed or released stays in the heap until its first end, which may be far away.
+            if len(self._by_end) > 2 * len(self._ends) + _SLACK:
+                self._by_end = [(end, key) for key, end in self._ends.items()]
+                heapq.heapify(self._by_end)
 
     def _check_open(self) -> None:
         if self._closed:

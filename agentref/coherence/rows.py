@@ -122,7 +122,7 @@ def unpack_leases(packed: bytes | None) -> tuple[Held, ...]:
             Held(str(holder), LeaseMode(mode), int(fence), float(until), float(ttl), bool(waits))
             for holder, mode, fence, until, ttl, waits in items
         )
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         raise MalformedBlobError(
             f"The leases of an artifact are damaged in its database: {error}"
         ) from error

@@ -105,10 +105,10 @@ class SyncCoordinator:
         wanted = {self._checked(write): write for write in writes}
         if len(wanted) < len(writes):
             raise InvalidInputError("A commit writes each key once, and a key was given twice.")
-        seen = {encode_key(arguments.own_view(view, origin).key): view for view in reads}
+        seen = [(encode_key(arguments.own_view(view, origin).key), view) for view in reads]
 
         def decide(rows: Mapping[bytes, Row], now: float) -> _Decided:
-            for code, view in seen.items():
+            for code, view in seen:
                 if refusal := rules.current(rows[code], _base(view), now):
                     raise conflict(origin, refusal, view.key, view, rows[code])
             new: dict[bytes, Row] = {}
@@ -123,7 +123,7 @@ class SyncCoordinator:
                     changes.append(Change(key, row.version, ref, row.epoch, agent))
             return new, changes, None
 
-        rows, _ = self._transact(agent, [*wanted, *(code for code in seen if code not in wanted)], decide)
+        rows, _ = self._transact(agent, list(dict.fromkeys([*wanted, *(code for code, _ in seen)])), decide)
         return {write.key: rows[code] for code, write in wanted.items()}
 
     def gate(self, view: Versioned, *, lease: Lease | None = None, agent: str = "") -> None:
@@ -134,7 +134,7 @@ class SyncCoordinator:
         if lease is not None:
             arguments.own_lease(lease, origin, view.key)
         code = encode_key(view.key)
-        row = self.table.load([code]).get(code, ABSENT)
+        row = self.settled([code])[code]
         if refusal := rules.gate(row, _base(view), lease and _token(lease), self.table.clock()):
             raise self._noted(agent, conflict(origin, refusal, view.key, view, row))
 
@@ -248,6 +248,8 @@ class SyncCoordinator:
     def wait(self, since: str, *, timeout: float) -> None:
         """Return once something may have been committed after a cursor, or after `timeout` seconds. A hint:
         look at `changes`."""
+        if timeout != math.inf:
+            arguments.check_seconds("timeout", timeout, zero=True)
         self.table.wait(since, timeout=timeout)
 
     def subscribe(self, call: Callable[[Page], None]) -> Subscription:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
 
+from agentref.coherence.table import Table
 from agentref.refs import Digest
 from agentref.storage.protocol import BlobInfo, BlobStore, RootStore
 
@@ -85,7 +86,7 @@ def info_of(store: BlobStore, digest: Digest) -> BlobInfo:
     return store.stat([digest])[digest]
 
 
-def wait(store: BlobStore | TimedRootStore, until: float | None = None) -> float:
+def wait(store: BlobStore | TimedRootStore | Table, until: float | None = None) -> float:
     """Let the store's own clock, maybe another machine's, pass a moment, or `until`; the time then."""
     until = store.clock() if until is None else until
     for _ in range(_PATIENCE):
