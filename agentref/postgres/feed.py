@@ -168,7 +168,9 @@ def drop(
     passed over are added to `kept`.
     """
     with connection.transaction():
-        floor = execute(connection, "SELECT floor_next FROM agentref_feed FOR UPDATE").fetchone()
+        floor = execute(
+            connection, "SELECT floor_next, floor_open FROM agentref_feed FOR UPDATE"
+        ).fetchone()
         if floor is None:
             raise _no_feed()
         oldest = execute(connection, _OLDEST, [after, limit]).fetchall()
@@ -176,6 +178,7 @@ def drop(
         if not gone:
             return 0, None
         kept |= {xid for xid, at, _ in oldest if at >= before} | {*Snapshot.read(oldest[0][2]).running}
+        kept |= {xid for xid in floor[1] if xid > oldest[-1][0]}
         kept -= set(gone)
         end = max(floor[0], gone[-1] + 1)
         number = execute(
