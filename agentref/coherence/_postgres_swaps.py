@@ -144,8 +144,8 @@ class Swaps:
 
         def work(connection: Connection) -> tuple[Chosen, bool]:
             nonlocal tried
-            with doubt.watch(connection), artifacts.pipeline(connection), connection.transaction():
-                found = artifacts.lock(connection, keys, hurry=not self._joined)
+            with doubt.watch(connection), artifacts.pipeline(connection) as sent, connection.transaction():
+                found = artifacts.lock(connection, keys, sent, hurry=not self._joined)
                 rows = rows_of(found.rows, keys)
                 if tried is not None and doubt.is_there:
                     if tried.is_done(rows):

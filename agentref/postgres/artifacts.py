@@ -111,11 +111,17 @@ def load(connection: _Connection, keys: Sequence[bytes]) -> Found:
     return _found(execute(connection, _LOAD, [list(keys)]).fetchall())
 
 
-def lock(connection: _Connection, keys: Sequence[bytes], *, hurry: bool) -> Found:
-    """As `load`; nobody changes them until the transaction ends, which has to `hurry` if it is our own."""
+def lock(connection: _Connection, keys: Sequence[bytes], sent: object, *, hurry: bool) -> Found:
+    """As `load`; nobody changes them until the transaction ends, which has to `hurry` if it is our own.
+    `sent` is the `pipeline` that all of it is sent through."""
     if hurry:
         execute(connection, _HURRY)
-    return _found(execute(connection, _LOCK, [list(keys)]).fetchall())
+    cursor = execute(connection, _LOCK, [list(keys)])
+    # Unless it is synchronised, and nothing is sent after that, a session in a pipeline does not count as
+    # idle, and is not cut off.
+    if isinstance(sent, psycopg.Pipeline):
+        sent.sync()
+    return _found(cursor.fetchall())
 
 
 def swap(connection: _Connection, wanted: Swap) -> "psycopg.Cursor[_Row]":
