@@ -124,8 +124,7 @@ class Server:
         os.kill(server, signal.SIGKILL)
         while any(Path(f"/proc/{pid}").exists() for pid in workers):  # they share its memory until then
             time.sleep(0.01)
-        self.keeper.stdin.close()
-        self.keeper.wait(timeout=60)
+        self.keeper.communicate(b"\n", timeout=60)  # a forked child may hold the pipe open
         self.keeper = None
 
     def remove(self):
