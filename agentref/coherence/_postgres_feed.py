@@ -42,7 +42,7 @@ class Place(NamedTuple):
     def settled(self, window: Snapshot) -> "Place":
         """Where one stands when all is seen that was visible then."""
         following = max(self.stand.next, self.top + 1)
-        return Place(self.life, Stand(following, [xid for xid in window.running if xid < following]))
+        return Place(self.life, Stand(following, tuple(xid for xid in window.running if xid < following)))
 
 
 def read_place(text: str) -> Place:

@@ -5,6 +5,7 @@ import signal
 import time
 import traceback
 import warnings
+from typing import ClassVar
 
 import pytest
 
@@ -33,7 +34,9 @@ def increment(coordinator, key=KEY, *, agent="a"):
     while True:
         view = see(coordinator, key)
         try:
-            return put(coordinator, view.version + 1, view if view.version else None, key=key, agent=agent).version
+            return put(
+                coordinator, view.version + 1, view if view.version else None, key=key, agent=agent
+            ).version
         except Conflict:
             pass
 
@@ -52,7 +55,7 @@ def follow(coordinator, since, limit=1000):
 class Child:
     """A function in a forked process, which does not outlive the test: see `children_end`."""
 
-    running = []
+    running: ClassVar = []
 
     def __init__(self, work):
         with warnings.catch_warnings():
@@ -63,7 +66,7 @@ class Child:
             try:
                 work()
                 code = 0
-            except BaseException:
+            except BaseException:  # noqa: BLE001  (of a process that ends here)
                 traceback.print_exc()
             finally:
                 os._exit(code)
@@ -86,7 +89,7 @@ def children_end():
 
 
 def keep_incrementing(dsn, log, *, each=None):
-    """Increment until killed, or so many times; a byte for each that succeeded, and for each that may have."""
+    """Increment until killed, or so many times; one byte for each that succeeded, or may have."""
     coordinator = PostgresCoordinator(dsn)
     done = 0
     while each is None or done < each:

@@ -1,8 +1,8 @@
 """What stands between a client and the server, and can lose an answer."""
 
 import contextlib
-import os
 import select
+import shutil
 import socket
 import tempfile
 import threading
@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 
 class Mute:
-    """Passes everything on, until it sees a text: the answer to that is lost, and the connection with it."""
+    """Passes everything on until it sees a text: the answer to that is lost, and with it the connection."""
 
     def __init__(self, dsn):
         self.directory = tempfile.mkdtemp(prefix="agentref-mute-", dir="/tmp")
@@ -30,8 +30,7 @@ class Mute:
 
     def close(self):
         self.listening.close()
-        os.unlink(f"{self.directory}/.s.PGSQL.5432")
-        os.rmdir(self.directory)
+        shutil.rmtree(self.directory)
 
     def _accept(self):
         with contextlib.suppress(OSError):

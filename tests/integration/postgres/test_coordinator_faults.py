@@ -1,4 +1,4 @@
-"""Servers, connections and processes die in the middle of commits: nothing is lost, and nothing is done twice."""
+"""Servers, connections and processes die in the middle of commits: nothing is lost or done twice."""
 
 import os
 import signal
@@ -25,9 +25,7 @@ from tests.integration.postgres.coordinating import (
 
 __all__ = ["children_end"]
 
-WAITING = (
-    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-)
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def test_every_verb_outlives_a_restart_of_the_server(own_server, coordinator):
         lambda: coordinator.release(lease) is None,
         lambda: len(coordinator.changes(since=since).changes) == 2,
         lambda: coordinator.wait(since, timeout=60) is None,
-        lambda: [found.version for found in coordinator.keys()] == [2],
+        lambda: [found.version for found in iter(coordinator.keys())] == [2],
         lambda: coordinator.table.probe(b"nothing") == 0,
         lambda: coordinator.sweep() == [],
         lambda: increment(coordinator) == 3,
@@ -174,7 +172,9 @@ def test_who_is_stopped_while_he_holds_the_row_is_cut_off(coordinator, dsn, obse
 
     child = Child(stop_in_the_middle)
     os.waitpid(child.pid, os.WUNTRACED)
-    assert observer.execute("SELECT state FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'").fetchall()
+    assert observer.execute(
+        "SELECT state FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    ).fetchall()
     assert increment(coordinator) == 3
     os.kill(child.pid, signal.SIGCONT)
     assert child.wait() == 0
@@ -183,7 +183,7 @@ def test_who_is_stopped_while_he_holds_the_row_is_cut_off(coordinator, dsn, obse
 
 
 def put_anyway(code):
-    from agentref.coherence.table import Decision, Transition  # noqa: PLC0415
+    from agentref.coherence.table import Decision, Transition
 
     def decide(rows, now):
         row = rows[code]
