@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -115,6 +116,16 @@ class Server:
             self.keeper.stdin.close()
             self.keeper.wait(timeout=60)
             self.keeper = None
+
+    def crash(self):
+        """Kill the server as a power cut would; what it had not written is lost."""
+        server = int((self.data / "postmaster.pid").read_text().split()[0])
+        workers = [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
+        os.kill(server, signal.SIGKILL)
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):  # they share its memory until then
+            time.sleep(0.01)
+        self.keeper.communicate(b"\n", timeout=60)  # a forked child may hold the pipe open
+        self.keeper = None
 
     def remove(self):
         self.stop()

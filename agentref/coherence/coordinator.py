@@ -3,16 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
+from weakref import WeakSet
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
 from agentref.coherence.contents import ContentStore
 from agentref.coherence.feed import Page
-from agentref.coherence.keys import Key
+from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
+from agentref.coherence.mesi import State, state_of
+from agentref.coherence.observer import Observer
 from agentref.coherence.rows import LeaseMode, Versioned
 from agentref.coherence.strategies import Strategy
 from agentref.coherence.sync_coordinator import SyncCoordinator, Write
+from agentref.coherence.table import Table
 
 if TYPE_CHECKING:
     from agentref.coherence.peer import Peer
@@ -28,6 +32,10 @@ CACHE_BYTES: Final = 64 * 1024 * 1024
 
 class Coordinator(SyncCoordinator):
     __doc__ = SyncCoordinator.__doc__
+
+    def __init__(self, table: Table, *, observers: Iterable[Observer] = ()) -> None:
+        super().__init__(table, observers=observers)
+        self._peers: WeakSet[Peer] = WeakSet()
 
     def peer(  # noqa: PLR0913
         self,
@@ -53,7 +61,7 @@ class Coordinator(SyncCoordinator):
         """
         from agentref.coherence.peer import Peer  # noqa: PLC0415  (peers know coordinators)
 
-        return Peer(
+        peer = Peer(
             self,
             name,
             backend=backend,
@@ -62,6 +70,23 @@ class Coordinator(SyncCoordinator):
             cache_bytes=cache_bytes,
             retain_seconds=retain_seconds,
         )
+        self._peers.add(peer)
+        return peer
+
+    def states(self, key: Key) -> dict[str, State]:
+        """The state (MESI) of an artifact for every peer of this coordinator in this process, by agent.
+
+        Derived, not stored: of what other processes have cached, nobody keeps a list. Of two peers that are
+        the same agent, one with a valid copy counts.
+        """
+        code = encode_key(key)
+        row, now = self.settled([code])[code], self.table.clock()
+        states: dict[str, State] = {}
+        for peer in list(self._peers):
+            state = state_of(peer.name, row, peer.cached(key), now)
+            if states.get(peer.name, State.INVALID) is State.INVALID:
+                states[peer.name] = state
+        return states
 
     async def aread(self, keys: Iterable[Key]) -> dict[Key, Versioned]:
         """`read` for the event loop."""

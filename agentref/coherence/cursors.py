@@ -1,8 +1,12 @@
 """Cursors of a feed as text: whose feed, and where in it. Opaque to all but the table that they are of."""
 
+from typing import Final
+
 from agentref.errors import CursorTooOldError, InvalidInputError
 
 __all__ = ["check_position", "place_in", "written"]
+
+_MAX_LENGTH: Final = 64 * 1024  # some characters for each transaction that is open in a database
 
 
 def written(table_id: str, place: object) -> str:
@@ -13,7 +17,7 @@ def written(table_id: str, place: object) -> str:
 def place_in(cursor: object, table_id: str) -> str:
     """The place that a cursor names. Raises `InvalidInputError` for what is no cursor, and
     `CursorTooOldError` for that of another table."""
-    if not isinstance(cursor, str) or "/" not in cursor or len(cursor) > 4096:
+    if not isinstance(cursor, str) or "/" not in cursor or len(cursor) > _MAX_LENGTH:
         raise InvalidInputError(
             f"{cursor!r:.80} is no cursor. Take it from head(), or from the page that was read last."
         )

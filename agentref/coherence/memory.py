@@ -5,12 +5,13 @@ import threading
 import time
 import uuid
 from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Final
 
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.cursors import check_position, place_in, written
+from agentref.coherence.observer import Observer
 from agentref.coherence.rows import ABSENT, Row
 from agentref.coherence.table import Decide
 from agentref.coherence.turns import Turns
@@ -167,5 +168,5 @@ class MemoryTable:
 class MemoryCoordinator(Coordinator):
     """A coordinator for the threads and event loops of one process. Nothing of it outlives the process."""
 
-    def __init__(self) -> None:
-        super().__init__(MemoryTable())
+    def __init__(self, *, observers: Iterable[Observer] = ()) -> None:
+        super().__init__(MemoryTable(), observers=observers)

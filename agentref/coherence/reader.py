@@ -16,7 +16,7 @@ from agentref.coherence.following import Subscription
 from agentref.coherence.held import Blocks
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
-from agentref.coherence.rows import LeaseMode, Row, versioned
+from agentref.coherence.rows import LeaseMode, Row, Versioned, versioned
 from agentref.coherence.strategies import Strategies, Strategy
 from agentref.coherence.views import View
 from agentref.errors import AgentRefError, Conflict, StorageError
@@ -78,11 +78,19 @@ class Reader:
 
     def read_many(self, keys: Iterable[Key]) -> dict[Key, View]:
         """What these keys stand for, all as of one moment, in one look."""
+        return self._read_together(keys, "fetch")
+
+    def cached(self, key: Key) -> Versioned | None:
+        """What this peer has of a key, whether or not it still stands there, or None. Asks nobody."""
+        entry = self._cache.find(key)
+        return None if entry is None else entry.view.versioned
+
+    def _read_together(self, keys: Iterable[Key], source: str) -> dict[Key, View]:
         began = self._began()
         wanted = {encode_key(key): key for key in keys}
         rows = self.coordinator.settled(list(wanted))
         return {
-            key: self._delivered(self._keep_for_now(key, code, rows[code]), "fetch", began)
+            key: self._delivered(self._keep_for_now(key, code, rows[code]), source, began)
             for code, key in wanted.items()
         }
 

@@ -13,7 +13,8 @@ from agentref.coherence import _arguments as arguments
 from agentref.coherence.contents import ContentStore
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.feed import Change
-from agentref.coherence.keys import Key
+from agentref.coherence.keys import Key, encode_key
+from agentref.coherence.mesi import State, state_of
 from agentref.coherence.rows import Versioned
 from agentref.coherence.snapshots import Snapshot
 from agentref.coherence.views import View
@@ -53,7 +54,7 @@ class SyncPeer(Writer):
         `commit(..., reads=cut.views())` is refused if any of them has moved. Raises `BlobNotFoundError` if
         a content is missing.
         """
-        views = self.read_many(keys)
+        views = self._read_together(keys, "snapshot")
         owner = f"snapshot/{uuid.uuid4().hex}"
         seconds = arguments.check_seconds("ttl", ttl)
         return Snapshot(views, self._contents, self._heartbeat, owner, seconds)
@@ -108,6 +109,13 @@ class SyncPeer(Writer):
                 self._unread.extend(page.changes)
                 self._cursor = page.cursor
             return bool(self._unread)
+
+    def state(self, key: Key) -> State:
+        """What this peer may do with its copy, right away: the state of a cache protocol (MESI), derived
+        from its cache and from the coordinator's row."""
+        code = encode_key(key)
+        row = self.coordinator.settled([code])[code]
+        return state_of(self.name, row, self.cached(key), self._table.clock())
 
     def recover(self) -> list[Key]:
         """To be called when the agent starts again after a crash: ends its leases, and what it had in

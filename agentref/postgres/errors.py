@@ -30,10 +30,16 @@ _AWAY: Final = ("08", "28", "3D", "57P", "25006", "25P03", "53")
 
 _UNRESOLVED: Final = re.compile("failed to resolve host|could not translate host name")
 _QUOTED: Final = re.compile(r"""'[^']*'|"[^"]*\"""")
-_OBJECT: Final = re.compile(r"(table|sequence|schema) \"?(\w+)")
-_RIGHTS: Final = {"agentref_migration": "SELECT", "agentref_meta": "SELECT, UPDATE"}
+_OBJECT: Final = re.compile(r"(table|sequence|schema|function) \"?(\w+)")
+_RIGHTS: Final = {
+    "agentref_migration": "SELECT",
+    "agentref_meta": "SELECT, UPDATE",
+    "agentref_feed": "SELECT, UPDATE",
+    "agentref_change": "SELECT, INSERT, DELETE",
+}
 _GRANTS: Final = {
     "table": "GRANT {rights} ON {name} TO <role>",
+    "function": "GRANT EXECUTE ON FUNCTION {name} TO <role>",
     "sequence": "GRANT USAGE ON SEQUENCE {name} TO <role>",
     "schema": "GRANT USAGE ON SCHEMA {name} TO <role> (and CREATE, for the role that upgrades)",
 }

@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from agentref.storage.postgres import PostgresBlobStore
+from tests.integration.postgres.mute import Mute
 
 
 @pytest.fixture
@@ -25,3 +26,11 @@ def observer(dsn):
     """A connection beside the store, in autocommit."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def mute(dsn):
+    """An address by way of something that can lose an answer, and that."""
+    proxy = Mute(dsn)
+    yield proxy.dsn, proxy
+    proxy.close()

@@ -13,9 +13,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from agentref.coherence import Write
+from agentref.coherence.postgres import PostgresCoordinator
 from agentref.errors import StoreUnavailableError, StoreVersionError
 from agentref.postgres import Migration, migrations, status, upgrade
-from agentref.refs import Digest
+from agentref.refs import ContentRef, Digest
 from agentref.storage import FOREVER, PostgresCAS
 from agentref.storage.postgres import PostgresBlobStore
 from agentref.storage.protocol import AliasRow
@@ -43,6 +45,9 @@ FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n
 UNION ALL
 SELECT 'sequence ' || sequence_name || ': ' || data_type
 FROM information_schema.sequences WHERE sequence_schema = 'public'
+UNION ALL
+SELECT 'function ' || proname || '(' || pg_get_function_arguments(oid) || '): ' || md5(prosrc)
+FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 """
 
 
@@ -87,7 +92,7 @@ def test_status_tells_what_was_applied_and_what_was_not(dsn):
 
 def test_a_step_that_fails_takes_all_of_them_back(dsn):
     with pytest.raises(OSError, match="syntax error"):
-        upgrade(dsn, steps=[*migrations(), extra(3, "pre_wrong", "CREATE NONSENSE")])
+        upgrade(dsn, steps=[*migrations(), extra(4, "pre_wrong", "CREATE NONSENSE")])
     assert schema(dsn) == []
 
 
@@ -102,9 +107,9 @@ def test_a_step_that_was_edited_is_refused(dsn):
 @pytest.mark.parametrize("name", ["post_drop_heads", "whatever"])
 def test_a_database_of_a_newer_version_is_refused(dsn, observer, name):
     upgrade(dsn)
-    record(observer, 3, name)
+    record(observer, 4, name)
     store = PostgresBlobStore(dsn)
-    with pytest.raises(StoreVersionError, match="migration 3"):
+    with pytest.raises(StoreVersionError, match="migration 4"):
         store.fetch([ONE])
     with pytest.raises(StoreVersionError):
         status(dsn)
@@ -113,27 +118,27 @@ def test_a_database_of_a_newer_version_is_refused(dsn, observer, name):
 
 def test_a_newer_version_that_only_added_is_served(dsn, observer):
     upgrade(dsn)
-    record(observer, 3, "pre_more")
+    record(observer, 4, "pre_more")
     store = PostgresBlobStore(dsn)
     store.store({ONE: b"one"})
     assert store.fetch([ONE]) == {ONE: b"one"}
-    assert [number for number, _ in status(dsn).applied] == [1, 2, 3]
+    assert [number for number, _ in status(dsn).applied] == [1, 2, 3, 4]
     store.close()
 
 
 def test_what_takes_away_waits_for_an_upgrade(dsn, monkeypatch):
-    steps = (*migrations(), extra(3, "pre_more"), extra(4, "post_less"))
+    steps = (*migrations(), extra(4, "pre_more"), extra(5, "post_less"))
     upgrade(dsn)
     monkeypatch.setattr("agentref.postgres.migrate.migrations", lambda folder=None: steps)
     store = PostgresBlobStore(dsn)
     assert store.fetch([ONE]) == {}
-    assert status(dsn).pending == (steps[3],)
-    assert upgrade(dsn) == (steps[3],)
+    assert status(dsn).pending == (steps[4],)
+    assert upgrade(dsn) == (steps[4],)
     store.close()
 
 
 def test_what_is_needed_but_comes_after_it_asks_for_an_upgrade(dsn, monkeypatch):
-    steps = (*migrations(), extra(3, "post_less"), extra(4, "pre_more"))
+    steps = (*migrations(), extra(4, "post_less"), extra(5, "pre_more"))
     upgrade(dsn)
     monkeypatch.setattr("agentref.postgres.migrate.migrations", lambda folder=None: steps)
     store = PostgresBlobStore(dsn)
@@ -207,6 +212,22 @@ def test_a_role_with_the_documented_grants_can_do_everything(databases, role):
     assert store.remove([ONE]) == 1
     assert store.epoch() == 1
     store.close()
+
+
+def test_a_role_with_the_documented_grants_can_coordinate(databases, role):
+    with PostgresCoordinator(databases.dsn(user=role)) as coordinator:
+        since = coordinator.head()
+        ref = ContentRef(ONE, "raw", 3)
+        view = coordinator.commit([Write(("one",), ref)], agent="a")["one",]
+        coordinator.commit([Write(("two",), ref), Write(("one",), None, view)], agent="a")
+        coordinator.release(coordinator.acquire(("two",), holder="a", ttl=60))
+        assert [change.key for change in coordinator.changes(since=since).changes] == [
+            ("one",),
+            ("two",),
+            ("one",),
+        ]
+        coordinator.wait(since, timeout=60)
+        assert coordinator.table.compact(FOREVER) == 2
 
 
 def test_a_grant_that_is_missing_is_named(databases, role, observer):

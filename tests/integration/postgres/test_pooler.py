@@ -12,9 +12,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from agentref.coherence.postgres import PostgresTable
 from agentref.storage import PostgresCAS
 from agentref.storage.postgres import PostgresBlobStore
-from agentref.testing import BlobStoreContract, RootStoreContract
+from agentref.testing import BlobStoreContract, CoordinatorContract, RootStoreContract
 from tests.conftest import somebody
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
@@ -89,6 +90,11 @@ class TestBlobs(Pooled, BlobStoreContract):
 
 class TestRoots(Pooled, RootStoreContract):
     pass
+
+
+class TestCoordinators(Pooled, CoordinatorContract):
+    def make_table(self, path, clock):
+        return PostgresTable(make_conninfo(self.databases.dsn(str(path)), **self.pooler))
 
 
 def test_many_clients_share_two_connections(databases, pooler):

@@ -262,3 +262,27 @@ def test_two_coordinators_over_one_store_know_nothing_of_each_other(store):
         store.prune_expired(grace=0)
         assert one.value(KEY) == [1]
         one.close()
+
+
+def test_the_state_of_each_peer_is_derived(peer, coordinator):
+    one, two = peer("one"), peer("two")
+    assert one.state(KEY) == "invalid"
+    one.commit(KEY, 1, base=None)
+    assert coordinator.states(KEY) == {"one": "shared", "two": "invalid"}
+    two.read(KEY)
+    with two.lease(KEY, ttl=30):
+        assert coordinator.states(KEY) == {"one": "shared", "two": "exclusive"}
+        two.commit(KEY, 2, base=two.read(KEY))
+        assert coordinator.states(KEY) == {"one": "invalid", "two": "modified"}
+    assert coordinator.states(KEY) == {"one": "invalid", "two": "invalid"}  # the epoch moved on
+    assert [peer.read(KEY).value for peer in (one, two)] == [2, 2]
+    assert coordinator.states(KEY) == {"one": "shared", "two": "shared"}
+
+
+def test_of_two_peers_that_are_one_agent_the_valid_copy_counts(peer, coordinator):
+    one, same = peer("one"), peer("one")
+    one.commit(KEY, 1, base=None)
+    same.read(KEY)
+    one.commit(KEY, 2, base=one.read(KEY))
+    assert same.state(KEY) == "invalid"
+    assert coordinator.states(KEY) == {"one": "shared"}

@@ -1,0 +1,165 @@
+# ruff: noqa: S608  (every part of a statement is a constant of this file; values travel beside it)
+"""What is said to the table of artifacts.
+
+A row is (key, revision, version, epoch, fence, digest, codec, size, backend_id, writer, at, leases); what
+is written has no key, and `until` before the leases.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, NamedTuple
+
+import psycopg
+
+from agentref.postgres.blobs import execute
+
+__all__ = [
+    "Found",
+    "Swap",
+    "Swapped",
+    "leased",
+    "load",
+    "lock",
+    "pipeline",
+    "probe",
+    "scan",
+    "swap",
+    "swapped",
+]
+
+_Connection = psycopg.Connection[Any]
+_Row = tuple[Any, ...]
+
+_NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
+_READ: Final = (
+    "a.key, a.revision, a.version, a.epoch, a.fence, a.digest, a.codec, a.size, a.backend_id, a.writer, "
+    "a.at, a.leases"
+)
+_OUT: Final = _READ.replace("a.", "")
+_ABSENT: Final = (None,) * 12
+_NUMBERS: Final = ", ".join(["%b::bigint[]"] * 4)
+
+_LOAD: Final = f"""
+SELECT {_NOW}, {_READ} FROM (SELECT) AS always LEFT JOIN agentref_artifact AS a ON a.key = ANY(%b::bytea[])
+"""
+
+# The time is told beside each row, once that is locked: the last one is true of all of them.
+_LOCK: Final = f"""
+SELECT {_NOW}, {_READ} FROM (SELECT) AS always LEFT JOIN (
+    SELECT * FROM agentref_artifact WHERE key = ANY(%b::bytea[]) ORDER BY key FOR NO KEY UPDATE
+) AS a ON true
+"""
+
+# Whoever stops while he holds the rows keeps everybody else from them, for so long at most.
+_HURRY: Final = "SELECT set_config('idle_in_transaction_session_timeout', '10s', true)"
+
+_SWAP_ONE: Final = (
+    f"SELECT applied, clock, {_OUT} FROM agentref_swap_one({', '.join(['%b'] * 14)}, %b::float8, %b, %b)"
+)
+
+_SWAP_MANY: Final = (
+    f"SELECT applied, clock, {_OUT} FROM agentref_swap_many(%b::bytea[], %b::bigint[], %b, %b, {_NUMBERS}, "
+    f"%b::bytea[], %b::text[], %b::bigint[], %b::text[], %b::text[], %b::float8[], %b::float8[], "
+    f"%b::bytea[], %b, %b)"
+)
+
+_SCAN: Final = f"""
+SELECT {_READ} FROM agentref_artifact AS a
+WHERE a.key >= %b::bytea AND a.key < %b::bytea ORDER BY a.key LIMIT %b::bigint
+"""
+
+_LEASED: Final = """
+SELECT key FROM agentref_artifact WHERE until <= %b::float8 ORDER BY until, key LIMIT %b::bigint
+"""
+
+
+class Found(NamedTuple):
+    """Rows, and the server's time when they were like that."""
+
+    clock: float
+    rows: list[_Row]
+
+
+class Swap(NamedTuple):
+    """By key, in their order: the revision that is to stand there (0: nothing), and what follows it (None:
+    only to stand there); the times between which it holds, and an entry of the feed with its time."""
+
+    rows: Mapping[bytes, tuple[int, _Row | None]]
+    not_before: float
+    deadline: float
+    entry: bytes | None
+    entry_at: float
+
+
+class Swapped(NamedTuple):
+    """Whether it was done; if not, the rows as they are."""
+
+    applied: bool
+    found: Found
+
+
+def probe(connection: _Connection, key: bytes) -> int:
+    """The revision of one row, 0 if there is none."""
+    found = execute(
+        connection, "SELECT revision FROM agentref_artifact WHERE key = %b::bytea", [key]
+    ).fetchone()
+    return 0 if found is None else int(found[0])
+
+
+def load(connection: _Connection, keys: Sequence[bytes]) -> Found:
+    """The rows of those that are here."""
+    return _found(execute(connection, _LOAD, [list(keys)]).fetchall())
+
+
+def lock(connection: _Connection, keys: Sequence[bytes], sent: object, *, hurry: bool) -> Found:
+    """As `load`; nobody changes them until the transaction ends, which has to `hurry` if it is our own.
+    `sent` is the `pipeline` that all of it is sent through."""
+    if hurry:
+        execute(connection, _HURRY)
+    cursor = execute(connection, _LOCK, [list(keys)])
+    # Unless it is synchronised, and nothing is sent after that, a session in a pipeline does not count as
+    # idle, and is not cut off.
+    if isinstance(sent, psycopg.Pipeline):
+        sent.sync()
+    return _found(cursor.fetchall())
+
+
+def swap(connection: _Connection, wanted: Swap) -> "psycopg.Cursor[_Row]":
+    """Do all of it, or nothing; `swapped` reads the outcome."""
+    rows, not_before, deadline, entry, entry_at = wanted
+    if len(rows) == 1:
+        ((key, (expected, new)),) = rows.items()
+        if new is not None:
+            return execute(connection, _SWAP_ONE, [key, expected, not_before, deadline, *new, entry])
+    columns = list(zip(*[new or _ABSENT for _, new in rows.values()], strict=True))
+    expectations = [expected for expected, _ in rows.values()]
+    return execute(
+        connection,
+        _SWAP_MANY,
+        [list(rows), expectations, not_before, deadline, *map(list, columns), entry, entry_at],
+    )
+
+
+def swapped(cursor: "psycopg.Cursor[_Row]") -> Swapped:
+    """What came of it."""
+    rows = cursor.fetchall()
+    return Swapped(rows[0][0], _found([row[1:] for row in rows]))
+
+
+def scan(connection: _Connection, first: bytes, stop: bytes, limit: int) -> list[_Row]:
+    """Rows in the order of keys."""
+    return execute(connection, _SCAN, [first, stop, limit]).fetchall()
+
+
+def leased(connection: _Connection, until: float, limit: int | None) -> list[bytes]:
+    """The keys of those with a lease that ends by then."""
+    return [key for (key,) in execute(connection, _LEASED, [until, limit])]
+
+
+def pipeline(connection: _Connection) -> AbstractContextManager[object]:
+    """Within it, statements are sent without waiting for the ones before."""
+    return connection.pipeline() if psycopg.Pipeline.is_supported() else nullcontext()
+
+
+def _found(rows: list[_Row]) -> Found:
+    return Found(max(row[0] for row in rows), [row[1:] for row in rows if row[1] is not None])
