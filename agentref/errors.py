@@ -261,10 +261,10 @@ class Conflict(CoherenceError):  # noqa: N818  (the name is part of the publishe
 
     def __init__(  # noqa: PLR0913
         self,
-        message: str,
+        message: str = "",
         *,
-        reason: Reason,
-        key: tuple[str, ...],
+        reason: Reason = Reason.VERSION_MISMATCH,
+        key: tuple[str, ...] = (),
         base: object = None,
         current: object = None,
         holder: str | None = None,
@@ -277,15 +277,6 @@ class Conflict(CoherenceError):  # noqa: N818  (the name is part of the publishe
         self.current = current
         self.holder = holder
         self.until = until
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _conflict, (self.message, self.__dict__)
-
-
-def _conflict(message: str, attributes: dict[str, object]) -> Conflict:
-    conflict = Conflict(message, reason=Reason.VERSION_MISMATCH, key=())
-    conflict.__dict__.update(attributes)
-    return conflict
 
 
 class RetriesExhaustedError(CoherenceError, TimeoutError):

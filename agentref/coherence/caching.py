@@ -11,7 +11,7 @@ from agentref.coherence.rows import Held, Row
 from agentref.coherence.rules import lives
 from agentref.coherence.views import View
 
-__all__ = ["Cache", "Cached", "may_show", "still_holds"]
+__all__ = ["Cache", "Cached", "may_show", "still_holds", "was_set_back"]
 
 _MARGIN: Final = 0.1  # of a lease: clocks are read at different moments, and drift
 _OVERHEAD: Final = 1000  # bytes of an entry without its value
@@ -20,7 +20,7 @@ _OVERHEAD: Final = 1000  # bytes of an entry without its value
 class Cached:
     """A view, and what its row was when it was read."""
 
-    __slots__ = ("code", "hold", "leases", "reads", "revision", "view")
+    __slots__ = ("ahead", "code", "hold", "leases", "reads", "revision", "view")
 
     def __init__(
         self, code: bytes, row: Row, view: View, hold: Lease | None = None, reads: int = 0
@@ -31,6 +31,9 @@ class Cached:
         self.view = view
         self.hold = hold
         self.reads = reads  # that are left under the hold; less than 0: as many as there will be
+        self.ahead = (
+            0.0  # of the time that has passed on this machine, the clock was at the hold's beginning
+        )
 
 
 def may_show(leases: tuple[Held, ...], now: float) -> bool:
@@ -42,6 +45,12 @@ def may_show(leases: tuple[Held, ...], now: float) -> bool:
 def still_holds(hold: Lease, reads: int, now: float) -> bool:
     """Whether nobody else can have committed, because the lease that keeps them from it lives. Pure."""
     return reads != 0 and hold.ttl * _MARGIN < hold.until - now <= hold.ttl * 2
+
+
+def was_set_back(hold: Lease, ahead: float, now: float, passed: float) -> bool:
+    """Whether the clock was set back since a hold began. Others may have seen the hold as one that cannot
+    be that long, and taken it back, and it would seem to live again as soon as time has gone by. Pure."""
+    return now - passed < ahead - hold.ttl * _MARGIN
 
 
 class Cache:

@@ -88,6 +88,10 @@ class Coordinator(SyncCoordinator):
                 states[peer.name] = state
         return states
 
+    async def astates(self, key: Key) -> dict[str, State]:
+        """`states` for the event loop."""
+        return await self.hop(self.states, key)
+
     async def aread(self, keys: Iterable[Key]) -> dict[Key, Versioned]:
         """`read` for the event loop."""
         return await self.hop(self.read, list(keys))

@@ -14,6 +14,7 @@ from agentref.coherence.following import Subscription
 from agentref.coherence.held import HeldLease
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
+from agentref.coherence.mesi import State
 from agentref.coherence.rows import Versioned
 from agentref.coherence.snapshots import Snapshot
 from agentref.coherence.sync_peer import SyncPeer, check_timeout
@@ -146,6 +147,10 @@ class Peer(SyncPeer):
         finally:
             if following is not None:
                 following.close()
+
+    async def astate(self, key: Key) -> State:
+        """`state` for the event loop."""
+        return await self.coordinator.hop(self.state, key)
 
     async def arecover(self) -> list[Key]:
         """`recover` for the event loop."""

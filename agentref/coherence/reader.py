@@ -8,7 +8,8 @@ from typing import Any
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
-from agentref.coherence.caching import Cache, Cached, may_show, still_holds
+from agentref.coherence._clock import elapsed
+from agentref.coherence.caching import Cache, Cached, may_show, still_holds, was_set_back
 from agentref.coherence.contents import Contents, ContentStore
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.feed import Page
@@ -98,7 +99,9 @@ class Reader:
         """Whether the coordinator would take this view as a base."""
         hold = cached.hold
         if hold is not None and cached.view.key not in self._writing:
-            if still_holds(hold, cached.reads, self._table.clock()):
+            now = self._table.clock()
+            lives = still_holds(hold, cached.reads, now)
+            if lives and not was_set_back(hold, cached.ahead, now, elapsed()):
                 cached.reads -= 1
                 if cached.reads == 0:
                     self._give_back(cached)
@@ -127,12 +130,15 @@ class Reader:
         if known is not None and known.hold is not None:  # another thread was faster
             return known.view if self._shows(known) else None
         ttl = strategy.ttl or 0.0
+        ahead = self._table.clock() - elapsed()
         acquiring = self.coordinator.acquiring(key, self.name, ttl, LeaseMode.SHARED, 0.0, promised=True)
         try:
             lease, row = steps.run(acquiring)
         except Conflict:  # somebody writes, or waits to
             return None
         view = self._keep(key, code, row, lease, strategy.max_accesses)
+        if (entry := self._cache.find(key)) is not None:
+            entry.ahead = ahead
         if key in self._blocks:  # another thread waits for a lease by now
             self._free(key)
         return view
@@ -171,7 +177,8 @@ class Reader:
             if known is not None and hold is not None and any(h.fence == hold.fence for h in row.leases):
                 if (now.version, now.epoch) < (known.view.version, known.view.epoch):
                     return view  # another thread has kept what it saw later, and nobody asks under a hold
-                entry.hold, entry.reads = hold, known.reads  # looked at for another reason meanwhile
+                # Looked at for another reason meanwhile.
+                entry.hold, entry.reads, entry.ahead = hold, known.reads, known.ahead
             for forgotten in self._cache.put(key, entry):
                 self._release(forgotten)
         return view

@@ -94,6 +94,7 @@ class Transacting:
             error.current = versioned(self.coordinator_id, error.key, self.settled([code])[code])
 
     def noted(self, agent: str, error: Conflict) -> Conflict:
+        """The error, of which the observers have been told."""
         for observer in self.observers:
             observer.refused(agent, error)
         return error
