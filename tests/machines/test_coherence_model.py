@@ -54,6 +54,12 @@ CASES = {
 TWO_LEASED = Config((LAZY, LAZY), keys=2, versions=1, fences=1, modes=(EXCLUSIVE,), together=True)
 
 
+@pytest.fixture(autouse=True)
+def one_clock(monkeypatch):
+    """In the worlds time passes by their own clock alone."""
+    monkeypatch.setattr(reader, "elapsed", lambda: 0.0)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_coherence_promises_holds_in_every_state(name):
     config, states = CASES[name]
