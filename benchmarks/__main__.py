@@ -19,6 +19,8 @@ GROUPS = (
     "postgres",
     "crowd",
     "migrate",
+    "coherence",
+    "contention",
 )
 
 

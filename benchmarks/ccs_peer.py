@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -91,6 +92,7 @@ def _python() -> Path:
     return python
 
 
+@cache
 def measure() -> dict[str, float]:
     """Every number of agent-coherence by name: medians, in the unit that the name ends with.
 
