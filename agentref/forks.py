@@ -3,9 +3,10 @@
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["ForkAware", "watch_forks"]
+__all__ = ["ForkAware", "InChild", "watch_forks"]
 
 
 class ForkAware(Protocol):
@@ -33,6 +34,25 @@ def watch_forks(resource: ForkAware) -> None:
     """Have the three methods of `resource` called around every fork, for as long as it lives."""
     with _lock:
         _watched.add(resource)
+
+
+class InChild:
+    """Calls a method in every forked child, for as long as its object lives and this is kept."""
+
+    def __init__(self, method: Callable[[], None]) -> None:
+        self._method = weakref.WeakMethod(method)
+        watch_forks(self)
+
+    def before_fork(self) -> None:
+        """Nothing to do."""
+
+    def after_fork_in_parent(self) -> None:
+        """Nothing was changed."""
+
+    def after_fork_in_child(self) -> None:
+        """Call it."""
+        if (method := self._method()) is not None:
+            method()
 
 
 def _before() -> None:

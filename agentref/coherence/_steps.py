@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from typing import Any, Final, TypeVar, cast
 
@@ -35,16 +35,31 @@ def run(steps: Steps[_Result]) -> _Result:
         steps.close()
 
 
-async def arun(steps: Steps[_Result], *, in_thread: bool) -> _Result:
-    """Do it from the event loop, each step in a thread if it may wait."""
+async def arun(
+    steps: Steps[_Result], *, in_thread: bool, undo: Callable[[_Result], object] | None = None
+) -> _Result:
+    """Do it from the event loop, each step in a thread if it may wait.
+
+    Who is cancelled while a step runs waits for its end; what came of it is undone then.
+    """
     try:
         while True:
-            pause, result = await asyncio.to_thread(_next, steps) if in_thread else _next(steps)
+            if in_thread:
+                step = asyncio.ensure_future(asyncio.to_thread(_next, steps))
+                try:
+                    pause, result = await asyncio.shield(step)
+                except asyncio.CancelledError:
+                    pause, result = await step
+                    if pause is None and undo is not None:
+                        await asyncio.to_thread(undo, cast("_Result", result))
+                    raise
+            else:
+                pause, result = _next(steps)
             if pause is None:
                 return cast("_Result", result)
             await asyncio.sleep(pause)
     finally:
-        with suppress(ValueError):  # a step is under way in a thread; it ends with that
+        with suppress(ValueError):  # cancelled twice: a step is under way, and it ends with that
             steps.close()
 
 

@@ -63,6 +63,10 @@ class Cache:
         self._lock = threading.Lock()
         self.find = self._entries.get
 
+    def emptied(self) -> "Cache":
+        """A cache of the same size with nothing in it."""
+        return Cache(self._limit)
+
     def get(self, key: Key) -> Cached | None:
         """What is kept of an artifact, which is used by that."""
         entry = self.find(key)

@@ -62,7 +62,9 @@ class Contents:
     for `retain` seconds after another one followed it.
     """
 
-    def __init__(self, store: ContentStore, coordinator_id: str, *, retain: float) -> None:
+    def __init__(
+        self, store: ContentStore, coordinator_id: str, *, retain: float, may_be_undone: bool = False
+    ) -> None:
         if isinstance(store, type) or not _is_store(store):
             raise InvalidInputError(
                 f"backend must be a content store such as FilesystemCAS('./state_blobs'), not "
@@ -70,7 +72,8 @@ class Contents:
             )
         self.store = store
         self._prefix = f"{_PREFIX}/{coordinator_id}/"
-        self._retain = retain
+        self.retain = retain
+        self._may_be_undone = may_be_undone
         self._superseded: dict[str, ContentRef | None] = {}
         self._lock = threading.Lock()
 
@@ -80,17 +83,17 @@ class Contents:
 
     def put(self, values: Sequence[object]) -> list[ContentRef]:
         """Store values that are about to be committed."""
-        return self.store.dump_many(values, ttl=self._retain * _LIFE)
+        return self.store.dump_many(values, ttl=self.retain * _LIFE)
 
     async def aput(self, values: Sequence[object]) -> list[ContentRef]:
         """`put` for the event loop."""
-        return await self.store.adump_many(values, ttl=self._retain * _LIFE)
+        return await self.store.adump_many(values, ttl=self.retain * _LIFE)
 
     def keep(self, code: bytes, version: int, ref: ContentRef, *, look: bool) -> None:
         """Pin what is about to become a version. Raises `BlobNotFoundError` if `look` finds it missing."""
         self.store.pin(self._owner(code, version), [ref], look=look)
         if look:  # others stored it, for as long as they liked
-            self._retire([ref], self._retain * _LIFE)
+            self._retire([ref], self.retain * _LIFE)
 
     def supersede(
         self, code: bytes, version: int, ref: ContentRef | None = None, *, age: float = 0.0
@@ -98,17 +101,24 @@ class Contents:
         """Take note that a version is no longer current: its content, if it was committed, `age` seconds
         ago. Its pin goes with some others."""
         with self._lock:
-            old = age > self._retain * _YOUNG
+            old = age > self.retain * _YOUNG
             self._superseded[self._owner(code, version)] = ref if old else None
             due = len(self._superseded) >= _RELEASED_AT_ONCE
         if due:
             self.flush()
+
+    def forget_parent(self) -> None:
+        """In a forked child: what the parent superseded, the parent takes away."""
+        self._lock = threading.Lock()
+        self._superseded = {}
 
     def flush(self) -> None:
         """Take away the pins of what is no longer current; those that a failing store keeps, later. What
         was committed stands: it must not seem to have failed."""
         with self._lock:
             superseded, self._superseded = self._superseded, {}
+        if self._may_be_undone:
+            return  # what followed may never have been: tidy() takes the pins away that are over
         try:
             self._outlive([ref for ref in superseded.values() if ref is not None])
             if superseded:
@@ -130,7 +140,7 @@ class Contents:
             return 0
         # Who let them be superseded, and when, is not known: it may have been a moment ago.
         hashes = chain.from_iterable(stale.values())
-        self._retire([ContentRef(Digest(bytes.fromhex(h)), CODEC_ID, 0) for h in hashes], self._retain)
+        self._retire([ContentRef(Digest(bytes.fromhex(h)), CODEC_ID, 0) for h in hashes], self.retain)
         return self.store.unpin(*sorted(stale))
 
     def hold(self, owner: str, refs: Collection[ContentRef], *, ttl: float) -> None:
@@ -144,11 +154,11 @@ class Contents:
     def _outlive(self, refs: Sequence[ContentRef]) -> None:
         if refs:
             try:
-                self._retire(refs, self._retain, look=True)
+                self._retire(refs, self.retain, look=True)
             except BlobNotFoundError:  # another peer has tidied up, long ago
                 for ref in refs:
                     with suppress(BlobNotFoundError):
-                        self._retire([ref], self._retain, look=True)
+                        self._retire([ref], self.retain, look=True)
 
     def _retire(self, refs: Collection[ContentRef], ttl: float, *, look: bool = False) -> None:
         self.store.pin(f"{self._prefix}retired/{uuid.uuid4().hex}", refs, ttl=ttl, look=look)

@@ -123,7 +123,8 @@ class Coordinator(SyncCoordinator):
     ) -> Lease:
         """`acquire` for the event loop, which goes on while this waits."""
         acquiring = self.acquiring(key, holder, ttl, arguments.check_mode(mode), wait)
-        return (await steps.arun(acquiring, in_thread=not self.table.is_local))[0]
+        in_thread = not self.table.is_local
+        return (await steps.arun(acquiring, in_thread=in_thread, undo=lambda got: self.release(got[0])))[0]
 
     async def arenew(self, lease: Lease, *, ttl: float | None = None) -> Lease:
         """`renew` for the event loop."""

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import threading
 import weakref
 from collections import deque
@@ -12,6 +11,7 @@ from typing import Final, Protocol
 
 from agentref.coherence.feed import Page
 from agentref.errors import AgentRefError, CursorTooOldError, InvalidInputError, StoreUnavailableError
+from agentref.forks import InChild
 
 __all__ = ["Feed", "Follower", "Subscription"]
 
@@ -45,6 +45,11 @@ class Subscription:
         self._follower = follower
         self.closed = False
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is still somebody to call."""
+        return not self.closed and self._call() is not None
+
     def close(self) -> None:
         """Call it no more; a call may be under way."""
         self.closed = True
@@ -73,11 +78,11 @@ class Follower:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._lock = threading.RLock()
+        self._in_child = InChild(self._start_afresh)
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._pid = os.getpid()
+        self._lock = threading.RLock()
         self._subscriptions: list[Subscription] = []
         self._pages: deque[tuple[Page, Sequence[Subscription]]] = deque()
         self._thread: threading.Thread | None = None
@@ -90,8 +95,6 @@ class Follower:
             raise InvalidInputError(f"subscribe() takes a function of a Page, not {call!r:.80}.")
         subscription = Subscription(call, self)
         with self._lock:
-            if self._pid != os.getpid():
-                self._start_afresh()
             if self._thread is None:
                 self._cursor = self._feed.head()
             else:
@@ -120,6 +123,7 @@ class Follower:
         pause = threading.Event()
         while True:
             with self._lock:
+                self._subscriptions = [each for each in self._subscriptions if each.is_heard]
                 if not self._subscriptions:
                     self._thread = None
                     self._pages.clear()

@@ -7,9 +7,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 __all__ = ["Heartbeat"]
 
+_LONGEST_WAIT: Final = 3600.0
 _log = logging.getLogger("agentref.coherence")
 
 
@@ -74,7 +76,7 @@ class Heartbeat:
                     return
                 left = self._due[0][0] - time.monotonic()
                 if left > 0:
-                    self._changed.wait(left)
+                    self._changed.wait(min(left, _LONGEST_WAIT))
                     continue
                 beat = heapq.heappop(self._due)[2]
             if self._done(beat):

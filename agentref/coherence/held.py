@@ -1,5 +1,7 @@
 """A lease that a peer holds for as long as a block runs."""
 
+import asyncio
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,6 +53,7 @@ class HeldLease:
         self._lease: Lease | None = None
         self._lost: Conflict | None = None
         self._beat: Beat | None = None
+        self._pid = os.getpid()
 
     @property
     def lease(self) -> Lease:
@@ -134,19 +137,22 @@ class HeldLease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if (lease := self._end()) is not None:
-            await self._coordinator.arelease(lease)
+            # Released even if the task is cancelled meanwhile: nobody would renew it, or give it back.
+            await asyncio.shield(asyncio.ensure_future(self._coordinator.arelease(lease)))
 
     def _begin(self, lease: Lease) -> None:
         self._lost = None
         self._lease = lease
-        self._beat = self._heartbeat.every(self._ttl / _BEATS, self._renew)
+        self._pid = os.getpid()
+        if not self._coordinator.table.is_joined:  # there nobody but the caller may
+            self._beat = self._heartbeat.every(self._ttl / _BEATS, self._renew)
 
     def _end(self) -> Lease | None:
         if self._beat is not None:
             self._heartbeat.stop(self._beat)
         lease, self._lease = self._lease, None
         self._blocks.leave(self)
-        return lease
+        return lease if self._pid == os.getpid() else None  # a forked child ends nothing of its parent's
 
     def _renew(self) -> bool:
         lease = self._lease

@@ -16,6 +16,7 @@ from agentref.coherence.rows import ABSENT, Row
 from agentref.coherence.table import Decide
 from agentref.coherence.turns import Turns
 from agentref.errors import StoreUnavailableError
+from agentref.forks import watch_forks
 
 __all__ = ["MemoryCoordinator", "MemoryTable"]
 
@@ -30,6 +31,7 @@ class MemoryTable:
     """
 
     is_local = True
+    is_joined = False
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
@@ -40,9 +42,33 @@ class MemoryTable:
         self._by_end: list[tuple[float, bytes]] = []  # a heap; only what `_ends` says too is true
         self._entries: list[tuple[float, bytes]] = []
         self._dropped = 0
-        self._committed = threading.Condition(threading.Lock())
+        self._lock = (
+            threading.Lock()
+        )  # a condition as a block is Python code, which Ctrl-C may leave locked
+        self._committed = threading.Condition(self._lock)
         self._turns = Turns()
         self._closed = False
+        self._is_mine = False
+        watch_forks(self)
+
+    def _unlock(self) -> None:
+        # A condition as a block is Python code, which Ctrl-C may leave with its lock taken.
+        self._lock = threading.Lock()
+        self._committed = threading.Condition(self._lock)
+
+    def before_fork(self) -> None:
+        """Let no thread be half-way through a change."""
+        self._is_mine = self._lock.acquire(timeout=1.0)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._is_mine:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Go on with a copy."""
+        self._unlock()
+        self._turns = Turns()
 
     def probe(self, key: bytes, /) -> int:
         """See `Table`. One look into a dictionary."""
@@ -53,13 +79,13 @@ class MemoryTable:
 
     def load(self, keys: Sequence[bytes], /) -> Mapping[bytes, Row]:
         """See `Table`."""
-        with self._committed:
+        with self._lock:
             self._check_open()
             return {key: self._rows[key] for key in keys if key in self._rows}
 
     def transact(self, keys: Sequence[bytes], decide: Decide, /) -> Any:
         """See `Table`."""
-        with self._committed:
+        with self._lock:
             self._check_open()
             now = self.clock()
             transition, result = decide({key: self._rows.get(key, ABSENT) for key in keys}, now)
@@ -75,7 +101,7 @@ class MemoryTable:
 
     def scan(self, first: bytes, stop: bytes, /, *, limit: int) -> Sequence[tuple[bytes, Row]]:
         """See `Table`."""
-        with self._committed:
+        with self._lock:
             self._check_open()
             begin = bisect_left(self._keys, first)
             keys = self._keys[begin : min(begin + limit, bisect_left(self._keys, stop, begin))]
@@ -83,7 +109,7 @@ class MemoryTable:
 
     def leased(self, until: float, /, *, limit: int | None = None) -> Sequence[bytes]:
         """See `Table`."""
-        with self._committed:
+        with self._lock:
             self._check_open()
             found: list[tuple[float, bytes]] = []
             while self._by_end and self._by_end[0][0] <= until and (limit is None or len(found) < limit):
@@ -100,14 +126,14 @@ class MemoryTable:
 
     def head(self) -> str:
         """See `Table`."""
-        with self._committed:
+        with self._lock:
             self._check_open()
             return written(self.table_id, self._dropped + len(self._entries))
 
     def entries(self, since: str, /, *, limit: int) -> tuple[Sequence[tuple[bytes, str]], str]:
         """See `Table`."""
         place = place_in(since, self.table_id)
-        with self._committed:
+        with self._lock:
             self._check_open()
             last = self._dropped + len(self._entries)
             position = check_position(place, first=self._dropped, last=last)
@@ -118,7 +144,7 @@ class MemoryTable:
     def wait(self, since: str, /, *, timeout: float) -> None:
         """See `Table`."""
         place = place_in(since, self.table_id)
-        with self._committed:
+        with self._lock:
             self._committed.wait_for(
                 lambda: self._closed or place != str(self._dropped + len(self._entries)),
                 min(timeout, threading.TIMEOUT_MAX),
@@ -127,13 +153,13 @@ class MemoryTable:
 
     def compact(self, before: float, /) -> int:
         """See `Table`."""
-        with self._committed:
+        with self._lock:
             self._check_open()
             return self._drop(sum(1 for _ in takewhile(lambda entry: entry[0] < before, self._entries)))
 
     def close(self) -> None:
         """See `Table`."""
-        with self._committed:
+        with self._lock:
             self._closed = True
             self._committed.notify_all()
 

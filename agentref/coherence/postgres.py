@@ -94,6 +94,11 @@ class PostgresTable:
         watch_forks(self)
 
     @property
+    def is_joined(self) -> bool:
+        """See `Table`."""
+        return self._pool is None
+
+    @property
     def table_id(self) -> str:
         """See `Table`. Made with the tables, and anew for a copy of them on another server. Connects, if
         nothing did yet."""

@@ -1,6 +1,7 @@
 """The reading half of a peer: its cache, and when that may be shown."""
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from agentref.coherence.rows import LeaseMode, Row, Versioned, versioned
 from agentref.coherence.strategies import Strategies, Strategy
 from agentref.coherence.views import View
 from agentref.errors import AgentRefError, Conflict, StorageError
+from agentref.forks import InChild
 
 __all__ = ["Reader"]
 
@@ -43,17 +45,30 @@ class Reader:
         self.coordinator = coordinator
         self._strategies = Strategies(strategy, strategies)
         retain = arguments.check_seconds("retain_seconds", retain_seconds)
-        self._contents = Contents(backend, coordinator.coordinator_id, retain=retain)
+        joined = coordinator.table.is_joined
+        self._contents = Contents(backend, coordinator.coordinator_id, retain=retain, may_be_undone=joined)
+        weakref.finalize(self, _flush, self._contents)  # for those who never close a peer
         self._cache = Cache(arguments.check_limit(cache_bytes))
         self._table = coordinator.table
         self._observers = coordinator.observers
         self._blocks = Blocks()
-        self._may_hold = self._strategies.any_of("lease", "access_count")
+        # A hold that is rolled back would be believed in.
+        self._may_hold = self._strategies.any_of("lease", "access_count") and not joined
         self._holding = threading.RLock()  # while a hold comes or goes: here, and at the coordinator
         self._writing: Counter[Key] = Counter()
+        self._in_child = InChild(self._forget_parent)
         self._following: Subscription | None = None
         if self._strategies.any_of("eager", "broadcast"):
             self._following = coordinator.subscribe(self._on_changes)
+
+    def _forget_parent(self) -> None:
+        """In a forked child: what is held is the parent's, which goes on; and its threads, of which one may
+        have been half-way through something, are not here."""
+        self._holding = threading.RLock()
+        self._cache = self._cache.emptied()
+        self._blocks = Blocks()
+        self._writing = Counter()
+        self._contents.forget_parent()
 
     def read(self, key: Key) -> View:
         """What a key stands for now; its `.value` is fetched when it is asked for.
@@ -117,7 +132,7 @@ class Reader:
         code = encode_key(key)
         strategy = self._strategies.of(key)
         view = None
-        if strategy.ttl is not None and strategy.max_accesses != 1 and key not in self._blocks:
+        if self._may_hold and strategy.ttl and strategy.max_accesses != 1 and key not in self._blocks:
             with self._holding:
                 view = self._hold(key, code, strategy)
         if view is None:
@@ -225,3 +240,8 @@ class Reader:
                     if view.exists:
                         view.value  # noqa: B018  (it is loaded by being looked at)
                         self._delivered(view, "prefetch", began)
+
+
+def _flush(contents: Contents) -> None:
+    with suppress(AgentRefError):  # the store may be closed by now
+        contents.flush()

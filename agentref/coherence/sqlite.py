@@ -73,6 +73,7 @@ class SqliteTable:
     """
 
     is_local = False
+    is_joined = False
 
     def __init__(
         self,

@@ -21,10 +21,10 @@ class Strategy:
 
     | strategy | a read asks the coordinator | content is fetched | staleness of a read | others' commits |
     |---|---|---|---|---|
-    | `lazy()` | every time, for one number | when `.value` is asked for | 0 | never wait |
-    | `eager()` | every time | when the feed says that something the peer has read moved | 0 | never wait |
-    | `broadcast()` | every time | when the feed says that anything moved | 0 | never wait |
-    | `lease(ttl)` | once in `ttl` seconds | as lazy | 0 | wait for up to `ttl` seconds |
+    | `lazy()` | every time, for one number | when `.value` is asked for | 0 | go through |
+    | `eager()` | every time | when the feed says that something the peer has read moved | 0 | go through |
+    | `broadcast()` | every time | when the feed says that anything moved | 0 | go through |
+    | `lease(ttl)` | once in `ttl` seconds | as lazy | 0 | refused for up to `ttl` seconds |
     | `access_count(n, ttl)` | once in `n` reads or `ttl` seconds | as lazy | 0 | as lease |
 
     The last two take a shared lease, under which nobody can commit: that is why they need not ask. A peer

@@ -17,7 +17,7 @@ from agentref.coherence.rows import Row, Versioned, versioned
 from agentref.coherence.rules import Asked, Refusal
 from agentref.coherence.table import Table
 from agentref.coherence.transacting import Decided, base_of, token_of
-from agentref.errors import InvalidInputError
+from agentref.errors import ConfigurationError, InvalidInputError
 from agentref.refs import ContentRef
 
 __all__ = ["SyncCoordinator", "Write"]
@@ -188,6 +188,11 @@ class SyncCoordinator(Leasing):
     def subscribe(self, call: Callable[[Page], object]) -> Subscription:
         """Have `call` called with every page of changes that are committed from now on, by anybody: in a
         thread, in order, without a gap (or with `gap` set). A bound method is forgotten with its object."""
+        if self.table.is_joined:
+            raise ConfigurationError(
+                "A coordinator on a connection of yours has nobody who could follow the feed. Subscribe, "
+                "or use the strategies eager and broadcast, with one that has connections of its own."
+            )
         return self._follower.add(call)
 
     def close(self) -> None:

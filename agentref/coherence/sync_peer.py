@@ -47,6 +47,10 @@ class SyncPeer(Writer):
         self._unread: deque[Change] = deque()
         self._looking = threading.Lock()
 
+    def _forget_parent(self) -> None:
+        super()._forget_parent()
+        self._looking = threading.Lock()
+
     def snapshot(self, keys: Iterable[Key], *, ttl: float = _SNAPSHOT_SECONDS) -> Snapshot:
         """Views of these keys as of one moment, whose contents are pinned until the snapshot is closed, or
         `ttl` seconds after it could be renewed last.
@@ -57,7 +61,7 @@ class SyncPeer(Writer):
         views = self._read_together(keys, "snapshot")
         owner = f"snapshot/{uuid.uuid4().hex}"
         seconds = arguments.check_seconds("ttl", ttl)
-        return Snapshot(views, self._contents, self._heartbeat, owner, seconds)
+        return Snapshot(views, self._contents, self._pinning, owner, seconds)
 
     def gate(self, view: View | Versioned) -> None:
         """To be called just before an effect that cannot be taken back: returns if a commit from this view

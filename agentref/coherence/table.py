@@ -46,6 +46,12 @@ class Table(Protocol):
         """Whether the verbs never wait: they may be called from an event loop."""
         ...
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether the verbs are part of a transaction of the caller's: what they did may be undone, and
+        nobody but the caller may call them."""
+        ...
+
     def clock(self) -> float:
         """Seconds since the epoch. All who share the table mean the same clock, within its accuracy."""
         ...

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
+from agentref.coherence._clock import elapsed
 from agentref.coherence.contents import ContentStore
 from agentref.coherence.coordinator import Coordinator, Write
 from agentref.coherence.heartbeat import Heartbeat
@@ -50,6 +51,7 @@ class Asked(NamedTuple):
     puts: Sequence[Put]
     reads: Sequence[Versioned]
     leases: Mapping[Key, Lease]
+    at: float
 
 
 class Writer(Reader):
@@ -60,6 +62,7 @@ class Writer(Reader):
     ) -> None:
         super().__init__(coordinator, name, backend=backend, **options)
         self._heartbeat = Heartbeat(f"agentref-{name}")
+        self._pinning = Heartbeat(f"agentref-{name}-pins")  # a slow store must not cost a lease
 
     def commit(
         self,
@@ -184,7 +187,7 @@ class Writer(Reader):
             shown[lease.key] = lease
         for put in wanted:
             self._forget(put)
-        return Asked(wanted, seen, shown)
+        return Asked(wanted, seen, shown, elapsed())
 
     def _commit(
         self, asked: "Asked", refs: Sequence[ContentRef | None], *, look: bool = False
@@ -195,6 +198,9 @@ class Writer(Reader):
             base = self._base_of(put, code)
             if ref is not None and base is not None and ref != base.ref:
                 self._contents.keep(code, base.version + 1, ref, look=look)
+                if elapsed() - asked.at > self._contents.retain / 10:
+                    # Who was stopped since the content was stored may have come too late to pin it.
+                    self._contents.keep(code, base.version + 1, ref, look=True)
             writes.append(Write(put.key, ref, base, asked.leases.get(put.key) or self._own_lease(put.key)))
         with self._writing_to([put.key for put in asked.puts]):
             began = self._began()
@@ -202,6 +208,10 @@ class Writer(Reader):
                 rows = self._committed(writes, asked)
             except Conflict:
                 self._lost(writes)
+                raise
+            except BaseException:
+                for put in asked.puts:  # it may have taken effect, and nobody asks under a hold
+                    self._free(put.key)
                 raise
             return [self._won(write, rows[write.key], began) for write in writes]
 

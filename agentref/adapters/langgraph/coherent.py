@@ -175,7 +175,7 @@ def _followed(name: str, verb: Callable[..., Any]) -> Callable[..., None]:
         verb(self, *args, **kwargs)
         self.coherence.moved(self.inner, threads)
         if name == "delete_thread" and self.coherence.fences is not None:
-            self.coherence.fences.release(given["thread_id"])
+            self.coherence.fences.forget(given["thread_id"])
 
     return changing
 
@@ -194,7 +194,8 @@ def _afollowed(name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
         await verb(self, *args, **kwargs)
         await self.coherence.amoved(self.inner, threads)
         if name == "delete_thread" and self.coherence.fences is not None:
-            await self.arelease_thread(given["thread_id"])
+            fences = self.coherence.fences
+            await fences.coordinator.hop(fences.forget, given["thread_id"])
 
     return changing
 

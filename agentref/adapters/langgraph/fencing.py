@@ -198,6 +198,13 @@ class Fences:
         if thread is not None:
             self._let_go(thread)
 
+    def forget(self, thread_id: object) -> None:
+        """`release` after the thread was deleted; a block goes on, and writes it anew."""
+        with self._lock:
+            thread = self._threads.get(str(thread_id))
+        if thread is None or thread.block is None:
+            self.release(thread_id)
+
     def release_all(self) -> None:
         """`release` for every thread."""
         self._check_process()

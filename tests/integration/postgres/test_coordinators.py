@@ -69,6 +69,33 @@ def test_a_content_and_its_version_are_there_together_or_not_at_all(dsn, coordin
             assert increment(joined) == 1
 
 
+def test_what_was_rolled_back_takes_no_content_with_it(dsn, coordinator, connection):
+    """The pin of a version goes when another one follows it; if that is rolled back, it never did."""
+    with PostgresCAS(dsn) as cas, coordinator.peer("reads", backend=cas) as peer:
+        view = peer.commit(KEY, "current", base=None)
+        joined = PostgresCoordinator(connection=connection)
+        with joined.peer("joined", backend=PostgresCAS(connection=connection)) as writes:
+            for number in range(40):
+                writes.commit(KEY, number, base=view)
+                connection.rollback()
+        connection.rollback()
+        owners = {pin.owner.rsplit("/", 1)[1] for pin in cas.iter_pins("agentref.coherence/")}
+        assert owners == {"1"}
+        assert peer.read(KEY).copy() == "current"
+
+
+def test_a_hold_that_was_rolled_back_is_not_believed_in(dsn, coordinator, connection):
+    with PostgresCAS(dsn) as cas, coordinator.peer("other", backend=cas) as other:
+        other.commit(KEY, 1, base=None)
+        joined = PostgresCoordinator(connection=connection)
+        reads = joined.peer("reads", backend=PostgresCAS(connection=connection), strategy="lease")
+        assert reads.value(KEY) == 1
+        connection.rollback()
+        other.commit(KEY, 2, base=other.read(KEY))
+        assert reads.value(KEY) == 2
+        connection.rollback()
+
+
 def test_what_was_rolled_back_fools_nobody(dsn, coordinator, connection):
     """Neither who wrote it nor who follows, though the version that comes instead has the same number."""
     first = put(coordinator, 1)
