@@ -9,9 +9,9 @@ from agentref.coherence.rows import Versioned
 from agentref.errors import BlobNotFoundError
 from agentref.refs import ContentRef
 
-__all__ = ["View"]
+__all__ = ["UNKNOWN", "View"]
 
-_UNSET: Final = object()
+UNKNOWN: Final = object()
 _IMMUTABLE: Final = (str, bytes, int, float, bool, complex, type(None))
 
 
@@ -21,7 +21,7 @@ class _Decoded:
     __slots__ = ("value",)
 
     def __init__(self) -> None:
-        self.value: Any = _UNSET
+        self.value: Any = UNKNOWN
 
 
 class View:
@@ -83,12 +83,12 @@ class View:
         `IntegrityError` if it is damaged there.
         """
         value = self._decoded.value
-        return self._load() if value is _UNSET else value
+        return self._load() if value is UNKNOWN else value
 
     async def avalue(self) -> Any:
         """`value` for the event loop."""
         value = self._decoded.value
-        return await asyncio.to_thread(self._load) if value is _UNSET else value
+        return await asyncio.to_thread(self._load) if value is UNKNOWN else value
 
     def copy(self) -> Any:
         """The value as an object of the caller's own."""
@@ -102,7 +102,7 @@ class View:
     @property
     def is_loaded(self) -> bool:
         """Whether `value` costs nothing any more."""
-        return self._decoded.value is not _UNSET
+        return self._decoded.value is not UNKNOWN
 
     def __repr__(self) -> str:
         what = str(self.ref) if self.exists else "no content"
@@ -115,16 +115,21 @@ class View:
             view._decoded = self._decoded
         return view
 
+    def know(self, value: object) -> None:
+        """Take note of the value, where its object can be shared with who committed it."""
+        if type(value) in _IMMUTABLE and self._decoded.value is UNKNOWN:
+            self._decoded.value = value
+
     def forget(self) -> None:
         """Let the value be decoded anew: somebody may have changed the object."""
         if not isinstance(self._decoded.value, _IMMUTABLE):
-            self._decoded.value = _UNSET
+            self._decoded.value = UNKNOWN
 
     def _load(self) -> Any:
         # Two threads may both fetch it; which of the two objects stays is the same for all.
         value = self._fetch()
         decoded = self._decoded
-        if (known := decoded.value) is not _UNSET:
+        if (known := decoded.value) is not UNKNOWN:
             return known
         decoded.value = value
         return value

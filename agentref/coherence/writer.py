@@ -18,7 +18,7 @@ from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
 from agentref.coherence.reader import Reader
 from agentref.coherence.rows import ABSENT, LeaseMode, Row, Versioned, versioned
-from agentref.coherence.views import View
+from agentref.coherence.views import UNKNOWN, View
 from agentref.errors import (
     Conflict,
     ForeignViewError,
@@ -104,7 +104,7 @@ class Writer(Reader):
                 f"commit_ref() takes a ContentRef, as CAS.dump() returns it; not {type(ref).__name__}. To "
                 f"delete, call delete(key, base=view)."
             )
-        return self._commit(self._checked([(key, None, base)]), [ref], look=True)[0]
+        return self._commit(self._checked([(key, UNKNOWN, base)]), [ref], look=True)[0]
 
     def delete(self, key: Key, *, base: View | Versioned) -> View:
         """Delete what `base` shows. The version goes on: a view of before is stale from now on."""
@@ -127,7 +127,8 @@ class Writer(Reader):
         until = time.monotonic() + arguments.check_seconds("timeout", timeout, zero=True)
         code = encode_key(key)
         for pause in chain((0.0,), steps.pauses(until)):
-            time.sleep(pause * chance())
+            if pause:  # to sleep for no time takes as long as a lookup in the database
+                time.sleep(pause * chance())
             leave = self._table.turn(code, timeout=min(TURN_SECONDS, until - time.monotonic()))
             try:
                 outcome = self._tried(key, change, initial)
@@ -213,7 +214,11 @@ class Writer(Reader):
                 for put in asked.puts:  # it may have taken effect, and nobody asks under a hold
                     self._free(put.key)
                 raise
-            return [self._won(write, rows[write.key], began) for write in writes]
+            views = [self._won(write, rows[write.key], began) for write in writes]
+        for put, ref, view in zip(asked.puts, refs, views, strict=True):
+            if ref is not None and ref == view.ref:
+                view.know(put.value)
+        return views
 
     def _forget(self, put: Put) -> None:
         """The new value may have been made by changing the old one, in place."""

@@ -31,6 +31,7 @@ class Shelf:
     """A `Table` whose rows are set from outside, and whose clock stands still."""
 
     is_local = True
+    is_joined = False
     table_id = "model"
 
     def __init__(self):
