@@ -1,7 +1,8 @@
 """The checks that a coordinator makes of its arguments, before anything is touched."""
 
 import math
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
@@ -20,6 +21,16 @@ __all__ = [
 ]
 
 _MAX_AGENT_BYTES: Final = 256
+
+
+def each_of(what: str, items: object, kind: str) -> list[Any]:
+    """The items, if they are several. Raises `InvalidInputError` for a single one."""
+    single = (str, bytes, Mapping, Versioned, Lease)
+    if isinstance(items, Iterable) and not isinstance(items, single):
+        return list(items)
+    raise InvalidInputError(
+        f"{what} must be a list of {kind}, or another iterable of them; not {type(items).__name__}."
+    )
 
 
 def check_agent(what: str, agent: object) -> str:

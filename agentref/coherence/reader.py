@@ -103,7 +103,7 @@ class Reader:
 
     def _read_together(self, keys: Iterable[Key], source: str) -> dict[Key, View]:
         began = self._began()
-        wanted = {encode_key(key): key for key in keys}
+        wanted = {encode_key(key): key for key in arguments.each_of("keys", keys, "keys")}
         rows = self.coordinator.settled(list(wanted))
         return {
             key: self._delivered(self._keep_for_now(key, code, rows[code]), source, began)

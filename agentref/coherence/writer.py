@@ -126,6 +126,8 @@ class Writer(Reader):
         """
         until = time.monotonic() + arguments.check_seconds("timeout", timeout, zero=True)
         code = encode_key(key)
+        if not callable(change):
+            raise InvalidInputError(f"update() takes a function of the value, not {type(change).__name__}.")
         for pause in chain((0.0,), steps.pauses(until)):
             if pause:  # to sleep for no time takes as long as a lookup in the database
                 time.sleep(pause * chance())
@@ -172,16 +174,16 @@ class Writer(Reader):
     ) -> "Asked":
         """Everything that can be wrong with a commit, before anything is stored."""
         origin = self.coordinator.coordinator_id
-        wanted = [_put(put) for put in puts]
+        wanted = [_put(put) for put in arguments.each_of("puts", puts, "(key, value, base)")]
         keys = {encode_key(put.key) for put in wanted}
         if len(keys) < len(wanted):
             raise InvalidInputError("A commit writes each key once, and a key was given twice.")
         for put in wanted:
             if put.base is not None:
                 arguments.own_view(bare(put.base), origin, put.key)
-        seen = [arguments.own_view(bare(view), origin) for view in reads]
+        seen = [arguments.own_view(bare(v), origin) for v in arguments.each_of("reads", reads, "views")]
         shown = {}
-        for each in leases:
+        for each in arguments.each_of("leases", leases, "leases"):
             lease = each.lease if isinstance(each, HeldLease) else each
             if arguments.own_lease(lease, origin) not in keys:
                 raise ForeignViewError(f"The lease is on {lease.key!r:.80}, which is not written here.")

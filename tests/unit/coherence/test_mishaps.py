@@ -8,7 +8,13 @@ import threading
 import pytest
 
 from agentref.coherence import SqliteCoordinator
-from agentref.errors import BlobNotFoundError, ConfigurationError, Conflict, StoreFullError
+from agentref.errors import (
+    BlobNotFoundError,
+    ConfigurationError,
+    Conflict,
+    InvalidInputError,
+    StoreFullError,
+)
 from agentref.storage import InMemoryCAS
 
 KEY = ("proj", "plan")
@@ -191,3 +197,22 @@ def test_nobody_follows_the_feed_on_a_connection_of_the_callers(coordinator, sto
         assert coordinator.leases(KEY) == []  # it might be rolled back, and believed in
         with peer.lease(KEY, ttl=0.01):
             assert all(thread.name != "agentref-a" for thread in threading.enumerate())
+
+
+def test_one_thing_where_several_are_taken_is_refused_before_anything_happens(coordinator, store):
+    with coordinator.peer("a", backend=store) as peer:
+        view = peer.commit(KEY, 1, base=None)
+        pins = list(store.iter_pins())
+        for call in (
+            lambda: peer.commit(KEY, 2, base=view, reads=view),
+            lambda: peer.commit(KEY, 2, base=view, reads=view.versioned),
+            lambda: peer.commit_many(5),
+            lambda: peer.commit_many([(KEY, 2, view)], leases=5),
+            lambda: peer.read_many(5),
+            lambda: peer.snapshot("key"),
+            lambda: peer.update(KEY, 5),
+        ):
+            with pytest.raises(InvalidInputError):
+                call()
+        assert peer.read(KEY).version == 1
+        assert list(store.iter_pins()) == pins
