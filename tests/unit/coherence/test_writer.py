@@ -183,7 +183,7 @@ WRONG = {
         lambda a, v, x: a.update(KEY, lambda n: n, timeout=float("inf")),
     ),
     "an update to no value": (UnsupportedTypeError, lambda a, v, x: a.update(KEY, lambda n: object())),
-    "an update of a lambda": (TypeError, lambda a, v, x: a.update(KEY, None)),
+    "an update by no function": (InvalidInputError, lambda a, v, x: a.update(KEY, None)),
     "a lease on no key": (InvalidKeyError, lambda a, v, x: a.lease(["plan"], ttl=9)),
     "a lease without time": (InvalidInputError, lambda a, v, x: a.lease(KEY, ttl=-1)),
     "a lease of some mode": (InvalidInputError, lambda a, v, x: a.lease(KEY, ttl=1, mode="write")),
