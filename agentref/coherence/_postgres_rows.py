@@ -5,12 +5,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from agentref.coherence.rows import ABSENT, Held, Row, pack_leases, ref_of, unpack_leases
+from agentref.coherence.rows import ABSENT, Held, Row, columns_of, row_of
 from agentref.coherence.table import Decide, Transition
-from agentref.errors import MalformedBlobError
 from agentref.postgres.artifacts import Swap
 
-__all__ = ["Chosen", "choose", "row_of", "rows_of"]
+__all__ = ["Chosen", "choose", "rows_of"]
 
 _SLACK: Final = 8
 _ALWAYS: Final = -math.inf, math.inf
@@ -51,36 +50,13 @@ def rows_of(found: Iterable[tuple[Any, ...]], keys: Sequence[bytes]) -> dict[byt
     return rows
 
 
-def row_of(columns: tuple[Any, ...]) -> Row:
-    """The row, whose key comes first. Raises `MalformedBlobError` for what is none."""
-    _, revision, version, epoch, fence, digest, codec, size, backend_id, writer, at, leases = columns
-    if version < 0 or epoch < 0 or fence < 0:
-        raise MalformedBlobError(
-            f"The row of {columns[0]!r:.80} is damaged in its database: restore it from a backup."
-        )
-    ref = None if digest is None else ref_of(digest, codec, size, backend_id)
-    return Row(revision, version, epoch, fence, ref, writer, at, unpack_leases(leases))
-
-
 def _to_write(old: Row, new: Row | None) -> tuple[Any, ...] | None:
     if new is None:
         if old is not ABSENT:
             return None
         # What is not there cannot be locked, so it is made: an artifact that was never written.
         new = Row(revision=int.from_bytes(os.urandom(8)) >> 1 or 1)
-    revision, version, epoch, fence, ref, writer, at, leases = new
-    content = (None, None, None, None) if ref is None else (ref.digest, ref.codec, ref.size, ref.backend_id)
-    return (
-        revision,
-        version,
-        epoch,
-        fence,
-        *content,
-        writer,
-        float(at),
-        new.until if leases else None,
-        pack_leases(leases),
-    )
+    return columns_of(new)
 
 
 def _granted(old: Row, new: Row) -> list[float]:

@@ -1,26 +1,22 @@
 """Rows in PostgreSQL, for the processes of many machines."""
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from agentref.coherence import _postgres_feed as places
-from agentref.coherence._postgres_rows import row_of, rows_of
+from agentref.coherence._postgres_rows import rows_of
 from agentref.coherence._postgres_swaps import Swaps
 from agentref.coherence._postgres_turns import PostgresTurns
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.cursors import place_in
 from agentref.coherence.observer import Observer
-from agentref.coherence.rows import Row
+from agentref.coherence.rows import Row, row_of
 from agentref.coherence.table import Decide
-from agentref.errors import InvalidInputError, StoreUnavailableError
+from agentref.errors import StoreUnavailableError
 from agentref.forks import watch_forks
-from agentref.postgres import Address, Connection, Joined, Pool, artifacts, feed, typed_errors
-from agentref.postgres.blobs import transaction_id
-from agentref.postgres.clock import Clock, ask_the_time
+from agentref.postgres import Connection, Opening, artifacts, feed
 from agentref.postgres.listen import Listener, Notifier
-from agentref.postgres.migrate import bring_up
 
 __all__ = ["PostgresCoordinator", "PostgresTable"]
 
@@ -70,33 +66,31 @@ class PostgresTable:
         max_size: int = 8,
         timeout: float = 30.0,
     ) -> None:
-        if (dsn is None) == (connection is None):
-            raise InvalidInputError(
-                "Either a dsn, such as 'postgresql://...', or connection=connection is needed, not both."
-            )
-        self._create = create
-        self._pool: Pool | None = None
-        if connection is None:
-            self._pool = Pool(Address.read(dsn), min_size=min_size, max_size=max_size, timeout=timeout)
-            self._sessions: Pool | Joined = self._pool
-        else:
-            self._sessions = Joined(connection)
-        self._swaps = Swaps(self._run, self.clock, self._sessions.shown, joined=self._pool is None)
+        self._opening = Opening(
+            dsn,
+            connection=connection,
+            create=create,
+            min_size=min_size,
+            max_size=max_size,
+            timeout=timeout,
+            kind="coordinator",
+            look=feed.bring_up,
+            found=self._open_beside,
+        )
+        self._run = self._opening.run
+        self._check_open = self._opening.check_open
+        self.clock = self._opening.clock
+        self._swaps = Swaps(self._run, self.clock, self._opening.shown, joined=self.is_joined)
         self._turns = PostgresTurns()
         self._table_id: str | None = None
         self._notifier: Notifier | None = None
         self._listener: Listener | None = None
-        self._clock: Clock | None = None
-        self._is_up = False
-        self._made_in: str | None = None
-        self._opening = threading.Lock()
-        self._closed = False
         watch_forks(self)
 
     @property
     def is_joined(self) -> bool:
         """See `Table`."""
-        return self._pool is None
+        return self._opening.pool is None
 
     @property
     def table_id(self) -> str:
@@ -106,14 +100,6 @@ class PostgresTable:
             self._run(lambda _: None)
         assert self._table_id is not None  # noqa: S101
         return self._table_id
-
-    def clock(self) -> float:
-        """See `Table`. The server's: it is asked once a minute, and this machine measures what passes."""
-        self._check_open()
-        clock = self._clock
-        if clock is None or not clock.holds():
-            self._clock = clock = self._run(ask_the_time)
-        return clock.now()
 
     def probe(self, key: bytes, /) -> int:
         """See `Table`. One round trip."""
@@ -182,38 +168,27 @@ class PostgresTable:
 
     def close(self) -> None:
         """See `Table`. A connection of the caller's is left open."""
-        if not self._closed and self._notifier is not None:
+        if self._notifier is not None:
             self._notifier.close()
-        self._closed = True
+            self._notifier = None
         if self._listener is not None:
             self._listener.close()
         self._turns.close()
-        self._sessions.close()
+        self._opening.close()
 
     def before_fork(self) -> None:
-        """Let no thread be half-way through opening a pool."""
-        if self._pool is not None:
-            self._pool.before_fork()
+        """Nothing to do: what must not be shared minds itself."""
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
-        if self._pool is not None:
-            self._pool.after_fork_in_parent()
+        """Nothing was changed."""
 
     def after_fork_in_child(self) -> None:
-        """Connections and threads of the child's own, from the next verb on."""
-        self._opening = threading.Lock()
+        """Threads of the child's own, from the next verb on."""
         self._swaps.recent.after_fork_in_child()
         self._turns.after_fork_in_child()
-        for each in (self._pool, self._notifier, self._listener):
+        for each in (self._notifier, self._listener):
             if each is not None:
                 each.after_fork_in_child()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreUnavailableError(
-                f"The coordinator in PostgreSQL ({self._sessions.shown}) is closed."
-            )
 
     def _tell(self) -> None:
         if self._notifier is not None:
@@ -226,49 +201,19 @@ class PostgresTable:
             try:
                 return self._run(read)
             except places.Unnoted:
-                with self._opening:
-                    self._bring_up()
+                self._opening.look_again()
         raise StoreUnavailableError(
-            f"The server of PostgreSQL ({self._sessions.shown}) is another one each time that it is asked."
+            f"The server of PostgreSQL ({self._opening.shown}) is another one each time that it is asked."
         )
-
-    def _run(self, work: Callable[[Connection], _Result]) -> _Result:
-        self._check_open()
-        if not self._is_up:
-            with self._opening:
-                if not self._is_up:
-                    self._bring_up()
-        return self._sessions.run(work)
-
-    def _bring_up(self) -> None:
-        shown = self._sessions.shown
-        if self._pool is not None:
-            # Beside the pool: what is wrong with the address is said at once, and by the server itself.
-            with typed_errors(shown), self._pool.connect() as connection:
-                bring_up(connection, shown, create=self._create)
-                names = feed.bring_up(connection)
-            self._open_beside(names)
-            self._is_up = True
-        else:
-            # What was made in the caller's transaction may be rolled back with it.
-            made, names, transaction = self._sessions.run(
-                lambda connection: (
-                    bring_up(connection, shown, create=self._create),
-                    feed.bring_up(connection),
-                    transaction_id(connection),
-                )
-            )
-            self._open_beside(names)
-            self._made_in = transaction if made else self._made_in
-            self._is_up = transaction is None or transaction != self._made_in
 
     def _open_beside(self, table_id: str) -> None:
         if table_id == self._table_id:
             return
         self._table_id = table_id
-        self._listener = Listener(self._pool, _channel(table_id))
-        if self._pool is not None:
-            self._notifier = Notifier(self._pool, _channel(table_id))
+        pool = self._opening.pool
+        self._listener = Listener(pool, _channel(table_id))
+        if pool is not None:
+            self._notifier = Notifier(pool, _channel(table_id))
             self._turns.open(table_id)
 
 

@@ -15,8 +15,10 @@ __all__ = [
     "LeaseMode",
     "Row",
     "Versioned",
+    "columns_of",
     "pack_leases",
     "ref_of",
+    "row_of",
     "unpack_leases",
     "versioned",
 ]
@@ -139,6 +141,37 @@ def unpack_leases(packed: bytes | None) -> tuple[Held, ...]:
         raise MalformedBlobError(
             f"The leases of an artifact are damaged in its database: {error}"
         ) from error
+
+
+def columns_of(row: Row) -> tuple[Any, ...]:
+    """The row as both databases keep it: revision, version, epoch, fence, digest, codec, size, backend_id,
+    writer, at, until, leases."""
+    revision, version, epoch, fence, ref, writer, at, leases = row
+    content = (None, None, None, None) if ref is None else (ref.digest, ref.codec, ref.size, ref.backend_id)
+    until = row.until if leases else None
+    return (revision, version, epoch, fence, *content, writer, float(at), until, pack_leases(leases))
+
+
+def row_of(columns: tuple[Any, ...]) -> Row:
+    """The row that was kept as (key, ...) and those columns, without `until`. They may be damaged: raises
+    `MalformedBlobError` for what is none."""
+    key, revision, version, epoch, fence, digest, codec, size, backend_id, writer, at, leases = columns
+    if not (
+        type(revision) is type(version) is type(epoch) is type(fence) is int
+        and revision > 0
+        and version >= 0
+        and epoch >= 0
+        and fence >= 0
+        and type(writer) is str
+        and type(at) is float
+    ):
+        raise MalformedBlobError(
+            f"The row of {key!r:.80} is damaged in its database: restore it from a backup."
+        )
+    ref = None if digest is None else ref_of(digest, codec, size, backend_id)
+    return Row(
+        revision, version, epoch, fence, ref, writer, at, () if leases is None else unpack_leases(leases)
+    )
 
 
 def ref_of(digest: bytes | None, codec: str, size: int, backend_id: str | None) -> ContentRef | None:

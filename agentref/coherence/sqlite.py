@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from agentref.coherence._file_turns import FileTurns
 from agentref.coherence._sqlite_file import as_path, open_file
-from agentref.coherence._sqlite_rows import SELECT_ROW, UPSERT_ROW, columns_of, key_of, row_of
+from agentref.coherence._sqlite_rows import SELECT_ROW, UPSERT_ROW, key_of
 from agentref.coherence.coordinator import Coordinator
 from agentref.coherence.cursors import check_position, place_in, written
 from agentref.coherence.observer import Observer
-from agentref.coherence.rows import ABSENT, Row
+from agentref.coherence.rows import ABSENT, Row, columns_of, row_of
 from agentref.coherence.table import Decide
 from agentref.errors import (
     CursorTooOldError,
@@ -147,7 +147,7 @@ class SqliteTable:
                 refused = error
             if transition is not None:
                 for key, row in transition.rows.items():
-                    cursor.execute(UPSERT_ROW, columns_of(key, row))
+                    cursor.execute(UPSERT_ROW, (key, *columns_of(row)))
                 if transition.entry is not None:
                     cursor.execute("INSERT INTO feed(at, entry) VALUES (?, ?)", (now, transition.entry))
         if refused is not None:

@@ -17,6 +17,7 @@ except ImportError as error:
 from agentref.postgres.address import Address
 from agentref.postgres.errors import typed_errors
 from agentref.postgres.migrate import Migration, Status, migrations, status, upgrade
+from agentref.postgres.opening import Opening
 from agentref.postgres.pool import Connection, Joined, Pool, Sessions
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Connection",
     "Joined",
     "Migration",
+    "Opening",
     "Pool",
     "Sessions",
     "Status",

@@ -1,19 +1,12 @@
 """A blob store in PostgreSQL, for many machines, and the CAS over it."""
 
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
-from typing import TypeVar
 
 from agentref.codecs import ValueCodec
-from agentref.errors import InvalidInputError, StoreUnavailableError
-from agentref.forks import watch_forks
-from agentref.postgres import Address, Connection, Joined, Pool
+from agentref.postgres import Connection, Opening
 from agentref.postgres import blobs as blob_table
 from agentref.postgres import roots as root_table
-from agentref.postgres.clock import Clock, ask_the_time
-from agentref.postgres.errors import typed_errors
-from agentref.postgres.migrate import bring_up
 from agentref.refs import Digest
 from agentref.storage._arguments import (
     check_alias,
@@ -32,8 +25,6 @@ from agentref.storage.cas import CAS
 from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
 
 __all__ = ["PostgresBlobStore", "PostgresCAS"]
-
-_Result = TypeVar("_Result")
 
 
 class PostgresBlobStore:
@@ -71,25 +62,19 @@ class PostgresBlobStore:
         max_size: int = 8,
         timeout: float = 30.0,
     ) -> None:
-        if (dsn is None) == (connection is None):
-            raise InvalidInputError(
-                "Either a dsn, such as 'postgresql://...', or connection=connection is needed, not both."
-            )
-        self._create = create
-        self._pool: Pool | None = None
-        if connection is None:
-            self._pool = Pool(Address.read(dsn), min_size=min_size, max_size=max_size, timeout=timeout)
-            self._sessions: Pool | Joined = self._pool
-        else:
-            self._sessions = Joined(connection)
+        self._opening = Opening(
+            dsn,
+            connection=connection,
+            create=create,
+            min_size=min_size,
+            max_size=max_size,
+            timeout=timeout,
+            kind="store",
+        )
+        self._run = self._opening.run
+        self._check_open = self._opening.check_open
         self._store_id: str | None = None
-        self._clock: Clock | None = None
         self._doubts = count(1)
-        self._is_up = False
-        self._made_in: str | None = None
-        self._opening = threading.Lock()
-        self._closed = False
-        watch_forks(self)
 
     @property
     def store_id(self) -> str:
@@ -134,15 +119,11 @@ class PostgresBlobStore:
         """How many removals took something away: one row, of one page. On the caller's connection another
         number each time: a transaction that was rolled back took away what was stored in it."""
         self._check_open()
-        return self._run(blob_table.epoch) if self._pool is not None else -next(self._doubts)
+        return self._run(blob_table.epoch) if self._opening.pool is not None else -next(self._doubts)
 
     def clock(self) -> float:
         """The server's. It is asked once a minute; in between, this machine measures how much passed."""
-        self._check_open()
-        clock = self._clock
-        if clock is None or not clock.holds():
-            self._clock = clock = self._run(ask_the_time)
-        return clock.now()
+        return self._opening.clock()
 
     def scan(
         self, *, after: Digest | None = None, limit: int = 1000, expires_by: float = FOREVER
@@ -262,28 +243,7 @@ class PostgresBlobStore:
     def close(self) -> None:
         """Close the connections that this store opened. Idempotent; later verbs raise
         `StoreUnavailableError`."""
-        self._closed = True
-        self._sessions.close()
-
-    def before_fork(self) -> None:
-        """Let no thread be half-way through opening a pool."""
-        if self._pool is not None:
-            self._pool.before_fork()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        if self._pool is not None:
-            self._pool.after_fork_in_parent()
-
-    def after_fork_in_child(self) -> None:
-        """Connections of the child's own, from the next verb on."""
-        self._opening = threading.Lock()
-        if self._pool is not None:
-            self._pool.after_fork_in_child()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreUnavailableError(f"The store in PostgreSQL ({self._sessions.shown}) is closed.")
+        self._opening.close()
 
     def _wanted(self, digests: Collection[Digest]) -> list[Digest]:
         wanted = unique_digests(digests)
@@ -298,32 +258,6 @@ class PostgresBlobStore:
                     connection, new, expires_at=expires_at, overwrite=overwrite
                 )
             )
-
-    def _run(self, work: Callable[[Connection], _Result], *, repeatable: bool = True) -> _Result:
-        self._check_open()
-        if not self._is_up:
-            with self._opening:
-                if not self._is_up:
-                    self._bring_up()
-        return self._sessions.run(work, repeatable=repeatable)
-
-    def _bring_up(self) -> None:
-        shown = self._sessions.shown
-        if self._pool is not None:
-            # Beside the pool: what is wrong with the address is said at once, and by the server itself.
-            with typed_errors(shown), self._pool.connect() as connection:
-                bring_up(connection, shown, create=self._create)
-            self._is_up = True
-        else:
-            # What was made in the caller's transaction may be rolled back with it.
-            made, transaction = self._sessions.run(
-                lambda connection: (
-                    bring_up(connection, shown, create=self._create),
-                    blob_table.transaction_id(connection),
-                )
-            )
-            self._made_in = transaction if made else self._made_in
-            self._is_up = transaction is None or transaction != self._made_in
 
 
 class PostgresCAS(CAS):

@@ -18,7 +18,9 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Interrupt, StateSnapshot
 
 from agentref.adapters.langgraph import externalize
-from agentref.errors import AgentRefError
+from agentref.coherence import Coordinator
+from agentref.coherence.memory import MemoryTable
+from agentref.errors import AgentRefError, StoreUnavailableError
 from agentref.refs import ContentRef
 from agentref.storage import CAS, InMemoryCAS
 
@@ -307,3 +309,24 @@ def twin(face: Face, stock: Run, wrap: Callable[..., Wrapped], threshold: int) -
         return wrapped
 
     return play
+
+
+class Table(MemoryTable):
+    """One that cannot be reached at times."""
+
+    reachable = True
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if not self.reachable:
+            raise StoreUnavailableError("The database is out of reach.")
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table()
+
+
+@pytest.fixture
+def coordinator(table: Table) -> Coordinator:
+    return Coordinator(table)

@@ -15,7 +15,6 @@ from typing_extensions import TypedDict
 
 from agentref.adapters.langgraph import channel_key, externalize
 from agentref.coherence import Conflict, Coordinator, HeldLease, Reason
-from agentref.coherence.memory import MemoryTable
 from agentref.errors import ConfigurationError, InvalidInputError, StoreUnavailableError
 
 THREAD = ("langgraph", "t")
@@ -25,27 +24,6 @@ SHORT = 0.3
 
 class State(TypedDict, total=False):
     docs: str
-
-
-class Table(MemoryTable):
-    """One that cannot be reached at times."""
-
-    reachable = True
-
-    def _check_open(self) -> None:
-        super()._check_open()
-        if not self.reachable:
-            raise StoreUnavailableError("The database is out of reach.")
-
-
-@pytest.fixture
-def table() -> Table:
-    return Table()
-
-
-@pytest.fixture
-def coordinator(table: Table) -> Coordinator:
-    return Coordinator(table)
 
 
 @pytest.fixture
@@ -140,13 +118,17 @@ def test_a_released_thread_is_free_at_once(worker: Callable[..., Any]) -> None:
     second.invoke(graph_of(second, write), {"docs": "b"})
     refused(Reason.HELD_BY_OTHER, first.invoke, graph_of(first, write), {"docs": "c"})
     release(second)
-    first.invoke(graph_of(first, write), {"docs": "c"})
+    count = len(first.tuples())
+    assert first.invoke(graph_of(first, write), {"docs": "c"}) == {"docs": "written"}
+    assert len(first.tuples()) > count
 
 
-def test_threads_are_held_one_by_one(worker: Callable[..., Any]) -> None:
+def test_threads_are_held_one_by_one(worker: Callable[..., Any], coordinator: Coordinator) -> None:
     first, second = worker("first"), worker("second")
     first.invoke(graph_of(first, write), {"docs": "a"})
     second.invoke(graph_of(second, write), {"docs": "b"}, "u")
+    holders = [coordinator.leases(("langgraph", thread))[0].holder for thread in ("t", "u")]
+    assert holders == ["first", "second"]
 
 
 @pytest.mark.parametrize("over", [False, True], ids=["held", "released"])
@@ -250,13 +232,20 @@ def test_a_block_holds_the_thread_however_long_it_takes(
     put_one(second, "d")
 
 
-def test_a_block_takes_over_from_the_worker_s_own_saves(worker: Callable[..., Any]) -> None:
+def test_a_block_takes_over_from_the_worker_s_own_saves(
+    worker: Callable[..., Any], coordinator: Coordinator
+) -> None:
     run = worker("first")
     put_one(run, "a")
+    (before,) = coordinator.leases(THREAD)
     with Block(run):
         put_one(run, "b")
+        (within,) = coordinator.leases(THREAD)
+    assert within.fence > before.fence
+    assert coordinator.leases(THREAD) == []
     with Block(run):
         put_one(run, "c")
+    assert len(run.tuples()) == 3
 
 
 def test_a_block_waits_for_others_if_asked(worker: Callable[..., Any]) -> None:
@@ -287,6 +276,7 @@ def test_what_was_in_flight_when_a_worker_was_declared_dead_is_refused(
     saved = put_one(run, "a")
     coordinator.recover("first")
     refused(Reason.LEASE_LOST, run.put_writes, saved, [("docs", "late")], "task")
+    assert not run.get(saved).pending_writes
     put_one(run, "b")
 
 
@@ -344,15 +334,29 @@ def test_a_run_can_be_interrupted_and_resumed_by_another_worker(worker: Callable
     assert second.invoke(graph_of(second, ask), Command(resume="b"))["docs"] == "b"
 
 
-def test_a_deleted_thread_is_held_by_nobody(worker: Callable[..., Any]) -> None:
+def test_a_deleted_thread_is_held_by_nobody(worker: Callable[..., Any], coordinator: Coordinator) -> None:
     first, second = worker("first"), worker("second")
     put_one(first, "a")
     first.delete("t")
+    assert coordinator.leases(THREAD) == []
     put_one(second, "b")
 
 
+def test_a_block_in_which_its_thread_is_deleted_goes_on(
+    worker: Callable[..., Any], coordinator: Coordinator
+) -> None:
+    first, second = worker("first"), worker("second")
+    with Block(first) as held:
+        put_one(first, "a")
+        first.delete("t")
+        refused(Reason.HELD_BY_OTHER, put_one, second, "b")
+        put_one(first, "c")
+        assert not held.lost
+    assert coordinator.leases(THREAD) == []
+
+
 def test_without_a_coordinator_in_reach_reading_goes_on_and_saving_does_not(
-    worker: Callable[..., Any], table: Table
+    worker: Callable[..., Any], table: Any
 ) -> None:
     run = worker("first")
     put_one(run, "a")
@@ -368,7 +372,9 @@ def test_without_a_coordinator_in_reach_reading_goes_on_and_saving_does_not(
     put_one(run, "b")
 
 
-def test_closing_a_saver_lets_go_of_its_threads(worker: Callable[..., Any]) -> None:
+def test_closing_a_saver_lets_go_of_its_threads(
+    worker: Callable[..., Any], coordinator: Coordinator
+) -> None:
     first, second = worker("first"), worker("second")
     if not first.face.kind.startswith("memory"):
         pytest.skip("LangGraph's savers for SQLite are closed with their connection")
@@ -377,6 +383,7 @@ def test_closing_a_saver_lets_go_of_its_threads(worker: Callable[..., Any]) -> N
         first.saver.__exit__(None, None, None)
     else:
         first.face.wait(first.saver.__aexit__(None, None, None))
+    assert coordinator.leases(THREAD) == []
     put_one(second, "b")
 
 

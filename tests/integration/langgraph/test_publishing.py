@@ -16,12 +16,10 @@ from typing_extensions import TypedDict
 from agentref import AgentRefState, Externalized, Inline
 from agentref.adapters.langgraph import LangGraphAdapter, channel_key, current_agent, externalize
 from agentref.coherence import Coordinator, Key, MemoryCoordinator
-from agentref.coherence.memory import MemoryTable
 from agentref.errors import (
     BlobNotFoundError,
     ConfigurationError,
     InvalidInputError,
-    StoreUnavailableError,
     UntrustedTypeError,
 )
 
@@ -34,27 +32,6 @@ NOTES = channel_key("t", "notes")
 class State(TypedDict, total=False):
     docs: str
     notes: Annotated[list[str], operator.add]
-
-
-class Table(MemoryTable):
-    """One that cannot be reached at times."""
-
-    reachable = True
-
-    def _check_open(self) -> None:
-        super()._check_open()
-        if not self.reachable:
-            raise StoreUnavailableError("The database is out of reach.")
-
-
-@pytest.fixture
-def table() -> Table:
-    return Table()
-
-
-@pytest.fixture
-def coordinator(table: Table) -> Coordinator:
-    return Coordinator(table)
 
 
 @pytest.fixture
@@ -215,7 +192,7 @@ def test_what_is_left_or_copied_by_other_verbs_is_published(
 
 def test_a_lost_publication_is_made_up_for_by_the_next_save(
     run: Any,
-    table: Table,
+    table: Any,
     coordinator: Coordinator,
     payload: Callable[[], str],
     caplog: pytest.LogCaptureFixture,

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentref.coherence._postgres_feed import Place, read_place
-from agentref.coherence._postgres_rows import choose, row_of
+from agentref.coherence._postgres_rows import choose
 from agentref.coherence._postgres_swaps import Recent
 from agentref.coherence._private_files import private_file
 from agentref.coherence.postgres import PostgresCoordinator
 from agentref.coherence.rows import ABSENT, Held, LeaseMode, Row
 from agentref.coherence.rules import settle
 from agentref.coherence.table import Decision, Transition
-from agentref.errors import InvalidInputError, MalformedBlobError
+from agentref.errors import InvalidInputError
 from agentref.postgres.feed import Snapshot, Stand
 
 NUMBERS = st.integers(0, 2**59)
@@ -102,15 +102,6 @@ def test_what_is_only_looked_at_has_to_stand_there():
     expected, placed = wanted.rows[b"absent"]
     assert (expected, placed[1:4]) == (0, (0, 0, 0))
     assert placed[0] > 0
-
-
-def test_a_damaged_row_is_refused():
-    with pytest.raises(MalformedBlobError):
-        row_of((b"k", 1, -1, 0, 0, None, None, None, None, "a", 1.0, None))
-    with pytest.raises(MalformedBlobError):
-        row_of((b"k", 1, 1, 0, 0, bytes(32), None, 3, None, "a", 1.0, None))
-    with pytest.raises(MalformedBlobError):
-        row_of((b"k", 1, 1, 0, 0, None, None, None, None, "a", 1.0, b"\xc1"))
 
 
 def test_only_so_many_rows_are_remembered():

@@ -11,13 +11,15 @@ from agentref.coherence.rows import (
     Held,
     LeaseMode,
     Row,
+    columns_of,
     pack_leases,
     ref_of,
+    row_of,
     unpack_leases,
     versioned,
 )
 from agentref.errors import MalformedBlobError
-from agentref.refs import ContentRef
+from agentref.refs import ContentRef, Digest
 
 TIMES = st.floats(0, 1e12)
 HELD = st.builds(
@@ -117,3 +119,47 @@ def test_a_row_ends_with_the_first_of_its_leases():
     held = [Held("a", LeaseMode.SHARED, n, until, 1.0) for n, until in enumerate((5.0, 3.0, 4.0))]
     assert Row(leases=tuple(held)).until == 3.0
     assert ABSENT.until is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"revision": 0},
+        {"version": -1},
+        {"epoch": "1"},
+        {"fence": 1.5},
+        {"codec": None},
+        {"digest": b"short"},
+        {"writer": None},
+        {"at": 1},
+        {"leases": b"\xc1"},
+    ],
+)
+def test_a_damaged_row_is_refused(damage):
+    names = [
+        "key",
+        "revision",
+        "version",
+        "epoch",
+        "fence",
+        "digest",
+        "codec",
+        "size",
+        "backend_id",
+        "writer",
+        "at",
+        "leases",
+    ]
+    whole = dict(zip(names, (b"k", 1, 1, 0, 0, bytes(32), "agr1", 3, None, "a", 1.0, None), strict=True))
+    assert row_of(tuple(whole.values())).version == 1
+    with pytest.raises(MalformedBlobError):
+        row_of(tuple({**whole, **damage}.values()))
+
+
+@given(st.lists(HELD, max_size=3).map(tuple), st.booleans())
+def test_rows_come_back_from_their_columns(leases, is_there):
+    ref = ContentRef(Digest(bytes(32)), "agr1", 3, "store") if is_there else None
+    row = Row(1, 2, 3, 4, ref, "writer", 5.0, leases)
+    *columns, until, packed = columns_of(row)
+    assert until == row.until
+    assert row_of((b"key", *columns, packed)) == row

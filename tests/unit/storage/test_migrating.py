@@ -421,7 +421,7 @@ def damage(cas, column, value):
     """Let somebody else write to the table of aliases."""
     match cas._store:
         case PostgresBlobStore() as store:
-            with store._pool.connect() as connection:
+            with store._opening.pool.connect() as connection:
                 connection.execute(f"UPDATE agentref_alias SET {column} = %s WHERE name = 'bad'", [value])
         case FilesystemBlobStore():
             with closing(sqlite3.connect(f"{cas.root}/index.sqlite3")) as connection, connection:
