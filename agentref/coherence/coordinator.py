@@ -1,7 +1,9 @@
 """The coordinator that users hold: for threads and for event loops."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
@@ -9,6 +11,7 @@ from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
 from agentref.coherence.contents import ContentStore
 from agentref.coherence.feed import Page
+from agentref.coherence.following import Bell
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
 from agentref.coherence.mesi import State, state_of
@@ -151,8 +154,20 @@ class Coordinator(SyncCoordinator):
         return await self.hop(self.changes, since=since, limit=limit)
 
     async def await_change(self, since: str, *, timeout: float) -> None:  # noqa: ASYNC109
-        """`wait` for the event loop."""
-        await asyncio.to_thread(self.wait, since, timeout=timeout)
+        """`wait` for the event loop. Keeps no thread waiting, however many wait."""
+        if self.table.is_joined:  # where nobody may follow the feed
+            await asyncio.to_thread(self.wait, since, timeout=timeout)
+            return
+        seconds = None if timeout == math.inf else arguments.check_seconds("timeout", timeout, zero=True)
+        bell = Bell(asyncio.get_running_loop())
+        following = await self.hop(self.subscribe, bell.ring)
+        try:
+            # What came before it was subscribed did not ring.
+            if not (await self.achanges(since=since, limit=1)).changes:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(bell.moved.wait(), seconds)
+        finally:
+            following.close()
 
     async def __aenter__(self) -> Self:
         return self

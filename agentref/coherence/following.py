@@ -1,5 +1,6 @@
 """Being called when something is committed: one thread a coordinator that follows its feed."""
 
+import asyncio
 import inspect
 import logging
 import threading
@@ -13,7 +14,7 @@ from agentref.coherence.feed import Page
 from agentref.errors import AgentRefError, CursorTooOldError, InvalidInputError, StoreUnavailableError
 from agentref.forks import InChild
 
-__all__ = ["Feed", "Follower", "Subscription"]
+__all__ = ["Bell", "Feed", "Follower", "Subscription"]
 
 _LOOK_SECONDS: Final = 1.0
 _AFTER_ERROR: Final = 0.5
@@ -66,6 +67,18 @@ class Subscription:
             call(page)
         except Exception:  # noqa: BLE001  (others are to be told, whatever it is)
             _log.exception("A subscriber to changes failed; it is told of the next ones.")
+
+
+class Bell:
+    """Rings in an event loop, whichever thread pulls the rope."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.moved = asyncio.Event()
+        self._loop = loop
+
+    def ring(self, _: Page) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.moved.set)
 
 
 class Follower:

@@ -9,8 +9,8 @@ from typing import Any, Final, Self
 
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
-from agentref.coherence.feed import Change, Page
-from agentref.coherence.following import Subscription
+from agentref.coherence.feed import Change
+from agentref.coherence.following import Bell, Subscription
 from agentref.coherence.held import HeldLease
 from agentref.coherence.keys import Key, encode_key
 from agentref.coherence.leases import Lease
@@ -127,7 +127,7 @@ class Peer(SyncPeer):
         """`changes` for the event loop."""
         seconds = check_timeout(timeout)
         until = time.monotonic() + seconds
-        bell = _Bell(asyncio.get_running_loop())
+        bell = Bell(asyncio.get_running_loop())
         following: Subscription | None = None
         try:
             while True:
@@ -201,15 +201,3 @@ class Peer(SyncPeer):
             return await self._atried(key, change, initial)
         finally:
             await held.__aexit__(None, None, None)
-
-
-class _Bell:
-    """Rings in an event loop, whichever thread pulls the rope."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.moved = asyncio.Event()
-        self._loop = loop
-
-    def ring(self, _: Page) -> None:
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.moved.set)

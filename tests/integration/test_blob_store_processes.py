@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import warnings
 from contextlib import closing
 from pathlib import Path
 
@@ -14,28 +13,11 @@ from agentref.errors import StoreUnavailableError
 from agentref.refs import Digest
 from agentref.storage.filesystem import FilesystemBlobStore
 from agentref.storage.memory import MemoryBlobStore
+from tests.forking import fork, statuses
 
 
 def digest(number):
     return Digest(number.to_bytes(32, "big"))
-
-
-def fork(task):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads are the point here
-        child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        task()
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def wait_for(children):
-    return [os.waitpid(child, 0)[1] for child in children]
 
 
 def test_twenty_processes_that_make_one_store_at_once_all_use_it(tmp_path):
@@ -50,7 +32,7 @@ def test_twenty_processes_that_make_one_store_at_once_all_use_it(tmp_path):
     children = [fork(lambda n=n: work(n)) for n in range(20)]
     os.close(writing)
     os.close(reading)
-    assert wait_for(children) == [0] * 20
+    assert statuses(children) == [0] * 20
     with closing(FilesystemBlobStore(tmp_path / "a" / "store", create=False)) as store:
         assert len(store.fetch([digest(n) for n in [*range(20), *range(100, 120)]])) == 40
 
@@ -65,7 +47,7 @@ def test_processes_that_open_write_and_close_all_the_time_never_meet_a_half_move
                     {digest(1000 * number + n): bytes(900) for n in range(10 * turn, 10 * turn + 10)}
                 )
 
-    assert wait_for([fork(lambda n=n: work(n)) for n in range(4)]) == [0] * 4
+    assert statuses([fork(lambda n=n: work(n)) for n in range(4)]) == [0] * 4
     with closing(FilesystemBlobStore(tmp_path)) as store:
         assert len(store.fetch([digest(1000 * n + k) for n in range(4) for k in range(150)])) == 600
 
@@ -87,7 +69,7 @@ def test_what_a_forked_child_commits_survives_its_parent_closing_the_store(tmp_p
     store.store({digest(3): b"parent"})
     store.close()
     os.write(to_child[1], b"x")
-    assert wait_for([child]) == [0]
+    assert statuses([child]) == [0]
     for end in (*to_child, *from_child):
         os.close(end)
     with closing(FilesystemBlobStore(tmp_path)) as again:
@@ -104,7 +86,7 @@ def test_a_process_that_dies_while_it_copies_out_of_a_pack_lengthens_no_life(tmp
         monkeypatch.setattr("agentref.storage._compaction._resettle", lambda *_: os._exit(0))
         FilesystemBlobStore(tmp_path).remove(list(blobs)[20:])
 
-    assert wait_for([fork(work)]) == [0]
+    assert statuses([fork(work)]) == [0]
     with closing(FilesystemBlobStore(tmp_path)) as store:
         assert [info.expires_at for info in store.scan()] == [2e9] * 20
         assert store.fetch(kept) == {name: blobs[name] for name in kept}
@@ -137,11 +119,11 @@ def test_forks_while_threads_write_leave_both_sides_working(tmp_path, kind):
         store.store({digest(1): b"child"})
         assert store.fetch([digest(1)]) == {digest(1): b"child"}
 
-    statuses = [wait_for([fork(work)])[0] for _ in range(15)]
+    ended = [statuses([fork(work)])[0] for _ in range(15)]
     done.set()
     for thread in threads:
         thread.join()
-    assert statuses == [0] * 15
+    assert ended == [0] * 15
     assert failures == []
     assert len(store.scan(limit=10**6)) > 3
     store.close()
@@ -156,7 +138,7 @@ def test_a_child_that_inherits_a_verb_in_progress_refuses_to_work(tmp_path):
             with pytest.raises(StoreUnavailableError, match="fork"):
                 store.fetch([digest(1)])
 
-        assert wait_for([fork(work)]) == [0]
+        assert statuses([fork(work)]) == [0]
     store.store({digest(1): b"parent"})
     assert store.fetch([digest(1)]) == {digest(1): b"parent"}
     store.close()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from contextlib import closing
 
 import pytest
@@ -17,6 +16,7 @@ from agentref.coherence.keys import encode_key
 from agentref.coherence.sqlite import SqliteCoordinator
 from agentref.errors import Conflict, StoreBusyError, StoreUnavailableError
 from agentref.refs import ContentRef, Digest
+from tests.forking import fork, statuses
 
 KEY = ("proj", "counter")
 CODE = encode_key(KEY)
@@ -69,24 +69,6 @@ def add_one(coordinator):
         finally:
             if leave is not None:
                 leave()
-
-
-def fork(task):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads are the point here
-        child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        task()
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def statuses(children):
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def counted(coordinator):

@@ -16,20 +16,18 @@ from agentref.errors import (
     StoreFullError,
 )
 from agentref.storage import InMemoryCAS
+from tests.forking import fork, statuses
 
 KEY = ("proj", "plan")
 
 
 def in_child(work):
-    """What a forked child makes of it: true, false, or an error that ends it with 9."""
-    pid = os.fork()
-    if pid == 0:
-        status = 9
-        try:
-            status = int(not work())
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    """What a forked child makes of it: 0 if it is true."""
+
+    def task():
+        assert work()
+
+    return statuses([fork(task)])[0]
 
 
 @pytest.fixture
@@ -216,3 +214,19 @@ def test_one_thing_where_several_are_taken_is_refused_before_anything_happens(co
                 call()
         assert peer.read(KEY).version == 1
         assert list(store.iter_pins()) == pins
+
+
+def test_many_who_wait_for_a_change_do_not_keep_it_from_coming(shared, store):
+    """They outnumber the threads of the event loop by far."""
+
+    async def run():
+        async with shared.peer("a", backend=store) as peer:
+            since = await shared.ahead()
+            waiting = [asyncio.create_task(shared.await_change(since, timeout=30)) for _ in range(100)]
+            await asyncio.sleep(0.1)
+            assert not any(task.done() for task in waiting)
+            await peer.acommit(KEY, 1, base=None)
+            async with asyncio.timeout(10):
+                await asyncio.gather(*waiting)
+
+    asyncio.run(run())
