@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from langchain_core.runnables import RunnableConfig
@@ -115,16 +115,16 @@ class Coherence:
         if self.publisher is None:
             return
         for thread_id in thread_ids:
-            saved = saver.list({"configurable": {"thread_id": thread_id}})
-            self.publisher.publish_thread(str(thread_id), saved)
+            config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
+            self.publisher.publish_thread(str(thread_id), partial(saver.list, config))
 
     async def amoved(self, saver: BaseCheckpointSaver[Any], thread_ids: Iterable[str]) -> None:
         """`moved` for the event loop."""
         if self.publisher is None:
             return
         for thread_id in thread_ids:
-            saved = saver.alist({"configurable": {"thread_id": thread_id}})
-            await self.publisher.apublish_thread(str(thread_id), saved)
+            config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
+            await self.publisher.apublish_thread(str(thread_id), partial(saver.alist, config))
 
     def let_go(self) -> None:
         """At the end: other workers need not wait for leases to expire."""

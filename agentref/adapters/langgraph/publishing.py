@@ -5,6 +5,7 @@ dies in between or the coordinator cannot be reached; the next save of that name
 stands there, and makes up for it.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
@@ -37,10 +38,6 @@ Latest = dict[str, Mapping[str, ContentRef]]
 
 Confirm = Callable[[], Sequence[Versioned]]
 """Views on which a publication rests. Asked before each try; raises `Conflict` if the thread is lost."""
-
-
-def _unconfirmed() -> Sequence[Versioned]:
-    return ()
 
 
 def published_refs(checkpoint: Checkpoint) -> dict[str, ContentRef]:
@@ -84,55 +81,89 @@ class Publisher:
 
         Raises `Conflict` only about the thread itself, as `confirm` may.
         """
-        prefixes = [namespace_key(thread_id, namespace)]
+        prefix = namespace_key(thread_id, namespace)
         with self._noting(thread_id):
-            steps.run(self._publishing(prefixes, thread_id, {namespace: refs}, confirm))
+            steps.run(self._publishing(prefix, self._wanted(thread_id, {namespace: refs}), confirm))
 
     async def apublish(
         self, thread_id: str, namespace: str, refs: Mapping[str, ContentRef], confirm: Confirm
     ) -> None:
         """`publish` for the event loop."""
-        prefixes = [namespace_key(thread_id, namespace)]
+        prefix = namespace_key(thread_id, namespace)
         with self._noting(thread_id):
-            await self._arun(self._publishing(prefixes, thread_id, {namespace: refs}, confirm))
+            await self._arun(self._publishing(prefix, self._wanted(thread_id, {namespace: refs}), confirm))
 
-    def publish_thread(self, thread_id: str, saved: Iterable[CheckpointTuple]) -> None:
-        """Let what the latest of these checkpoints carry be what a thread holds, all namespaces of it."""
-        latest: Latest = {}
-        for item in saved:
-            _add(latest, item)
+    def publish_thread(self, thread_id: str, saved: Callable[[], Iterable[CheckpointTuple]]) -> None:
+        """Let what the latest of its checkpoints carry be what a thread holds, all namespaces of it. What
+        saves publish meanwhile is not overwritten: `saved` is asked again then."""
+        pauses = steps.pauses(time.monotonic() + _PATIENCE)
         with self._noting(thread_id):
-            steps.run(self._publishing(thread_prefixes(thread_id), thread_id, latest, _unconfirmed))
+            while True:
+                there = self._there(thread_prefixes(thread_id))  # before it is looked at what is saved
+                latest: Latest = {}
+                for item in saved():
+                    _add(latest, item)
+                try:
+                    self._commit(_differences(there, self._wanted(thread_id, latest)))
+                except Conflict:
+                    if (pause := next(pauses, None)) is None:
+                        raise
+                else:
+                    return
+                time.sleep(pause)
 
-    async def apublish_thread(self, thread_id: str, saved: AsyncIterable[CheckpointTuple]) -> None:
+    async def apublish_thread(
+        self, thread_id: str, saved: Callable[[], AsyncIterable[CheckpointTuple]]
+    ) -> None:
         """`publish_thread` for the event loop."""
-        latest: Latest = {}
-        async for item in saved:
-            _add(latest, item)
+        hop = self._coordinator.hop
+        pauses = steps.pauses(time.monotonic() + _PATIENCE)
         with self._noting(thread_id):
-            await self._arun(self._publishing(thread_prefixes(thread_id), thread_id, latest, _unconfirmed))
+            while True:
+                there = await hop(self._there, thread_prefixes(thread_id))
+                latest: Latest = {}
+                async for item in saved():
+                    _add(latest, item)
+                try:
+                    await hop(self._commit, _differences(there, self._wanted(thread_id, latest)))
+                except Conflict:
+                    if (pause := next(pauses, None)) is None:
+                        raise
+                else:
+                    return
+                await asyncio.sleep(pause)
 
     async def _arun(self, publishing: steps.Steps[None]) -> None:
         await steps.arun(publishing, in_thread=not self._coordinator.table.is_local)
 
     def _publishing(
-        self, prefixes: Sequence[Key], thread_id: str, latest: Latest, confirm: Confirm
+        self, prefix: Key, wanted: Mapping[Key, ContentRef], confirm: Confirm
     ) -> steps.Steps[None]:
-        wanted = self._wanted(thread_id, latest)
         pauses = steps.pauses(time.monotonic() + _PATIENCE)
         while True:
             reads = confirm()
             try:
-                writes = self._differences(prefixes, wanted)
-                for first in range(0, len(writes), _AT_ONCE):
-                    few = writes[first : first + _AT_ONCE]
-                    self._coordinator.commit(few, agent=self._worker.name, reads=reads)
+                self._commit(_differences(self._there([prefix]), wanted), reads)
             except Conflict:  # somebody else has written, or keeps writers out for a while
                 if (pause := next(pauses, None)) is None:
                     raise
             else:
                 return
             yield pause
+
+    def _there(self, prefixes: Sequence[Key]) -> dict[Key, Versioned]:
+        """What the keys that begin so stand for."""
+        return {
+            view.key: view
+            for prefix in prefixes
+            for view in self._coordinator.keys(prefix)
+            if len(view.key) == _KEY_PARTS
+        }
+
+    def _commit(self, writes: Sequence[Write], reads: Sequence[Versioned] = ()) -> None:
+        for first in range(0, len(writes), _AT_ONCE):
+            few = writes[first : first + _AT_ONCE]
+            self._coordinator.commit(few, agent=self._worker.name, reads=reads)
 
     def _wanted(self, thread_id: str, latest: Latest) -> dict[Key, ContentRef]:
         wanted = {}
@@ -146,21 +177,6 @@ class Publisher:
                 else:
                     wanted[key] = ref
         return wanted
-
-    def _differences(self, prefixes: Sequence[Key], wanted: Mapping[Key, ContentRef]) -> list[Write]:
-        """What to commit so that the keys that begin so stand for what is wanted, and for nothing else."""
-        there: dict[Key, Versioned] = {
-            view.key: view
-            for prefix in prefixes
-            for view in self._coordinator.keys(prefix)
-            if len(view.key) == _KEY_PARTS
-        }
-        writes = [
-            Write(key, ref, there.get(key))
-            for key, ref in wanted.items()
-            if key not in there or not _same(there[key].ref, ref)
-        ]
-        return writes + [Write(key, None, view) for key, view in there.items() if key not in wanted]
 
     @contextmanager
     def _noting(self, thread_id: str) -> Generator[None]:
@@ -179,6 +195,16 @@ class Publisher:
             thread_id,
             error,
         )
+
+
+def _differences(there: Mapping[Key, Versioned], wanted: Mapping[Key, ContentRef]) -> list[Write]:
+    """What to commit so that what is there becomes what is wanted, and nothing else."""
+    writes = [
+        Write(key, ref, there.get(key))
+        for key, ref in wanted.items()
+        if key not in there or not _same(there[key].ref, ref)
+    ]
+    return writes + [Write(key, None, view) for key, view in there.items() if key not in wanted]
 
 
 def _add(latest: Latest, item: CheckpointTuple) -> None:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from agentref import AgentRefState, Externalized, Inline
 from agentref.adapters.langgraph import LangGraphAdapter, channel_key, current_agent, externalize
-from agentref.coherence import Coordinator, Key, MemoryCoordinator
+from agentref.coherence import Coordinator, Key, MemoryCoordinator, Write
 from agentref.errors import (
     BlobNotFoundError,
     ConfigurationError,
@@ -227,6 +227,33 @@ def test_a_thread_from_before_there_was_a_coordinator_can_be_published(
     assert run.saver.peer("p").value(DOCS) == text
     with pytest.raises(ConfigurationError, match="coordinator="):
         before.saver.publish_thread("t")
+
+
+def test_what_a_save_publishes_meanwhile_is_not_overwritten_with_what_was_listed(
+    run: Any, coordinator: Coordinator, payload: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = payload(), payload()
+    graph = graph_of(run, lambda_node(docs=old))
+    run.invoke(graph, {"notes": []})
+    publisher = run.saver.coherence.publisher
+    commit, listings = publisher._commit, []
+
+    def after_a_save(writes: Any, *args: Any) -> None:
+        listings.append(writes)
+        if len(listings) == 1:  # what is to be committed was listed before that
+            view = coordinator.read([DOCS])[DOCS]
+            coordinator.commit([Write(DOCS, run.saver.runtime.backend.dump(new), view)], agent="another")
+            writes = [Write(DOCS, None, view)]
+        commit(writes, *args)
+
+    monkeypatch.setattr(publisher, "_commit", after_a_save)
+    if run.face.loop is None:
+        run.saver.publish_thread("t")
+    else:
+        run.face.wait(run.saver.apublish_thread("t"))
+    assert len(listings) == 2  # it was listed again, and that is what stands there
+    assert run.saver.peer("p").value(DOCS) == old
+    assert run.saver.missed_publications == 0
 
 
 def test_a_save_waits_for_readers_who_keep_writers_out(
