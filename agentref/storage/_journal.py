@@ -22,7 +22,7 @@ from agentref.sqlite import Database
 from agentref.storage import _blob_table as table
 from agentref.storage._marks import Marks
 from agentref.storage._packs import FULL, Pack, Packs
-from agentref.storage._tail import Appended, Tail
+from agentref.storage._tail import Appended, Tail, longest
 
 __all__ = ["Journal"]
 
@@ -59,7 +59,9 @@ class Journal:
         found: dict[Digest, table.Row] = {}
         for tail in list(self._tails.values()):
             if rows := tail.rows:
-                found.update([(digest, row) for digest in digests if (row := rows.get(digest)) is not None])
+                for digest in digests:
+                    if (row := rows.get(digest)) is not None:
+                        found[digest] = longest(found[digest], row) if digest in found else row
         return found
 
     def whole(self, rows: Collection[table.Row]) -> list[table.Row]:

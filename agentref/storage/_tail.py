@@ -9,7 +9,7 @@ from agentref.storage import _blob_table as table
 from agentref.storage._batches import Batch
 from agentref.storage._packs import Pack
 
-__all__ = ["Appended", "Tail"]
+__all__ = ["Appended", "Tail", "longest"]
 
 
 class Tail:
@@ -34,7 +34,12 @@ class Tail:
             repeat(None),
             strict=False,
         )
-        self.rows.update(zip(batch.digests, map(table.Row._make, columns), strict=True))
+        rows = dict(zip(batch.digests, map(table.Row._make, columns), strict=True))
+        if not self.rows.keys().isdisjoint(rows):
+            # Two threads came with one blob, one after the other into one pack: its life only lengthens.
+            for digest in self.rows.keys() & rows.keys():
+                rows[digest] = longest(self.rows[digest], rows[digest])
+        self.rows.update(rows)
         self.position = batch.end
 
     def settle(self, end: int) -> None:
@@ -45,6 +50,13 @@ class Tail:
             self.rows.clear()
         else:
             self.rows = {digest: row for digest, row in self.rows.items() if row.place >= end}
+
+
+def longest(one: table.Row, other: table.Row) -> table.Row:
+    """The second row of a blob that was appended twice, with the longer life of the two."""
+    return other._replace(
+        touched_at=max(one.touched_at, other.touched_at), expires_at=max(one.expires_at, other.expires_at)
+    )
 
 
 class Appended:

@@ -424,6 +424,22 @@ class TestJournal:
         assert store.remove([A]) == 1
         assert store.fetch([A]) == other.fetch([A]) == {}
 
+    @pytest.mark.parametrize("lives", [(3e9, 2e9), (2e9, 3e9)])
+    @pytest.mark.parametrize(
+        "ends", [lambda store: None, end_like_a_killed_process], ids=["lives", "killed"]
+    )
+    def test_two_threads_that_append_one_blob_to_one_pack_only_lengthen_its_life(
+        self, store, opened, root, lives, ends
+    ):
+        for expires_at in lives:  # neither had found it
+            store._journal.append({A: b"data", B: b"%f" % expires_at}, expires_at)
+        ((_, info),) = store.stat([A]).items()
+        assert info.expires_at == 3e9
+        assert [row.expires_at for row in store._journal.find([A]).values()] == [3e9]
+        ends(store)
+        assert {info.expires_at for info in opened().scan()} == {3e9}
+        assert opened().remove([A, B]) == 2
+
     def test_the_epoch_moves_with_a_removal_and_is_never_the_same_while_one_may_be_under_way(
         self, store, opened, monkeypatch
     ):
