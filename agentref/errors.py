@@ -29,6 +29,7 @@ so that code which never heard of agentref handles it correctly.
     │   ├── CorruptBlobError
     │   ├── MalformedBlobError
     │   ├── FutureVersionError
+    │   ├── UntrustedRefError
     │   └── UntrustedTypeError
     ├── StorageError (OSError)               retry, free space, fix permissions
     │   ├── StoreUnavailableError
@@ -78,6 +79,7 @@ __all__ = [
     "UnknownFieldError",
     "UnsetFieldError",
     "UnsupportedTypeError",
+    "UntrustedRefError",
     "UntrustedTypeError",
     "ValueTooLargeError",
 ]
@@ -320,6 +322,12 @@ class FutureVersionError(IntegrityError):
     """A view is of a version that its coordinator has not reached: the database is older than the view."""
 
     code = "future_version"
+
+
+class UntrustedRefError(IntegrityError):
+    """A ref is not sealed by a key of this tenant's: edited, forged, another's. Nothing was loaded."""
+
+    code = "untrusted_ref"
 
 
 class UntrustedTypeError(IntegrityError):

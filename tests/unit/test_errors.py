@@ -39,6 +39,7 @@ TREE: dict[str, tuple[set[type], str]] = {
     "CorruptBlobError": ({errors.IntegrityError}, "corrupt_blob"),
     "MalformedBlobError": ({errors.IntegrityError}, "malformed_blob"),
     "FutureVersionError": ({errors.IntegrityError}, "future_version"),
+    "UntrustedRefError": ({errors.IntegrityError}, "untrusted_ref"),
     "UntrustedTypeError": ({errors.IntegrityError}, "untrusted_type"),
     "StorageError": ({errors.AgentRefError, OSError}, "storage"),
     "StoreUnavailableError": ({errors.StorageError}, "store_unavailable"),

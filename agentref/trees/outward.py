@@ -1,0 +1,196 @@
+"""The way out: what is large in a tree makes room for stubs. Pure; mutates nothing that it is given."""
+
+from operator import is_
+from typing import Any, Final, NamedTuple
+
+from agentref.errors import InvalidInputError
+from agentref.trees.segments import Segments, like
+from agentref.trees.stubs import Stub, escape, is_marker
+
+__all__ = ["MAX_DEPTH", "Limits", "Pending", "Shrunk", "shrink"]
+
+MAX_DEPTH: Final = 200
+"""Levels of dicts and lists. A tree of real state has a few dozen."""
+
+_LARGE: Final = 16
+"""Thresholds' worth of what is small on its own: so much of it together is kept as one value."""
+
+_STUB: Final = 170  # bytes of a stub as text; of a number, about
+_NUMBER: Final = 8
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
+_BYTES: Final = frozenset({bytes, bytearray})
+
+
+class Limits(NamedTuple):
+    """When something is large. See `Externalizer`."""
+
+    threshold: int
+    segment: int
+    all_bytes: bool = False
+
+
+class Pending(NamedTuple):
+    """A value to be stored: the stub that waits for its ref, and how many items of a list it is."""
+
+    stub: Stub
+    value: object
+    items: int | None
+    path: str
+
+
+class Shrunk(NamedTuple):
+    """A tree with empty stubs in it, what they are to stand for, and the stubs that were there already."""
+
+    tree: Any
+    pending: list[Pending]
+    kept: list[Stub]
+
+
+class _Seen(NamedTuple):
+    """What became of a part of the tree.
+
+    Attributes:
+        new: what takes its place.
+        inline: about how many bytes that is, as text.
+        whole: about how many bytes the part itself is.
+        is_plain: whether it can be stored as it is: no stub is in it, and no object of another type.
+    """
+
+    new: Any
+    inline: int
+    whole: int
+    is_plain: bool
+
+
+def shrink(tree: Any, limits: Limits) -> Shrunk:
+    """Put empty stubs in place of all that is large. Raises `InvalidInputError` for what is too deep."""
+    walk = _Walk(limits)
+    return Shrunk(walk.visit(tree, is_root=True).new, walk.pending, walk.kept)
+
+
+class _Walk:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._where: list[Any] = []
+        self.pending: list[Pending] = []
+        self.kept: list[Stub] = []
+
+    def visit(self, part: Any, *, is_root: bool = False) -> _Seen:
+        kind = type(part)
+        if kind is str or kind in _BYTES:
+            return self._leaf(part)
+        if kind in _NUMBERS:
+            return _Seen(part, _NUMBER, _NUMBER, is_plain=True)
+        if kind is Stub:
+            self.kept.append(part)
+            return _Seen(part, _STUB, _STUB, is_plain=False)
+        if len(self._where) >= MAX_DEPTH:
+            raise InvalidInputError(
+                f"{self._path()} is nested more than {MAX_DEPTH} levels deep, or holds itself. "
+                f"Externalize its parts on their own, or flatten it."
+            )
+        if isinstance(part, dict):
+            return self._dict(part, is_root=is_root)
+        if isinstance(part, (list, tuple)):
+            return self._sequence(part, is_root=is_root)
+        return _Seen(part, _NUMBER, _NUMBER, is_plain=False)
+
+    def _leaf(self, part: Any) -> _Seen:
+        limit = self._limits.threshold
+        size = len(part)
+        if type(part) is str:
+            # A character takes one to four bytes; only in between must they be counted.
+            if size <= limit < size * 4 and not part.isascii():
+                size = len(part.encode(errors="surrogatepass"))
+        elif self._limits.all_bytes:
+            limit = -1
+        if size <= limit:
+            return _Seen(part, size + 2, size + 2, is_plain=True)
+        return _Seen(self._put(part), _STUB, size, is_plain=True)
+
+    def _dict(self, part: dict[Any, Any], *, is_root: bool) -> _Seen:
+        mark, where = len(self.pending), self._where
+        inline = whole = 2
+        is_plain = type(part) is dict
+        new: dict[Any, Any] = part
+        small = self._limits.threshold // 4
+        for key, value in part.items():
+            if type(key) is str:
+                own = len(key) + 6
+            else:
+                own, is_plain = _NUMBER, False
+            if type(value) is str and len(value) <= small:  # what most of it is
+                inline += own + len(value)
+                whole += own + len(value)
+                continue
+            where.append(key)
+            seen = self.visit(value)
+            where.pop()
+            inline += seen.inline + own
+            whole += seen.whole + own
+            is_plain = is_plain and seen.is_plain
+            if seen.new is not value:
+                if new is part:
+                    new = dict(part)
+                new[key] = seen.new
+        if self._is_large(inline) and is_plain and not is_root:
+            return self._as_one(part, mark, whole)
+        return _Seen(escape(new) if is_marker(part) else new, inline, whole, is_plain)
+
+    def _sequence(self, part: Any, *, is_root: bool) -> _Seen:
+        mark, where = len(self.pending), self._where
+        if type(part) is list and len(part) * _NUMBER > self._limits.threshold and _are_numbers(part):
+            return self._as_one(part, mark, len(part) * _NUMBER)
+        new: list[Any] = []
+        inlines: list[int] = []
+        whole, is_plain, begun = 2, type(part) in {list, tuple}, mark
+        segments = Segments(self._limits.segment, self._limits.threshold, self._limits.threshold * _LARGE)
+        for index, item in enumerate(part):
+            where.append(index)
+            seen = self.visit(item)
+            where.pop()
+            new.append(seen.new)
+            inlines.append(seen.inline)
+            whole += seen.whole
+            is_plain = is_plain and seen.is_plain
+            if type(part) is not list:
+                continue
+            if segments.add(seen.whole, is_plain=seen.is_plain):
+                del self.pending[begun:]  # a segment is stored as it is, whatever is in it
+            if segments.is_empty:
+                begun = len(self.pending)
+        self._seal(part, segments.closed, new, inlines)
+        inline = 2 + sum(inlines)
+        if self._is_large(inline) and is_plain and not is_root:
+            return self._as_one(part, mark, whole)
+        return _Seen(_alike(part, new), inline, whole, is_plain)
+
+    def _seal(self, part: Any, closed: list[tuple[int, int]], new: list[Any], inlines: list[int]) -> None:
+        for begin, end in reversed(closed):
+            new[begin:end] = [self._put(part[begin:end], end - begin)]
+            inlines[begin:end] = [_STUB]
+
+    def _is_large(self, size: int) -> bool:
+        return size > self._limits.threshold * _LARGE
+
+    def _as_one(self, part: Any, mark: int, whole: int) -> _Seen:
+        """Keep all of a container as one value, and not what is in it."""
+        del self.pending[mark:]
+        return _Seen(self._put(part), _STUB, whole, is_plain=True)
+
+    def _put(self, value: object, items: int | None = None) -> Stub:
+        stub = Stub()
+        self.pending.append(Pending(stub, value, items, self._path()))
+        return stub
+
+    def _path(self) -> str:
+        return "".join(f"[{key!r:.40}]" for key in self._where[:12]) or "The tree"
+
+
+def _are_numbers(part: list[Any]) -> bool:
+    return _NUMBERS.issuperset(map(type, part))
+
+
+def _alike(part: Any, new: list[Any]) -> Any:
+    """The sequence itself if nothing in it changed; one of its kind if something did."""
+    return part if len(new) == len(part) and all(map(is_, new, part)) else like(part, new)
