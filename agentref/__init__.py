@@ -5,16 +5,23 @@ large values are kept once in a content-addressed store, and checkpoints hold a 
 Stores are in `agentref.storage`, frameworks in `agentref.adapters`, errors in `agentref.errors`.
 """
 
-from agentref.errors import AgentRefError, InlineSizeExceeded
+from agentref.detection import Framework, auto_adapt, configure, configured, detect_active_framework
+from agentref.errors import AgentRefError, AmbiguousFrameworkError, InlineSizeExceeded
 from agentref.refs import ContentRef
 from agentref.state import AgentRefState, Externalized, Inline, field
 
 __all__ = [
     "AgentRefError",
     "AgentRefState",
+    "AmbiguousFrameworkError",
     "ContentRef",
     "Externalized",
+    "Framework",
     "Inline",
     "InlineSizeExceeded",
+    "auto_adapt",
+    "configure",
+    "configured",
+    "detect_active_framework",
     "field",
 ]

@@ -37,17 +37,21 @@ so that code which never heard of agentref handles it correctly.
     │   ├── StoreFullError
     │   └── StoreVersionError
     └── ConfigurationError (RuntimeError)    configure a store, install an extra
+        ├── AmbiguousFrameworkError
+        ├── NoFrameworkDetectedError (LookupError)
         ├── UnknownBackendError (LookupError)
         └── MissingExtraError (ImportError)
 """
 
-from enum import StrEnum
 from typing import ClassVar
+
+from agentref.reasons import Reason
 
 __all__ = [
     "AgentRefError",
     "AliasConflictError",
     "AliasNotFoundError",
+    "AmbiguousFrameworkError",
     "BlobNotFoundError",
     "CoherenceError",
     "ConfigurationError",
@@ -65,6 +69,7 @@ __all__ = [
     "InvalidRefError",
     "MalformedBlobError",
     "MissingExtraError",
+    "NoFrameworkDetectedError",
     "Reason",
     "RetriesExhaustedError",
     "SnapshotLapsedError",
@@ -222,25 +227,6 @@ class AliasConflictError(AgentRefError):
         self.current = current
 
 
-class Reason(StrEnum):
-    """Why a commit, a lease or an effect was refused. Members are only ever added."""
-
-    VERSION_MISMATCH = "version_mismatch"
-    """Somebody wrote since the view was read."""
-    DELETED = "deleted"
-    """Somebody deleted it since the view was read."""
-    EXISTS = "exists"
-    """It was to be created, but is there."""
-    CONTENT_MISMATCH = "content_mismatch"
-    """The view has the version that stands there, but not its content: it is of another history."""
-    HELD_BY_OTHER = "held_by_other"
-    """Somebody else has a lease on it, or waits for one."""
-    LEASE_LOST = "lease_lost"
-    """The lease has ended: released, expired, or taken away by `recover`."""
-    STALE_EPOCH = "stale_epoch"
-    """An exclusive lease has ended since the view was read: whoever held it may not write any more."""
-
-
 class CoherenceError(AgentRefError):
     """What is shared is not, or no longer, as the caller believes; nothing was changed."""
 
@@ -370,6 +356,25 @@ class ConfigurationError(AgentRefError, RuntimeError):
     """Something that the call needs was not set up."""
 
     code = "configuration"
+
+
+class AmbiguousFrameworkError(ConfigurationError):
+    """Several frameworks are at work in this process, and nobody said which one is meant.
+
+    Attributes: `candidates`, their names.
+    """
+
+    code = "ambiguous_framework"
+
+    def __init__(self, message: str = "", *, candidates: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.candidates = candidates
+
+
+class NoFrameworkDetectedError(ConfigurationError, LookupError):
+    """No framework that agentref knows is at work in this process."""
+
+    code = "no_framework_detected"
 
 
 class UnknownBackendError(ConfigurationError, LookupError):

@@ -39,6 +39,8 @@ TREE: dict[str, tuple[set[type], str]] = {
     "CorruptBlobError": ({errors.IntegrityError}, "corrupt_blob"),
     "MalformedBlobError": ({errors.IntegrityError}, "malformed_blob"),
     "FutureVersionError": ({errors.IntegrityError}, "future_version"),
+    "AmbiguousFrameworkError": ({errors.ConfigurationError}, "ambiguous_framework"),
+    "NoFrameworkDetectedError": ({errors.ConfigurationError, LookupError}, "no_framework_detected"),
     "UntrustedRefError": ({errors.IntegrityError}, "untrusted_ref"),
     "UntrustedTypeError": ({errors.IntegrityError}, "untrusted_type"),
     "StorageError": ({errors.AgentRefError, OSError}, "storage"),
