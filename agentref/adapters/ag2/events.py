@@ -63,7 +63,7 @@ class EventTypes:
                 return None
             data: dict[str, Any] = json.loads(text)
             again = self.event(_name(kind), data)
-            if again == event and again.created_at == event.created_at:
+            if again == event and again.to_dict() == data:
                 return data
         except (TypeError, ValueError, RecursionError, AttributeError) as raised:
             error = raised

@@ -129,7 +129,7 @@ class Messages:
     def _chat(self, index: int, data: dict[str, Any]) -> BaseChatMessage | BaseAgentEvent:
         try:
             return self._factory.create(data)
-        except ValidationError as error:
+        except (ValidationError, OSError, SyntaxError) as error:  # the latter two: damaged images
             raise MalformedBlobError(
                 f"Message {index} of the history is no {data.get('type')!r:.60}: {error}"
             ) from error
@@ -150,7 +150,7 @@ def load_llm(data: Sequence[Any], index: int = 0) -> list[LLMMessage]:
     `MalformedBlobError`."""
     try:
         return _LLM_MESSAGES.validate_python(list(data))
-    except (ValidationError, ValueError, TypeError, OSError) as error:  # a damaged image is an OSError
+    except (ValueError, TypeError, OSError, SyntaxError) as error:  # the latter two: damaged images
         raise MalformedBlobError(
             f"From message {index} on, the history is not of messages to and from a model: {error!s:.400}"
         ) from error
