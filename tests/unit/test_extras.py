@@ -1,4 +1,4 @@
-"""Optional packages: missing ones and those of other versions are told apart, when an adapter is imported."""
+"""Optional packages: an adapter tells a missing one from one of another version, when it is imported."""
 
 import os
 import subprocess
@@ -96,7 +96,13 @@ def test_bounds(version, is_known, tmp_path, monkeypatch):
 
 def test_what_pip_did_not_install(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    wanted = {"extra": "x", "distribution": "a-framework", "module": "a_framework", "since": "1", "before": "2"}
+    wanted = {
+        "extra": "x",
+        "distribution": "a-framework",
+        "module": "a_framework",
+        "since": "1",
+        "before": "2",
+    }
     with pytest.raises(MissingExtraError, match=r"agentref-checkpoint\[x\]"):
         require(**wanted)
     (tmp_path / "a_framework.py").touch()

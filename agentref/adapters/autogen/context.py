@@ -51,9 +51,9 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         context = AgentRefChatCompletionContext(adapter, BufferedChatCompletionContext(buffer_size=20))
         agent = AssistantAgent("writer", model_client, model_context=context)
 
-    Around one of AutoGen's own contexts, what is older than the last segment is not in memory either: it is
-    loaded when it is shown. A context of any other class keeps its messages itself; then only its saved
-    state is externalized.
+    Around one of AutoGen's own contexts, segments with messages over the threshold are not in memory
+    either: they are loaded each time that they are shown. A context of any other class keeps its messages
+    itself; then only its saved state is externalized.
 
     `save_state` returns refs, so that a plain `agent.save_state()` is small. It is not enough for a team,
     whose manager keeps each message too: there, use `AutoGenAdapter.save_state`. `load_state` takes states

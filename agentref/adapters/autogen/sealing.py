@@ -11,11 +11,21 @@ from agentref.trees import Externalizer, Stub
 __all__ = ["SealedMessages"]
 
 _SEAL_AT: Final = 16
-"""Thresholds' worth of open messages. The externalizer seals as much, or a segment's number of messages."""
+"""Thresholds' worth of open messages. The externalizer seals as much, or as many as fill a segment."""
+
+
+class _Segments:
+    """Messages in a row that were sealed: their stubs, and the messages themselves if none is large."""
+
+    __slots__ = ("messages", "stubs")
+
+    def __init__(self, stubs: list[Any], messages: list[LLMMessage] | None = None) -> None:
+        self.stubs = stubs
+        self.messages = messages
 
 
 class SealedMessages:
-    """A list of messages that grows at its end, of which only what is recent is in memory.
+    """A list of messages that grows at its end. Segments with large messages in them are not in memory.
 
     For one event loop at a time. Whatever raises, or is cancelled, leaves the list as it was: what is
     changed is changed between two awaits.
@@ -28,7 +38,7 @@ class SealedMessages:
         self._limit = threshold_bytes
         self._segment = segment
         self._owner = owner
-        self._sealed: list[Any] = []
+        self._sealed: list[_Segments] = []
         self._open: list[tuple[LLMMessage, dict[str, Any]]] = []
         self._is_sealing = False
         self._epoch = 0
@@ -52,28 +62,31 @@ class SealedMessages:
         """Store what fills a segment. What is added meanwhile stays open."""
         if self._is_sealing:
             return
-        self._is_sealing, epoch, count = True, self._epoch, len(self._open)
+        self._is_sealing, epoch, entries = True, self._epoch, list(self._open)
         try:
-            result = await self._externalized([tree for _, tree in self._open])
+            result = await self._externalized([tree for _, tree in entries])
         finally:
             self._is_sealing = False
-        sealed = [item for item in result if type(item) is Stub]
-        if sealed and epoch == self._epoch:
-            self._sealed += sealed
-            del self._open[: count - (len(result) - len(sealed))]
+        stubs = [item for item in result if type(item) is Stub]
+        if stubs and epoch == self._epoch:
+            closed = entries[: len(entries) - (len(result) - len(stubs))]
+            small = all(self._is_small(tree) for _, tree in closed)
+            self._sealed.append(_Segments(stubs, [message for message, _ in closed] if small else None))
+            del self._open[: len(closed)]
 
     async def load(self, last: int | None = None) -> list[LLMMessage]:
-        """All messages in order, or at least the last so many. Those of segments are new objects."""
+        """All messages in order, or at least the last so many. The large ones are new objects each time."""
         sealed, live = list(self._sealed), [message for message, _ in self._open]
         if last is None:
-            return load_llm(await self._external.arehydrate(sealed)) + live if sealed else live
+            return await self._messages(sealed) + live
         while sealed and len(live) < last:
-            live = load_llm(await self._external.arehydrate([sealed.pop()])) + live
+            live = await self._messages([sealed.pop()]) + live
         return live
 
     async def save(self) -> list[Any]:
         """The messages as an externalized list."""
-        result: list[Any] = await self._externalized([*self._sealed, *(tree for _, tree in self._open)])
+        stubs = [stub for each in self._sealed for stub in each.stubs]
+        result: list[Any] = await self._externalized([*stubs, *(tree for _, tree in self._open)])
         return result
 
     async def replace(self, items: Sequence[Any]) -> None:
@@ -88,17 +101,34 @@ class SealedMessages:
         rest = load_llm(await self._external.arehydrate(adopted[front:]))
         self.put(rest, adopted[:front])
 
-    def put(self, messages: Iterable[LLMMessage], sealed: Sequence[Any] = ()) -> None:
+    def put(self, messages: Iterable[LLMMessage], stubs: Sequence[Any] = ()) -> None:
         """These instead of what was there."""
         opened = [(message, dump_llm(message)) for message in messages]
         self._epoch += 1
-        self._sealed, self._open = list(sealed), opened
+        self._sealed, self._open = [_Segments([stub]) for stub in stubs], opened
 
     async def clear(self) -> None:
         """Forget all, and let go of what an owner kept."""
         self.put(())
         if self._owner is not None:
             await self._external.arelease(self._owner)
+
+    async def _messages(self, sealed: Sequence[_Segments]) -> list[LLMMessage]:
+        """The messages of segments; those that are not in memory are loaded in one batch."""
+        missing = {index: each.stubs for index, each in enumerate(sealed) if each.messages is None}
+        loaded = await self._external.arehydrate(missing) if missing else {}
+        result: list[LLMMessage] = []
+        for index, each in enumerate(sealed):
+            messages = each.messages
+            if messages is None:
+                messages = load_llm(loaded[index], len(result))
+                if all(map(self._is_small, loaded[index])):
+                    each.messages = messages
+            result += messages
+        return result
+
+    def _is_small(self, tree: dict[str, Any]) -> bool:
+        return _longest(tree) <= self._limit
 
     def _is_due(self, tree: dict[str, Any]) -> bool:
         if len(self._open) >= self._segment:
@@ -109,6 +139,17 @@ class SealedMessages:
 
     async def _externalized(self, items: list[Any]) -> Any:
         return await self._external.aexternalize(items, owner=self._owner)
+
+
+def _longest(part: Any) -> int:
+    """The length of the longest text in a part of a message."""
+    if isinstance(part, str):
+        return len(part)
+    if isinstance(part, dict):
+        part = part.values()
+    elif not isinstance(part, list):
+        return 0
+    return max(map(_longest, part), default=0)
 
 
 def _weight(part: Any) -> int:

@@ -132,12 +132,16 @@ def graph():
 
 def magentic():
     return MagenticOneGroupChat(
-        agents(), ScriptedClient("the facts", "the plan", LEDGER), termination_condition=MaxMessageTermination(5)
+        agents(),
+        ScriptedClient("the facts", "the plan", LEDGER),
+        termination_condition=MaxMessageTermination(5),
     )
 
 
 def society():
-    inner = RoundRobinGroupChat(agents("inside", "also_inside"), termination_condition=MaxMessageTermination(3))
+    inner = RoundRobinGroupChat(
+        agents("inside", "also_inside"), termination_condition=MaxMessageTermination(3)
+    )
     mind = SocietyOfMindAgent("mind", inner, ScriptedClient("the society says yes"))
     return RoundRobinGroupChat([mind, *agents("reader")], termination_condition=MaxMessageTermination(3))
 

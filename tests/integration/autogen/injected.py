@@ -1,5 +1,5 @@
-"""A pytest plugin for AutoGen's own suites: all that they save goes through a store at threshold 1, and each
-model context and memory that they make is one of ours around theirs.
+"""A pytest plugin for AutoGen's own suites: all that they save goes through a store at threshold 1, and
+each model context and memory that they make is one of ours around theirs.
 
 Run by `test_upstream.py`. At the end it writes how often the store was asked into the file that
 AGENTREF_INJECTED names.
@@ -12,12 +12,23 @@ from pathlib import Path
 
 import autogen_core.memory
 import autogen_core.model_context
-from autogen_agentchat.agents import AssistantAgent, BaseChatAgent, CodeExecutorAgent, SocietyOfMindAgent
-from autogen_agentchat.agents import _assistant_agent, _code_executor_agent
+from autogen_agentchat.agents import (
+    AssistantAgent,
+    BaseChatAgent,
+    CodeExecutorAgent,
+    SocietyOfMindAgent,
+    _assistant_agent,
+    _code_executor_agent,
+)
 from autogen_agentchat.teams import BaseGroupChat
 from autogen_core import SingleThreadedAgentRuntime
 
-from agentref.adapters.autogen import AgentRefChatCompletionContext, AgentRefMemory, AutoGenAdapter, register
+from agentref.adapters.autogen import (
+    AgentRefChatCompletionContext,
+    AgentRefMemory,
+    AutoGenAdapter,
+    register,
+)
 from agentref.storage import InMemoryCAS
 
 CAS = InMemoryCAS()

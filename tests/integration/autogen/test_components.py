@@ -1,4 +1,4 @@
-"""Components: dumped as JSON, loaded in a new process; a config names a store, and never says where it is."""
+"""Components: dumped as JSON, loaded in a new process; a config names a store, never where that is."""
 
 import json
 import os

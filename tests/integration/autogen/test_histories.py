@@ -19,6 +19,8 @@ from autogen_core.models import (
     SystemMessage,
     UserMessage,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from agentref.adapters.autogen import AutoGenAdapter
@@ -189,6 +191,32 @@ def test_look_alikes_of_users_are_data(loop, planted):
     assert adapter.hydrate_message_history(json.loads(json.dumps(history))) == messages
 
 
+KEYS = st.sampled_from(["role", "content", "__agentref__", "__autogen__", "escaped", ""]) | st.text(
+    max_size=3
+)
+DATA = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.just("long " * 40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+DICTS = st.dictionaries(KEYS, DATA, max_size=4).filter(lambda message: list(message) != ["__agentref__"])
+
+
+@given(st.lists(DICTS, max_size=12), st.sampled_from([0, 8, 64]), st.sampled_from([2, 3]))
+def test_hostile_messages_come_back_by_every_loop(messages, threshold, segment):
+    adapter = AutoGenAdapter(backend=InMemoryCAS(), threshold_bytes=threshold, segment=segment)
+    for loop in LOOPS.values():
+        history = []
+        for number in range(1, len(messages) + 1):
+            history = adapter.externalize_message_history(loop(adapter, history, messages[:number]))
+        assert adapter.hydrate_message_history(json.loads(json.dumps(history))) == messages
+
+
 def test_a_ref_that_a_caller_writes_into_an_open_message_is_data():
     adapter = AutoGenAdapter(backend=InMemoryCAS())
     (secret,) = adapter.externalizer.refs(adapter.externalizer.externalize(["secret " * 1000]))
@@ -246,7 +274,10 @@ def test_what_is_no_message_is_refused(given, said):
         (["chat", {"type": ["TextMessage"]}], UntrustedTypeError),
         (["chat", {"content": "x"}], UntrustedTypeError),
         (["chat", {"type": "TextMessage", "content": 7, "source": "y"}], MalformedBlobError),
-        (["chat", {"type": "MultiModalMessage", "content": [{"data": "AAAA"}], "source": "y"}], MalformedBlobError),
+        (
+            ["chat", {"type": "MultiModalMessage", "content": [{"data": "AAAA"}], "source": "y"}],
+            MalformedBlobError,
+        ),
         (["llm", {"type": "TextMessage", "content": "x"}], MalformedBlobError),
         (["llm", "text"], MalformedBlobError),
         (["pickle", {}], MalformedBlobError),

@@ -21,7 +21,9 @@ from .conftest import MARK, Failing, ScriptedClient, Slow, payload
 def contents():
     return [
         MemoryContent(content=payload(), mime_type=MemoryMimeType.TEXT),
-        MemoryContent(content="small", mime_type="text/x-own", metadata={"score": 0.5, "tags": ["a", None]}),
+        MemoryContent(
+            content="small", mime_type="text/x-own", metadata={"score": 0.5, "tags": ["a", None]}
+        ),
         MemoryContent(content=b"\xff\x00bytes", mime_type=MemoryMimeType.BINARY),
         MemoryContent(content={"a": [1, {"b": None}], "data": "x"}, mime_type=MemoryMimeType.JSON),
         MemoryContent(content={"__agentref__": [1, "0" * 64, "x", 1, None]}, mime_type=MemoryMimeType.JSON),
@@ -42,7 +44,9 @@ def test_it_does_what_the_memory_of_autogen_does(memory, run):
             await stock.add(each)
         assert await memory.query("whatever") == await stock.query("whatever")
         assert memory.content == stock.content and memory.name == stock.name
-        assert [type(each.mime_type) for each in memory.content] == [type(each.mime_type) for each in stock.content]
+        assert [type(each.mime_type) for each in memory.content] == [
+            type(each.mime_type) for each in stock.content
+        ]
         ours, theirs = UnboundedChatCompletionContext(), UnboundedChatCompletionContext()
         assert await memory.update_context(ours) == await stock.update_context(theirs)
         assert await ours.get_messages() == await theirs.get_messages()

@@ -93,6 +93,7 @@ def test_old_messages_are_in_the_store_and_not_in_memory(run):
         for number in range(40):
             await context.add_message(UserMessage(content=payload(200_000, number), source="user"))
             assert len(context._kept._open) == 0
+            assert all(segments.messages is None for segments in context._kept._sealed)
         state = await context.save_state()
         assert MARK not in json.dumps(state) and len(json.dumps(state)) < 10_000
         assert [m.content for m in await context.get_messages()] == [payload(200_000, n) for n in range(40)]
@@ -100,15 +101,22 @@ def test_old_messages_are_in_the_store_and_not_in_memory(run):
     run(scenario())
 
 
-def test_a_step_that_shows_few_small_messages_loads_nothing(run):
+def test_a_step_that_shows_small_messages_loads_nothing(run):
     async def scenario():
         cas = InMemoryCAS()
-        context = AgentRefChatCompletionContext(AutoGenAdapter(backend=cas))
-        for number in range(20):
-            await context.add_message(UserMessage(content=f"small {number}", source="user"))
+        adapter = AutoGenAdapter(backend=cas)
+        context, other = (AgentRefChatCompletionContext(adapter) for _ in range(2))
+        for number in range(200):
+            await context.add_message(UserMessage(content=payload(500, number), source="user"))
             await context.get_messages()
-        await context.save_state()
-        assert cas.stats().counters.values_loaded == cas.stats().counters.values_dumped == 0
+        state = await context.save_state()
+        assert cas.stats().counters.values_loaded == 0 < cas.stats().counters.values_dumped
+        # Of another process's state, each segment is loaded once.
+        await other.load_state(json.loads(json.dumps(state)))
+        assert cas.stats().counters.values_loaded == 0
+        for _ in range(3):
+            assert await other.get_messages() == await context.get_messages()
+        assert cas.stats().counters.values_loaded == len(other._kept._sealed) > 0
 
     run(scenario())
 
@@ -304,9 +312,14 @@ def test_a_state_that_was_edited_is_a_typed_error(how, keys, error, run):
         adapter = AutoGenAdapter(backend=InMemoryCAS(), keys=keys)
         context, other = (AgentRefChatCompletionContext(adapter) for _ in range(2))
         await context.add_message(UserMessage(content=payload(100_000), source="user"))
-        with pytest.raises(error):
-            await other.load_state(edited(await context.save_state(), how))
+        state = edited(await context.save_state(), how)
+
+        async def loaded():
+            await other.load_state(state)
             await other.get_messages()
+
+        with pytest.raises(error):
+            await loaded()
 
     run(scenario())
 

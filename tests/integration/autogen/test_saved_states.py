@@ -1,4 +1,4 @@
-"""States of agents, teams of every kind, teams in teams and runtimes: small, whole, and loadable elsewhere."""
+"""States of agents, of teams of every kind, and of runtimes: small, whole, and loadable elsewhere."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ def test_three_agents_and_a_megabyte_make_at_most_four_kilobytes(adapter, run):
 
 @pytest.mark.parametrize("kind", TEAMS)
 def test_a_team_goes_on_as_one_that_was_loaded_without_agentref(kind, run):
-    """Conditions for an end are in no state of AutoGen's, so that a team which was never saved may differ."""
+    """AutoGen's states hold no conditions for an end, so that a team which was never saved may differ."""
 
     def scrub(state):
         if isinstance(state, dict):
@@ -66,7 +66,9 @@ def test_a_team_goes_on_as_one_that_was_loaded_without_agentref(kind, run):
         await stock.load_state(json.loads(json.dumps(await saved.save_state())))
         await adapter.load_state(other, json.loads(json.dumps(await adapter.save_state(saved))))
         one, two = await stock.run(task="and another"), await other.run(task="and another")
-        assert [(m.source, m.to_text()) for m in one.messages] == [(m.source, m.to_text()) for m in two.messages]
+        assert [(m.source, m.to_text()) for m in one.messages] == [
+            (m.source, m.to_text()) for m in two.messages
+        ]
         assert scrub(await stock.save_state()) == scrub(await other.save_state())
 
     run(scenario())
@@ -127,7 +129,8 @@ async def main():
     await adapter.load_state(team, json.load(open(sys.argv[2])))
     result = await team.run(task="go on")
     first = team._participants[0]._model_context
-    print((await first.get_messages())[0].content == payload(), len(result.messages), result.messages[-1].to_text())
+    same = (await first.get_messages())[0].content == payload()
+    print(same, len(result.messages), result.messages[-1].to_text())
 
 asyncio.run(main())
 """
@@ -153,7 +156,9 @@ def test_a_new_process_resumes_and_no_file_holds_the_payload_but_the_store(tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split(maxsplit=2)[:2] == ["True", "4"]
-    kept = [path.name for path in tmp_path.rglob("*") if path.is_file() and MARK.encode() in path.read_bytes()]
+    kept = [
+        path.name for path in tmp_path.rglob("*") if path.is_file() and MARK.encode() in path.read_bytes()
+    ]
     assert "state.json" not in kept
 
 

@@ -1,11 +1,12 @@
 """AutoGen's own suites, as they are and with our part in place: nothing else may fail.
 
-Runs if AGENTREF_AUTOGEN names a checkout of github.com/microsoft/autogen. The suites need more packages than
-ours, so AGENTREF_AUTOGEN_PYTHON may name an interpreter of an environment of their own:
+Runs if AGENTREF_AUTOGEN names a checkout of github.com/microsoft/autogen. The suites need more packages
+than ours, so AGENTREF_AUTOGEN_PYTHON may name an interpreter of an environment of their own:
 
     python -m venv /tmp/suites
-    /tmp/suites/bin/pip install -e . autogen-agentchat==0.7.5 'autogen-ext[anthropic,mcp,ollama,openai]==0.7.5' \
-        'mcp<2' opentelemetry-sdk pytest pytest-asyncio pytest-mock
+    /tmp/suites/bin/pip install -e . autogen-agentchat==0.7.5 \
+        'autogen-ext[anthropic,mcp,ollama,openai]==0.7.5' 'mcp<2' \
+        opentelemetry-sdk pytest pytest-asyncio pytest-mock
     AGENTREF_AUTOGEN=/tmp/autogen AGENTREF_AUTOGEN_PYTHON=/tmp/suites/bin/python \
         python -m pytest tests/integration/autogen/test_upstream.py -s
 """
@@ -15,7 +16,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -77,7 +78,7 @@ def outcomes(package, directory, *options):
     return {
         f"{case.get('classname').removeprefix('tests.')}::{case.get('name')}": not {"failure", "error"}
         & {child.tag for child in case}
-        for case in ElementTree.parse(report).getroot().iter("testcase")
+        for case in ET.parse(report).getroot().iter("testcase")
         if case.find("skipped") is None
     }
 
