@@ -5,7 +5,7 @@ from typing import Any
 
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
 
-from agentref.adapters.autogen.histories import aopened, marked, opened
+from agentref.adapters.autogen.histories import marked
 from agentref.adapters.autogen.holding import holding
 from agentref.adapters.autogen.messages import Messages
 from agentref.adapters.autogen.states import checked_state, load_or_restore
@@ -122,7 +122,7 @@ class AutoGenAdapter:
         Raises `InvalidInputError` for what is no message, and `StorageError`; then nothing refers to what
         is not there.
         """
-        items = opened(self._messages.plain(_sequence(messages)), self._external)
+        items = self._messages.plain(_sequence(messages))
         return marked(
             self._external.externalize(items, owner=owner, threshold_bytes=threshold_bytes, segment=segment)
         )
@@ -136,7 +136,7 @@ class AutoGenAdapter:
         owner: str | None = None,
     ) -> list[Any]:
         """`externalize_message_history` for the event loop."""
-        items = await aopened(self._messages.plain(_sequence(messages)), self._external)
+        items = self._messages.plain(_sequence(messages))
         return marked(
             await self._external.aexternalize(
                 items, owner=owner, threshold_bytes=threshold_bytes, segment=segment
