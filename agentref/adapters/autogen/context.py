@@ -177,6 +177,8 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
 
     async def _shown(self, messages: Sequence[LLMMessage]) -> list[LLMMessage]:
         """What the context inside shows of these. It holds them for as long as that takes."""
+        if type(self._inner) is UnboundedChatCompletionContext:  # all of them
+            return list(messages)
         for message in messages:
             await self._inner.add_message(message)
         try:

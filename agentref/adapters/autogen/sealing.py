@@ -40,6 +40,7 @@ class SealedMessages:
         self._owner = owner
         self._sealed: list[_Segments] = []
         self._open: list[tuple[LLMMessage, dict[str, Any]]] = []
+        self._weight = 0
         self._is_sealing = False
         self._epoch = 0
 
@@ -48,14 +49,15 @@ class SealedMessages:
         added."""
         entry = (message, dump_llm(message))
         self._open.append(entry)
-        if self._is_sealing or not self._is_due(entry[1]):
+        self._weight += _weight(entry[1])
+        if self._is_sealing or not self._is_due():
             return
         epoch = self._epoch
         try:
             await self.seal()
         except BaseException:
             if epoch == self._epoch:
-                self._open = [other for other in self._open if other is not entry]
+                self._reopen([other for other in self._open if other is not entry])
             raise
 
     async def seal(self) -> None:
@@ -72,7 +74,7 @@ class SealedMessages:
             closed = entries[: len(entries) - (len(result) - len(stubs))]
             small = all(self._is_small(tree) for _, tree in closed)
             self._sealed.append(_Segments(stubs, [message for message, _ in closed] if small else None))
-            del self._open[: len(closed)]
+            self._reopen(self._open[len(closed) :])
 
     async def load(self, last: int | None = None) -> list[LLMMessage]:
         """All messages in order, or at least the last so many. The large ones are new objects each time."""
@@ -105,7 +107,8 @@ class SealedMessages:
         """These instead of what was there."""
         opened = [(message, dump_llm(message)) for message in messages]
         self._epoch += 1
-        self._sealed, self._open = [_Segments([stub]) for stub in stubs], opened
+        self._sealed = [_Segments([stub]) for stub in stubs]
+        self._reopen(opened)
 
     async def clear(self) -> None:
         """Forget all, and let go of what an owner kept."""
@@ -130,12 +133,14 @@ class SealedMessages:
     def _is_small(self, tree: dict[str, Any]) -> bool:
         return _longest(tree) <= self._limit
 
-    def _is_due(self, tree: dict[str, Any]) -> bool:
-        if len(self._open) >= self._segment:
-            return True
-        return _weight(tree) > self._limit and (
-            sum(_weight(each) for _, each in self._open) > self._limit * _SEAL_AT
-        )
+    def _reopen(self, entries: list[tuple[LLMMessage, dict[str, Any]]]) -> None:
+        self._open = entries
+        self._weight = sum(_weight(tree) for _, tree in entries)
+
+    def _is_due(self) -> bool:
+        """Whether to seal would pay: the externalizer looks through all that is open each time."""
+        full = len(self._open) >= self._segment
+        return self._weight > self._limit * (1 if full else _SEAL_AT)
 
     async def _externalized(self, items: list[Any]) -> Any:
         return await self._external.aexternalize(items, owner=self._owner)
