@@ -98,7 +98,7 @@ class ContextStore(Generic[StateT]):
         Whatever other steps wrote since `state` was read is overwritten: see `edit_state`.
         """
         self._check(state)
-        cells = await self._fields.all_cells(state)
+        cells = await self._fields.cells_of(state, state)
         async with self._store.edit_state() as model:
             self._write(model, cells, type(state).schema().fields)
 
@@ -115,7 +115,7 @@ class ContextStore(Generic[StateT]):
             cells = read_cells(model, self._fields.schema)
             state = self._state(cells)
             yield state
-            self._write(model, await self._fields.changed_cells(state, cells), ())
+            self._write(model, await self._fields.cells_of(state, self._fields.changed(state)), ())
 
     async def clear(self) -> None:
         """Make the fields of the state class as they were at the start. Other entries of the context stay."""
@@ -125,7 +125,8 @@ class ContextStore(Generic[StateT]):
     async def to_checkpoint_dict(self) -> dict[str, Any]:
         """What the context carries: inline values, and the wire forms of refs. JSON-safe if the inline values
         are. Loads nothing; stores an external value that stands in the context itself."""
-        return await self._fields.all_cells(await self.get_state())
+        cells = await self._cells()
+        return await self._fields.cells_of(self._state(cells), cells)
 
     def is_over(self, fields: Fields) -> bool:
         """Whether it is of the adapter that these fields are of."""

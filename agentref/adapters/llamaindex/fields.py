@@ -66,17 +66,15 @@ class Fields:
             cells |= {name: ref.to_dict() for name, ref in zip(pending, refs, strict=True)}
         return cells
 
-    async def all_cells(self, state: AgentRefState) -> dict[str, Any]:
-        """The cells of all that is set in a state. What is not loaded keeps its ref."""
-        return await self.cells(_contents(state, state))
+    async def cells_of(self, state: AgentRefState, names: Iterable[str]) -> dict[str, Any]:
+        """The cells of these fields of a state. What is not loaded keeps its ref."""
+        refs = state.refs()
+        return await self.cells({name: refs[name] if name in refs else state[name] for name in names})
 
-    async def changed_cells(self, state: AgentRefState, before: Mapping[str, Any]) -> dict[str, Any]:
-        """The cells of inline fields, and of the external ones that were read or assigned since `before`."""
+    def changed(self, state: AgentRefState) -> list[str]:
+        """The fields of a state that may have changed: the inline ones, and what was read or assigned."""
         touched = state.touched()
-        external = self.schema.external
-        return await self.cells(
-            _contents(state, (name for name in state if name not in external or name in touched))
-        )
+        return [name for name in state if name not in self.schema.external or name in touched]
 
     def _checked(self, name: str, value: Any) -> Any:
         with self._naming([name]):
@@ -97,8 +95,3 @@ class Fields:
             if not name_error(error, [self.qualified(name) for name in names]):
                 error.add_note(f"In field {', '.join(names)} of a workflow's state.")
             raise
-
-
-def _contents(state: AgentRefState, names: Iterable[str]) -> dict[str, Any]:
-    refs = state.refs()
-    return {name: refs[name] if name in refs else state[name] for name in names}
