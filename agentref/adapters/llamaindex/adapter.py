@@ -117,8 +117,12 @@ class LlamaIndexAdapter(Generic[StateT]):
             self._checked.add(model)
         return ContextStore(store, self._fields, self.state_class)
 
-    def serializer(self, **options: Unpack[TreeOptions]) -> AgentRefSerializer:
-        """A serializer over this adapter's stores, for `Workflow(serializer=)`, `WorkflowServer(serializer=)` and
-        `Context.to_dict(serializer=)`: for what else is large there, events above all. See `AgentRefSerializer`.
+    def serializer(
+        self, *, allowed_types: Iterable[type[Any] | str] | None = None, **options: Unpack[TreeOptions]
+    ) -> AgentRefSerializer:
+        """A serializer over this adapter's stores, for `Workflow(serializer=)`, `WorkflowServer(serializer=)`
+        and `Context.to_dict(serializer=)`: for what else is large there, events above all. Takes what
+        `AgentRefSerializer` does.
         """
-        return AgentRefSerializer(self.backend, **{"also": self._fields.runtime.also, **options})
+        given: TreeOptions = {"also": self._fields.runtime.also, **options}
+        return AgentRefSerializer(self.backend, allowed_types=allowed_types, **given)

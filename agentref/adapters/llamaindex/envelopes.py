@@ -79,4 +79,4 @@ def _close(tree: Any, trees: tuple[Any, ...]) -> Any:
 
 
 def _is_envelope(tree: dict[Any, Any]) -> bool:
-    return _VALUE in tree and isinstance(tree.get(_NAME), str) and any(tree.get(mark) for mark in _MARKS)
+    return _VALUE in tree and _NAME in tree and any(tree.get(mark) for mark in _MARKS)

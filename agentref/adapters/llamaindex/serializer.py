@@ -70,6 +70,14 @@ class AgentRefSerializer(JsonSerializer):
         clone.__dict__.update(wider.__dict__)  # the other one's type is lost, its types are what counts
         return clone
 
+    def resolve_class(self, qualified_name: str) -> type[Any]:
+        """The class of that name, as in LlamaIndex. `InvalidInputError` for what is no name."""
+        if not isinstance(qualified_name, str):
+            raise InvalidInputError(
+                f"{qualified_name!r:.80} is no name of a class. What is to be deserialized was edited."
+            )
+        return super().resolve_class(qualified_name)
+
     def serialize(self, value: Any) -> str:
         """A value as JSON text, once all that is large in it is stored."""
         try:
@@ -98,7 +106,7 @@ class _Trees(JsonSerializer):
     def serialize_value(self, value: Any) -> Any:
         try:
             return super().serialize_value(value)
-        except PydanticSerializationError:
+        except (PydanticSerializationError, UnicodeDecodeError):
             if not isinstance(value, BaseModel):
                 raise
             return {
