@@ -81,7 +81,11 @@ class AgentRefSerializer(JsonSerializer):
     def serialize(self, value: Any) -> str:
         """A value as JSON text, once all that is large in it is stored."""
         try:
-            trees = opened(_trees.serialize_value(value))
+            try:
+                tree = self.serialize_value(value)
+            except (PydanticSerializationError, UnicodeDecodeError):
+                tree = _trees.serialize_value(value)
+            trees = opened(tree)
             return json.dumps(closed(self._externalizer.externalize(trees, all_bytes=True)))
         except AgentRefError:
             raise
