@@ -1,8 +1,8 @@
 """A pytest plugin that puts agentref into LlamaIndex's own test suites, and counts what went through it.
 
-AGENTREF_PEER says where: `serializer` makes every JsonSerializer externalize, `server` gives every WorkflowServer
-one that does, `stores` wraps every SQLite state store and workflow store. The threshold is one byte. The last
-line of the report says how often something was stored and loaded.
+AGENTREF_PEER says where: `serializer` makes every JsonSerializer externalize, `server` gives every
+WorkflowServer one that does, `stores` wraps every SQLite state store and workflow store. The threshold is
+one byte. The last line of the report says how often something was stored and loaded.
 """
 
 import os

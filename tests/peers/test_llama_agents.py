@@ -2,9 +2,11 @@
 
     AGENTREF_LLAMA_AGENTS=../llama-agents make test ARGS=tests/peers
 
-The variable names a clone of https://github.com/run-llama/llama-agents, bare or not; without it these tests are
-skipped. Their suites need pytest-asyncio, pytest-timeout, time-machine, testcontainers and asyncpg beside what ours
-need: AGENTREF_LLAMA_AGENTS_PYTHON may name an interpreter that has all of it.
+The variable names a clone of https://github.com/run-llama/llama-agents, bare or not; without it these tests
+are skipped. Where the clone is of another release than what is installed, some fail either way, and must be
+the same. Their suites need pytest-asyncio, pytest-timeout, time-machine, testcontainers and asyncpg beside
+what
+ours need: AGENTREF_LLAMA_AGENTS_PYTHON may name an interpreter that has all of it.
 """
 
 import os
@@ -22,6 +24,7 @@ PYTHON = os.environ.get("AGENTREF_LLAMA_AGENTS_PYTHON", sys.executable)
 
 pytestmark = pytest.mark.skipif(not CLONE, reason="AGENTREF_LLAMA_AGENTS names no clone of llama-agents")
 
+HELPERS = "packages/llama-agents-integration-tests/src"
 SUITES = {
     "workflows": (
         "packages/llama-index-workflows",
@@ -64,7 +67,10 @@ def outcome(clone: Path, suite: str, peer: str | None) -> Outcome:
         cwd=clone / directory,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(["src", str(ROOT), str(ROOT / "tests" / "peers")]),
+            # The helpers of the integration tests are in the clone; the packages under test are installed.
+            "PYTHONPATH": os.pathsep.join(
+                [str(clone / HELPERS), str(ROOT), str(ROOT / "tests" / "peers")]
+            ),
             "AGENTREF_PEER": peer or "",
         },
         stdin=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
 """LlamaIndex: contexts, chat stores and workflow servers that carry refs, and typed state with lazy fields.
 
-Needs the `llamaindex` extra; importing this room without it raises `MissingExtraError`, and with releases that
-it was not written for `ConfigurationError`. The stores of llama-index-core and of llama-agents-server are
-imported when their wrappers are first asked for.
+Needs the `llamaindex` extra; importing this room without it raises `MissingExtraError`, and with releases
+that it was not written for `ConfigurationError`. The stores of llama-index-core and of llama-agents-server
+are imported when their wrappers are first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,8 @@ try:
     import workflows.context.state_store  # noqa: F401
 except ImportError as error:
     raise versions.missing("The adapter for LlamaIndex needs llama-index-workflows", error) from error
-
-for _bounds in (versions.WORKFLOWS, versions.CORE, versions.SERVER):
-    versions.check(_bounds, versions.installed(_bounds.package))
+else:
+    versions.check_installed(versions.WORKFLOWS, versions.CORE)
 
 from agentref.adapters.llamaindex.adapter import LlamaIndexAdapter
 from agentref.adapters.llamaindex.context import ContextStore
@@ -42,13 +41,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in {"AgentRefAsyncDBChatStore", "AgentRefChatStore", "AgentRefKVStore"}:
         try:
-            from agentref.adapters.llamaindex import chat_stores, kv_store
+            from agentref.adapters.llamaindex import chat_stores, kv_store  # noqa: PLC0415
         except ImportError as error:
             raise versions.missing(f"{name} needs llama-index-core", error) from error
         return getattr(kv_store if name == "AgentRefKVStore" else chat_stores, name)
     if name == "AgentRefWorkflowStore":
+        versions.check_installed(versions.SERVER)
         try:
-            from agentref.adapters.llamaindex.workflow_store import AgentRefWorkflowStore
+            from agentref.adapters.llamaindex.workflow_store import AgentRefWorkflowStore  # noqa: PLC0415
         except ImportError as error:
             raise versions.missing(
                 f"{name} needs llama-agents-server",

@@ -34,9 +34,9 @@ class LlamaIndexAdapter(Generic[StateT]):
             store = adapter.context_store(ctx.store)
             await store.set("docs", [...])          # the context gets a ref
 
-    The context holds inline values and the wire forms of refs, both plain JSON, so that every serializer and
-    every state store of LlamaIndex keeps it as it is, and `Context.to_dict` carries no payload. Equal values
-    are kept once. A value that only looks like a ref is a value.
+    The context holds inline values and the wire forms of refs, both plain JSON, so that every serializer
+    and every state store of LlamaIndex keeps it as it is, and `Context.to_dict` carries no payload. Equal
+    values are kept once. A value that only looks like a ref is a value.
 
     Args:
         state_class: the fields.
@@ -91,10 +91,10 @@ class LlamaIndexAdapter(Generic[StateT]):
     def schema(self) -> type[BaseModel]:
         """The pydantic model for `Context[...]`, and so for typed state; the same object at each call.
 
-        `ctx.store` then refuses names that are no fields, inline fields are validated and come back from JSON in
-        their types, and external ones hold the wire form of a ref, or None. Without it (`Context` alone) the
-        state is LlamaIndex's `DictState`. `context_store` works over both, and over a user's own model with
-        the same fields, external ones annotated with `Any`.
+        `ctx.store` then refuses names that are no fields, inline fields are validated and come back from
+        JSON in their types, and external ones hold the wire form of a ref, or None. Without it (`Context`
+        alone) the state is LlamaIndex's `DictState`. `context_store` works over both, and over a user's own
+        model with the same fields, external ones annotated with `Any`.
         """
         return model_for(self.state_class)
 
@@ -102,7 +102,8 @@ class LlamaIndexAdapter(Generic[StateT]):
         """`ctx.store` with the fields of the state class. Costs nothing; make one in each step.
 
         Takes any state store of LlamaIndex: a context's in memory, a server's durable one. Raises
-        `InvalidInputError` for anything else, `ConfigurationError` for a store of a model without these fields.
+        `InvalidInputError` for anything else, `ConfigurationError` for a store of a model without these
+        fields.
         """
         given: Any = store  # whatever the type checker was told
         if isinstance(given, ContextStore) and given.is_over(self._fields):
@@ -120,8 +121,9 @@ class LlamaIndexAdapter(Generic[StateT]):
     def serializer(
         self, *, allowed_types: Iterable[type[Any] | str] | None = None, **options: Unpack[TreeOptions]
     ) -> AgentRefSerializer:
-        """A serializer over this adapter's stores, for `Workflow(serializer=)`, `WorkflowServer(serializer=)`
-        and `Context.to_dict(serializer=)`: for what else is large there, events above all. Takes what
+        """A serializer over this adapter's stores, for `Workflow(serializer=)`,
+        `WorkflowServer(serializer=)` and `Context.to_dict(serializer=)`: for what else is large there,
+        events above all. Takes what
         `AgentRefSerializer` does.
         """
         given: TreeOptions = {"also": self._fields.runtime.also, **options}

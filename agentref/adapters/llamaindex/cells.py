@@ -29,13 +29,13 @@ def check_model(model: type[BaseModel], schema: Schema) -> None:
             if issubclass(model, DictLikeModel) or model.model_config.get("extra") == "allow":
                 continue
             raise ConfigurationError(
-                f"The context's state is a {model.__qualname__}, which has no field {name!r}. Annotate the steps "
-                f"with Context[adapter.schema()], or give {model.__qualname__} all fields of {schema.name}."
+                f"The context's state is a {model.__qualname__}, which has no field {name!r}. Annotate the "
+                f"steps with Context[adapter.schema()], or give that model all fields of {schema.name}."
             )
         if name in schema.external and not _takes_wire(field.annotation):
             raise ConfigurationError(
-                f"{model.__qualname__}.{name} cannot hold a ref, which is a dict: annotate it with Any, with "
-                f"None as its default, or the steps with Context[adapter.schema()]."
+                f"{model.__qualname__}.{name} cannot hold a ref, which is a dict: annotate it with Any, "
+                f"with None as its default, or the steps with Context[adapter.schema()]."
             )
 
 

@@ -24,18 +24,18 @@ class AgentRefChatStore(BaseChatStore):
         chat_store = AgentRefChatStore(SimpleChatStore(), backend=FilesystemCAS("./state_blobs"))
         memory = ChatMemoryBuffer.from_defaults(chat_store=chat_store, chat_store_key="user1")
 
-    A text, image or tool result of more than the threshold goes to the content store, wherever in the message
-    it is. A message is written after all that it refers to; those from before are read. Deleting messages leaves
-    content where it is. Dumped, it is dumped with the store inside, and so without payload: to restore it, load
-    that one, and wrap it again.
+    A text, image or tool result of more than the threshold goes to the content store, wherever in the
+    message it is. A message is written after all that it refers to; those from before are read. Deleting
+    messages leaves content where it is. Dumped, it is dumped with the store inside, and so without payload:
+    to restore it, load that one, and wrap it again.
 
     Args:
         inner: the store.
         backend: where large values go and come from; or an `Externalizer`.
         **options: settings of an `Externalizer`.
 
-    Reading raises what `Externalizer.rehydrate` does. Raises `ConfigurationError` over a `SimpleChatStore` with
-    pydantic 2.14 or later, which cannot dump one.
+    Reading raises what `Externalizer.rehydrate` does. Raises `ConfigurationError` over a `SimpleChatStore`
+    with pydantic 2.14 or later, which cannot dump one.
     """
 
     inner: SerializeAsAny[BaseChatStore]
@@ -50,12 +50,12 @@ class AgentRefChatStore(BaseChatStore):
     ) -> None:
         if not isinstance(inner, BaseChatStore):
             raise InvalidInputError(
-                f"AgentRefChatStore wraps a chat store, such as SimpleChatStore(), not {inner!r:.80}. For an "
-                f"AsyncDBChatStore, take AgentRefAsyncDBChatStore."
+                f"AgentRefChatStore wraps a chat store, such as SimpleChatStore(), not {inner!r:.80}. For "
+                f"an AsyncDBChatStore, take AgentRefAsyncDBChatStore."
             )
         if isinstance(inner, SimpleChatStore):
             versions.check(versions.PYDANTIC, pydantic.VERSION)
-        super().__init__(**{"inner": inner})
+        super().__init__(inner=inner)  # type: ignore[call-arg]  # a model's own
         self._messages = Messages("AgentRefChatStore", backend, options)
 
     @classmethod
@@ -133,8 +133,9 @@ class AgentRefChatStore(BaseChatStore):
 class AgentRefAsyncDBChatStore(AsyncDBChatStore):
     """An `AsyncDBChatStore` around another one, in which large messages get refs: for `Memory`.
 
-        chat_store = AgentRefAsyncDBChatStore(SQLAlchemyChatStore("messages"), backend=FilesystemCAS("./state_blobs"))
-        memory = Memory.from_defaults(session_id="user1", chat_store=chat_store)
+        chat_store = AgentRefAsyncDBChatStore(SQLAlchemyChatStore("messages"),
+        backend=FilesystemCAS("./state_blobs")) memory = Memory.from_defaults(session_id="user1",
+        chat_store=chat_store)
 
     As `AgentRefChatStore`; nothing of the content store's I/O happens on the event loop.
     """
@@ -151,10 +152,10 @@ class AgentRefAsyncDBChatStore(AsyncDBChatStore):
     ) -> None:
         if not isinstance(inner, AsyncDBChatStore):
             raise InvalidInputError(
-                f"AgentRefAsyncDBChatStore wraps an AsyncDBChatStore, such as SQLAlchemyChatStore('messages'), "
-                f"not {inner!r:.80}."
+                f"AgentRefAsyncDBChatStore wraps an AsyncDBChatStore, such as "
+                f"SQLAlchemyChatStore('messages'), not {inner!r:.80}."
             )
-        super().__init__(**{"inner": inner})
+        super().__init__(inner=inner)  # type: ignore[call-arg]  # a model's own
         self._messages = Messages("AgentRefAsyncDBChatStore", backend, options)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""`ContextStore`: a workflow's `ctx.store`, seen as an `AgentRefState` whose large fields live in a store."""
+"""`ContextStore`: a workflow's `ctx.store`, seen as a typed state whose large fields live elsewhere."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -22,16 +22,16 @@ class ContextStore(Generic[StateT]):
     """The verbs of a workflow's state store, over the fields of one state class. From
     `LlamaIndexAdapter.context_store`.
 
-    The context carries inline values, and for external ones the wire forms of refs; values go to the content
-    store and come from there, without blocking the event loop. It has nothing of its own: make one in each step,
-    or use one in many. A step that asks for no external field fetches none.
+    The context carries inline values, and for external ones the wire forms of refs; values go to the
+    content store and come from there, without blocking the event loop. It has nothing of its own: make one
+    in each step, or use one in many. A step that asks for no external field fetches none.
 
-    What a write is to change is read and written under the lock of `ctx.store`, so that parallel steps lose no
-    update of each other's. Nothing in the context changes until the content store has acknowledged, nor if it
-    raises (`StorageError`) or the step is cancelled.
+    What a write is to change is read and written under the lock of `ctx.store`, so that parallel steps lose
+    no update of each other's. Nothing in the context changes until the content store has acknowledged, nor
+    if it raises (`StorageError`) or the step is cancelled.
 
-    A name that the state class does not declare is `UnknownFieldError`, with a default too; a path that leads
-    nowhere is `InvalidInputError`, a `ValueError`, as in LlamaIndex.
+    A name that the state class does not declare is `UnknownFieldError`, with a default too; a path that
+    leads nowhere is `InvalidInputError`, a `ValueError`, as in LlamaIndex.
 
     What `get` and `get_state` return of an external field is a copy, as with LlamaIndex's durable state
     stores: changing it in place changes nothing in the context. Change it in `edit_state`, or by `set`.
@@ -69,8 +69,8 @@ class ContextStore(Generic[StateT]):
         """Set what is at a dotted path. Dicts in between are made as needed.
 
         An external value is stored, and the context gets its ref; a `ContentRef` is taken as it is. Setting
-        a part of one loads it, changes it and stores it anew. Raises `InlineSizeExceeded` for an inline value
-        that is larger than the adapter's limit.
+        a part of one loads it, changes it and stores it anew. Raises `InlineSizeExceeded` for an inline
+        value that is larger than the adapter's limit.
         """
         name = self._field_of(path)
         if path == name:
@@ -86,8 +86,8 @@ class ContextStore(Generic[StateT]):
             write_cell(model, name, await self._fields.cell(name, holder[name]))
 
     async def get_state(self) -> StateT:
-        """The state as it is now, its external fields not loaded: `await state.aload("docs")` before they are
-        read, or reading them blocks. A copy; `set_state` writes it back, with what was changed in place.
+        """The state as it is now, its external fields not loaded: `await state.aload("docs")` before they
+        are read, or that blocks. A copy; `set_state` writes it back, with what was changed in place.
         """
         return self._state(await self._cells())
 
@@ -106,9 +106,9 @@ class ContextStore(Generic[StateT]):
     async def edit_state(self) -> AsyncGenerator[StateT, None]:
         """The state, to be changed as one likes, in place too; written when the block ends.
 
-        No other write of this run comes in between: keep the block short. If it raises, nothing changes. Reads
-        elsewhere see the state before it. Inside, `get` does too, and a write through the store, this or
-        `ctx.store`, is a `RuntimeError`. Reading an external field loads it, which blocks, so
+        No other write of this run comes in between: keep the block short. If it raises, nothing changes.
+        Reads elsewhere see the state before it. Inside, `get` does too, and a write through the store, this
+        one or `ctx.store`, is a `RuntimeError`. Reading an external field loads it, which blocks, so
         `await state.aload("docs")` first. What was read or assigned is stored, the rest keeps its ref.
         """
         async with self._store.edit_state() as model:
@@ -118,13 +118,14 @@ class ContextStore(Generic[StateT]):
             self._write(model, await self._fields.cells_of(state, self._fields.changed(state)), ())
 
     async def clear(self) -> None:
-        """Make the fields of the state class as they were at the start. Other entries of the context stay."""
+        """Make the fields of the state class as they were at first. Other entries of the context stay."""
         async with self._store.edit_state() as model:
             self._write(model, {}, self._fields.schema.fields)
 
     async def to_checkpoint_dict(self) -> dict[str, Any]:
-        """What the context carries: inline values, and the wire forms of refs. JSON-safe if the inline values
-        are. Loads nothing; stores an external value that stands in the context itself."""
+        """What the context carries: inline values, and the wire forms of refs. JSON-safe if the inline
+        values are. Loads nothing; stores an external value that stands in the context itself.
+        """
         cells = await self._cells()
         return await self._fields.cells_of(self._state(cells), cells)
 

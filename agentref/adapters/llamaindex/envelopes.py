@@ -5,6 +5,8 @@
 from operator import is_
 from typing import Any, Final
 
+from agentref.errors import InvalidInputError
+
 __all__ = ["closed", "opened"]
 
 _MARKS: Final = ("__is_pydantic", "__is_component")
@@ -25,10 +27,15 @@ class _Envelope:
 def opened(tree: Any) -> tuple[Any, ...]:
     """The tree without its envelopes, and then what was in each of them, as trees of their own.
 
-    Tuples become lists, as in JSON; what holds no envelope is not copied. Raises `RecursionError` for a tree that is too deep.
+    Tuples become lists, as in JSON; what holds no envelope is not copied. Raises
+    `InvalidInputError` for a
+    tree that is too deep.
     """
     trees: list[Any] = [None]
-    trees[0] = _open(tree, trees)
+    try:
+        trees[0] = _open(tree, trees)
+    except RecursionError as error:
+        raise InvalidInputError("The value is nested too deeply, or holds itself.") from error
     return tuple(trees)
 
 

@@ -21,9 +21,9 @@ class AgentRefKVStore(BaseKVStore):
         kv_store = AgentRefKVStore(SimpleKVStore(), backend=FilesystemCAS("./state_blobs"))
         docstore = KVDocumentStore(kv_store)
 
-    For document, index and chat stores over any key-value store. A value is written after all that it refers
-    to. One from before is read, unless something in it looks like a ref. Deleting a key leaves content where it
-    is. The async verbs do no I/O of the content store on the event loop.
+    For document, index and chat stores over any key-value store. A value is written after all that it
+    refers to. One from before is read, unless something in it looks like a ref. Deleting a key leaves
+    content where it is. The async verbs do no I/O of the content store on the event loop.
 
     Args:
         inner: the store.
@@ -40,7 +40,8 @@ class AgentRefKVStore(BaseKVStore):
     ) -> None:
         if not isinstance(inner, BaseKVStore):
             raise InvalidInputError(
-                f"{type(self).__name__} wraps a key-value store, such as SimpleKVStore(), not {inner!r:.80}."
+                f"{type(self).__name__} wraps a key-value store, such as SimpleKVStore(), "
+                f"not {inner!r:.80}."
             )
         self._inner = inner
         self._externalizer = externalizer_of(type(self).__name__, backend, options)

@@ -1,4 +1,4 @@
-"""A pydantic model for each state class: what `Context[...]` and the workflow's serializer take for typed state.
+"""A pydantic model for each state class: what `Context[...]` and a serializer take for typed state.
 
 The models are attributes of this module, under names that say whose they are, so that the serializer finds
 them again by name in a process that has made the adapter. Nothing is imported because a name asks for it.
@@ -33,8 +33,8 @@ class CellModel(BaseModel):
 def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
     """The model of a state class: the same object at each call.
 
-    Inline fields have their type, if pydantic knows it, and their default; external fields hold the wire form
-    of a ref, or None. Raises `StateDefinitionError` for a field that a pydantic model cannot have.
+    Inline fields have their type, if pydantic knows it, and their default; external fields hold the wire
+    form of a ref, or None. Raises `StateDefinitionError` for a field that a pydantic model cannot have.
     """
     owner = f"{state_class.__module__}.{state_class.__qualname__}".replace(".<locals>", "")
     name = owner.replace(".", "__")
@@ -45,8 +45,8 @@ def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
     for field in fields:
         if hasattr(CellModel, field):
             raise StateDefinitionError(
-                f"{state_class.__qualname__}.{field}: pydantic's models, which LlamaIndex keeps state in, have "
-                f"an attribute of this name. Rename the field."
+                f"{state_class.__qualname__}.{field}: pydantic's models, which LlamaIndex keeps state in, "
+                f"have an attribute of this name. Rename the field."
             )
     definitions: Any = {field: _definition(declared) for field, declared in fields.items()}
     model = create_model(

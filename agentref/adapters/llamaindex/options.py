@@ -1,4 +1,4 @@
-"""The settings that everything which walks trees takes by name, and the one way from them to an externalizer."""
+"""The settings that whatever walks trees takes by name, and the one way from them to an externalizer."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypedDict

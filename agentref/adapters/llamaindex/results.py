@@ -50,7 +50,7 @@ def _with_result(handler: PersistentHandler, tree: Any, decoder: JsonSerializer)
         result = decoder.deserialize_value(tree)
     except AgentRefError:
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001  (the class is the user's, and so is its validation)
         result = None
     if not isinstance(result, StopEvent):
         return handler.model_copy(update={"result": None, "result_unreadable": True})

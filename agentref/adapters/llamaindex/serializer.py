@@ -1,4 +1,4 @@
-"""`AgentRefSerializer`: a serializer for contexts and workflows that puts refs in place of what is large."""
+"""`AgentRefSerializer`: a serializer of workflows that puts refs in place of what is large."""
 
 import json
 from collections.abc import Iterable
@@ -26,15 +26,16 @@ class AgentRefSerializer(JsonSerializer):
         ctx = Context.from_dict(workflow, saved, serializer=serializer)
 
     For state, events and pydantic models alike, with no change to the workflow. Bytes of any size are
-    accepted and come back as bytes, except within events that a tick or queue carries, which LlamaIndex dumps on
-    its own: there they must be UTF-8, as without agentref. Names of classes are never externalized, so that
+    accepted and come back as bytes, except within events that a tick or queue carries, which LlamaIndex
+    dumps on its own: there they must be UTF-8, as without agentref. Names of classes are never
+    externalized, so that
     `allowed_types` holds as before. What was saved by `JsonSerializer` is read.
 
     It is called on the event loop and waits for the store there. Over a store on the network use
     `AgentRefStateStorage` or `AgentRefWorkflowStore`, which do not.
 
-    Only what is serialized to text is externalized; the trees that LlamaIndex makes for JSON patches of a state
-    (`state_checkpoint()`) are addressed by their structure and stay as they are.
+    Only what is serialized to text is externalized; the trees that LlamaIndex makes for JSON patches of a
+    state (`state_checkpoint()`) are addressed by their structure and stay as they are.
 
     Args:
         backend: where large values go and come from; or an `Externalizer`.

@@ -22,9 +22,10 @@ class AgentRefStateStorage:
         storage = AgentRefStateStorage(SqliteStateStore(...)._storage, backend=store)
         state = StateStoreFacade(storage, MyState, serializer)
 
-    Works under every serializer and state type, since it sees what they made. Nothing of the content store's I/O
-    happens on the event loop. A record is written after all that it refers to; if the content store raises, the
-    record before stands. Records from before are read. Handles are those of the storage inside.
+    Works under every serializer and state type, since it sees what they made. Nothing of the content
+    store's I/O happens on the event loop. A record is written after all that it refers to; if the content
+    store raises, the record before stands. Records from before are read. Handles are those of the storage
+    inside.
 
     For the stores of llama-agents-server, `AgentRefWorkflowStore` puts this in place.
 
@@ -43,8 +44,8 @@ class AgentRefStateStorage:
     ) -> None:
         if isinstance(inner, type) or not isinstance(inner, StateStorage):
             raise InvalidInputError(
-                f"{type(self).__name__} wraps a durable StateStorage, and {inner!r:.80} is none: what is kept "
-                f"in memory only needs no refs."
+                f"{type(self).__name__} wraps a durable StateStorage, and {inner!r:.80} is none: what is "
+                f"kept in memory only needs no refs."
             )
         self._inner = inner
         self._externalizer = externalizer_of(type(self).__name__, backend, options)

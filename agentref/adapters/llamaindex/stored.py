@@ -20,9 +20,9 @@ _DICT_STATE: Final = "_data"  # the one key of a DictState as text; below it are
 class Stored:
     """Texts and trees with refs in place of what is large in them. For the event loop; thread-safe.
 
-    What holds nothing large is kept as it is, and so is read what was written without agentref. Else the large
-    leaves of a tree, and of a text that is JSON, get refs; a text that is not, a pickle in base64 say, gets
-    one as a whole. The result is marked, so that nothing else is ever taken for it.
+    What holds nothing large is kept as it is, and so is read what was written without agentref. Else the
+    large leaves of a tree, and of a text that is JSON, get refs; a text that is not, a pickle in base64
+    say, gets one as a whole. The result is marked, so that nothing else is ever taken for it.
     """
 
     def __init__(self, externalizer: Externalizer) -> None:
@@ -78,8 +78,8 @@ def _is_ours(text: Any) -> bool:
 def _unmarked(tree: Any) -> Any:
     if not isinstance(tree, dict) or tree.keys() != {_MARK, _TREE} or tree[_MARK] != _VERSION:
         raise InvalidInputError(
-            f"A record is marked as one of agentref's and is none of version {_VERSION}: {tree!r:.80}. It was "
-            f"edited, or written by a newer agentref."
+            f"A record is marked as one of agentref's and is none of version {_VERSION}: {tree!r:.80}. It "
+            f"was edited, or written by a newer agentref."
         )
     return tree[_TREE]
 

@@ -9,7 +9,8 @@ __all__ = ["Values"]
 
 
 class Values:
-    """A `ValueStore` and an `AsyncValueStore`: writes to the backend, reads from whichever store a ref names.
+    """A `ValueStore` and an `AsyncValueStore`: writes to the backend, reads from whichever store a ref
+    names.
 
     Thread-safe.
     """

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from agentref.errors import ConfigurationError, MissingExtraError
 
-__all__ = ["PYDANTIC", "check", "installed", "missing"]
+__all__ = ["CORE", "PYDANTIC", "SERVER", "WORKFLOWS", "check", "check_installed", "missing"]
 
 _EXTRA: Final = "pip install 'agentref-checkpoint[llamaindex]'"
 
@@ -40,23 +40,24 @@ PYDANTIC: Final = Bounds(
 )
 
 
-def installed(package: str) -> str | None:
-    """The version of a distribution, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def check_installed(*several: Bounds) -> None:
+    """`check` what is installed. What is not passes: importing it says so."""
+    for bounds in several:
+        try:
+            check(bounds, version(bounds.package))
+        except PackageNotFoundError:
+            continue
 
 
-def check(bounds: Bounds, found: str | None) -> None:
-    """Raise `ConfigurationError` for a version outside of the bounds; None, and one that is no number, pass."""
-    numbers = _numbers(found) if found else ()
+def check(bounds: Bounds, found: str) -> None:
+    """Raise `ConfigurationError` for a version outside of the bounds. One that is no number passes."""
+    numbers = _numbers(found)
     if not numbers or bounds.floor <= numbers < bounds.ceiling:
         return
     floor, ceiling = (".".join(map(str, bound)) for bound in (bounds.floor, bounds.ceiling))
     raise ConfigurationError(
-        f"agentref.adapters.llamaindex needs {bounds.package} >={floor},<{ceiling}, and {found} is installed. "
-        f"{bounds.why} {_EXTRA}"
+        f"agentref.adapters.llamaindex needs {bounds.package} >={floor},<{ceiling}, and {found} is "
+        f"installed. {bounds.why} {_EXTRA}"
     )
 
 

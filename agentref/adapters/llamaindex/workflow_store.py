@@ -1,10 +1,11 @@
 """`AgentRefWorkflowStore`: a store of llama-agents-server whose tables carry refs."""
 
+# ruff: noqa: SLF001  (a facade says in private ways only where it keeps what)
+
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Unpack
 
-from llama_agents.client.protocol.serializable_events import EventEnvelopeWithMetadata
 from llama_agents.server import AbstractWorkflowStore, HandlerQuery, PersistentHandler
 from llama_agents.server._store.abstract_workflow_store import (
     HandlerResultDecoder,
@@ -32,20 +33,20 @@ _PAGE: Final = 32
 class AgentRefWorkflowStore(AbstractWorkflowStore):
     """A server's workflow store with refs in place of large values: in ticks, events, state and results.
 
-        store = AgentRefWorkflowStore(SqliteWorkflowStore("workflows.db"), backend=FilesystemCAS("./state_blobs"))
-        server = WorkflowServer(workflow_store=store)
+        store = AgentRefWorkflowStore(SqliteWorkflowStore("workflows.db"),
+        backend=FilesystemCAS("./state_blobs")) server = WorkflowServer(workflow_store=store)
 
-    Nothing of the content store's I/O happens on the event loop. A row is written after all that it refers to.
-    What was written before the store was wrapped is read. Deleting a handler leaves content where it is; give
-    the backend a `default_ttl_seconds` if runs are to be forgotten.
+    Nothing of the content store's I/O happens on the event loop. A row is written after all that it refers
+    to. What was written before the store was wrapped is read. Deleting a handler leaves content where it
+    is; give the backend a `default_ttl_seconds` if runs are to be forgotten.
 
     Args:
         inner: the store: SQLite, Postgres, agent data; also one in memory, whose state then stays as it is.
         backend: where large values go and come from; or an `Externalizer`.
         **options: settings of an `Externalizer`.
 
-    As with every workflow store, one instance serves one server. Whatever the content store raises comes out of
-    the method that needed it.
+    As with every workflow store, one instance serves one server. Whatever the content store raises comes
+    out of the method that needed it.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
     ) -> None:
         if not isinstance(inner, AbstractWorkflowStore):
             raise InvalidInputError(
-                f"{type(self).__name__} wraps a workflow store, such as SqliteWorkflowStore('workflows.db'), "
-                f"not {inner!r:.80}."
+                f"{type(self).__name__} wraps a workflow store, such as "
+                f"SqliteWorkflowStore('workflows.db'), not {inner!r:.80}."
             )
         self._inner = inner
         self._externalizer = externalizer_of(type(self).__name__, backend, options)
@@ -114,7 +115,7 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         """Delete the handlers that match; how many."""
         return await self._inner.delete(query)
 
-    async def append_event(self, run_id: str, event: EventEnvelopeWithMetadata) -> None:
+    async def append_event(self, run_id: str, event: Any) -> None:
         """Keep an event of a run."""
         value = await self._stored.shrunk(event.value)
         await self._inner.append_event(run_id, event.model_copy(update={"value": value}))

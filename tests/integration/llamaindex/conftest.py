@@ -1,4 +1,6 @@
-"""Workflows, state stores and content stores of LlamaIndex's and ours, and a search for payload in their files."""
+"""Workflows, state stores and content stores of LlamaIndex's and ours, and a search for payload in their
+files.
+"""
 
 import asyncio
 import secrets
@@ -144,7 +146,9 @@ def in_files(tmp_path: Path) -> Callable[[str], list[str]]:
 def tables(database: Path) -> dict[str, int]:
     """How many bytes each table of a SQLite database holds."""
     with sqlite3.connect(database) as connection:
-        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        names = [
+            row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         return {
             name: sum(
                 len(str(cell)) for row in connection.execute(f'SELECT * FROM "{name}"') for cell in row

@@ -73,7 +73,9 @@ def test_every_verb_of_a_chat_store(store: Any, is_async: bool, text: str) -> No
     assert call("get_messages", "ada") == []
 
 
-def test_what_it_persists_holds_no_payload(store: Any, cas: Any, text: str, tmp_path: Path, in_files: Any) -> None:
+def test_what_it_persists_holds_no_payload(
+    store: Any, cas: Any, text: str, tmp_path: Path, in_files: Any
+) -> None:
     messages = messages_of(text)
     store.set_messages("ada", messages)
     path = tmp_path / "chat.json"
@@ -154,7 +156,9 @@ def test_a_memory_over_it_resumes(database: str, cas: Any, text: str, in_files: 
     run(scenario())
 
 
-def test_errors_are_typed_and_leave_the_store_inside_as_it_was(store: Any, cas: Any, text: str, offline: Any) -> None:
+def test_errors_are_typed_and_leave_the_store_inside_as_it_was(
+    store: Any, cas: Any, text: str, offline: Any
+) -> None:
     store.set_messages("ada", messages_of(text))
     before = json.dumps(store.inner.to_dict())
     offline.begin()

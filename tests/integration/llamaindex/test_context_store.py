@@ -94,7 +94,7 @@ def test_an_edit_that_raises_changes_nothing(store: Any) -> None:
         await store.set("docs", [{"id": "doc-1"}])
         await store.set("counts", {"pages": 1})
         before = await store.to_checkpoint_dict()
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with store.edit_state() as state:
                 state.docs.append({"id": "doc-2"})
                 state.counts["pages"] = 2
@@ -126,7 +126,7 @@ def test_a_write_within_an_edit_is_refused(store: Any, state_store: Any) -> None
     async def scenario() -> None:
         for write in (
             lambda: store.set("docs", []),
-            lambda: store.clear(),
+            store.clear,
             lambda: state_store.set("counts", {}),
         ):
             with pytest.raises(RuntimeError, match="edit_state"):

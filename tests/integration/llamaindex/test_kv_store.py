@@ -103,7 +103,9 @@ def test_a_batch_size_is_the_store_insides_business(face: Any) -> None:
         face.put_all([("key", {})], batch_size=2)
 
 
-def test_a_document_store_over_it_persists_no_text(store: Any, tmp_path: Path, text: str, in_files: Any) -> None:
+def test_a_document_store_over_it_persists_no_text(
+    store: Any, tmp_path: Path, text: str, in_files: Any
+) -> None:
     docstore = KVDocumentStore(store)
     node = TextNode(text=text, id_="node-1", embedding=[0.25] * 1536, metadata={"source": "a"})
     docstore.add_documents([node])
@@ -112,7 +114,9 @@ def test_a_document_store_over_it_persists_no_text(store: Any, tmp_path: Path, t
     store.inner.persist(str(path))
     assert in_files(text) == []
     assert path.stat().st_size < 6_000
-    again = KVDocumentStore(AgentRefKVStore(SimpleKVStore.from_persist_path(str(path)), backend=store._externalizer))
+    again = KVDocumentStore(
+        AgentRefKVStore(SimpleKVStore.from_persist_path(str(path)), backend=store._externalizer)
+    )
     assert again.get_document("node-1") == node
     assert again.docs["node-2"].get_content() == "short"
     again.delete_document("node-1")
@@ -129,7 +133,7 @@ def test_errors_are_typed_and_leave_the_store_inside_as_it_was(
         lambda: face.put("new", {"text": "other " * 2000}),
         lambda: face.put_all([("new", {"text": "other " * 2000})]),
         lambda: face.get("large"),
-        lambda: face.get_all(),
+        face.get_all,
     ):
         with pytest.raises(StoreUnavailableError):
             fails()

@@ -146,7 +146,9 @@ def test_a_list_that_grows_is_not_stored_again(serializer: Any, cas: Any) -> Non
     assert serializer.deserialize(serializer.serialize(history)) == history
 
 
-def test_typed_state_of_ones_own_and_events_shrink_with_the_serializer_alone(serializer: Any, text: str) -> None:
+def test_typed_state_of_ones_own_and_events_shrink_with_the_serializer_alone(
+    serializer: Any, text: str
+) -> None:
     class Working(Workflow):
         @step
         async def work(self, ctx: Context[Report], ev: StartEvent) -> Big:

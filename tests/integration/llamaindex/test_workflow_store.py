@@ -1,4 +1,4 @@
-"""`AgentRefWorkflowStore` under a real server over SQLite: no payload in any table, everything comes back."""
+"""`AgentRefWorkflowStore` under a real server over SQLite: no payload in a table, all of it comes back."""
 
 import asyncio
 import json
@@ -96,9 +96,11 @@ def store(inner: Any, cas: Any) -> AgentRefWorkflowStore:
     return AgentRefWorkflowStore(inner, backend=cas)
 
 
-@pytest.mark.parametrize("serializer", [JsonSerializer(), JsonSerializer(allowed_types=[]), PickleSerializer()])
+@pytest.mark.parametrize(
+    "serializer", [JsonSerializer(), JsonSerializer(allowed_types=[]), PickleSerializer()]
+)
 @pytest.mark.parametrize("kind", ["plain", "of a class of its own"])
-def test_no_table_holds_a_payload_and_the_server_shows_everything(
+def test_no_table_holds_a_payload_and_the_server_shows_everything(  # noqa: PLR0917
     inner: Any, store: Any, text: str, in_files: Any, tmp_path: Path, serializer: Any, kind: str
 ) -> None:
     result = text if kind == "plain" else Finished
@@ -114,15 +116,15 @@ def test_no_table_holds_a_payload_and_the_server_shows_everything(
         assert 0 < sizes[table] < 12_000, sizes
 
 
-def test_without_it_every_table_holds_the_payload(inner: Any, text: str, in_files: Any, tmp_path: Path) -> None:
+def test_without_it_every_table_holds_the_payload(
+    inner: Any, text: str, in_files: Any, tmp_path: Path
+) -> None:
     server = WorkflowServer(workflow_store=inner)
     server.add_workflow("three", workflow_of(text, text))
     run(played(server, "three"))
     assert in_files(text) == ["workflows.db"]
     sizes = tables(tmp_path / "workflows.db")
-    assert all(
-        sizes[table] > 900_000 for table in ("ticks", "events", "handlers", "workflow_state")
-    ), sizes
+    assert all(sizes[table] > 900_000 for table in ("ticks", "events", "handlers", "workflow_state")), sizes
 
 
 def test_the_serializer_survives_allowed_types_in_the_server(
@@ -210,15 +212,14 @@ def test_a_run_whose_server_was_killed_goes_on_in_a_new_process(tmp_path: Path, 
         "env": {**os.environ, "PYTHONPATH": str(ROOT)},
         "capture_output": True,
         "text": True,
-        "check": False,
     }
-    killed = subprocess.run([sys.executable, str(script), "crash"], **how)
+    killed = subprocess.run([sys.executable, str(script), "crash"], check=False, **how)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert in_files("the payload " * 10) == in_files("the event " * 10) == []
     with sqlite3.connect(tmp_path / "workflows.db") as connection:
         # A server leaves runs alone that began in the last half minute.
         connection.execute("UPDATE handlers SET started_at = '2026-01-01T00:00:00+00:00'")
-    done = subprocess.run([sys.executable, str(script), "resume"], **how)
+    done = subprocess.run([sys.executable, str(script), "resume"], check=False, **how)
     assert done.stdout.strip() == "completed [600000, 500000]", done.stderr
 
 
@@ -253,7 +254,11 @@ def test_what_looks_like_ours_is_a_value(store: Any, inner: Any, value: Any) -> 
         assert json.loads(ticks[2]["serialized_tick"]) == {"agentref": 1, **value}
         assert ticks[3] == {"serialized_tick": "gASVDg=="}
         handler = PersistentHandler(
-            handler_id="h", workflow_name="w", status="completed", run_id="run", result=StopEvent(result=value)
+            handler_id="h",
+            workflow_name="w",
+            status="completed",
+            run_id="run",
+            result=StopEvent(result=value),
         )
         await store.update(handler)
         (found,) = await store.query(HandlerQuery())
@@ -341,7 +346,11 @@ def test_events_are_seen_as_they_come(store: Any, text: str) -> None:
 def test_a_result_of_a_class_that_is_gone_is_unreadable_as_in_llamaindex(store: Any, text: str) -> None:
     async def scenario() -> None:
         handler = PersistentHandler(
-            handler_id="h", workflow_name="w", status="completed", run_id="run", result=Finished(payload=text)
+            handler_id="h",
+            workflow_name="w",
+            status="completed",
+            run_id="run",
+            result=Finished(payload=text),
         )
         await store.update(handler)
         store.result_decoder = lambda name: JsonSerializer(allowed_types=[])
@@ -381,7 +390,9 @@ def test_a_state_storage_wraps_a_durable_one_only(inner: Any, cas: Any) -> None:
         handle = storage.parse_own_handle(storage.to_handle())
         facade._storage = facade._durable = storage
         await facade.set("text", "more than ten bytes")
-        assert "more than" not in (await inner._build_state_store("run", (), None, None)._storage.load()).data
+        assert (
+            "more than" not in (await inner._build_state_store("run", (), None, None)._storage.load()).data
+        )
         other = AgentRefStateStorage(
             inner._build_state_store("run-2", (), None, None)._storage, backend=storage._externalizer
         )

@@ -1,4 +1,6 @@
-"""Real workflows over the adapter: what their contexts carry, parallel steps, cancellation, a store that is down."""
+"""Real workflows over the adapter: what their contexts carry, parallel steps, cancellation, a store that is
+down.
+"""
 
 import asyncio
 import json
@@ -26,7 +28,7 @@ both = pytest.mark.parametrize("typed", [False, True], ids=["dict", "typed"])
 
 @both
 @pytest.mark.parametrize("serializer", [JsonSerializer, PickleSerializer])
-def test_a_context_carries_no_payload_and_at_most_1500_bytes(
+def test_a_context_carries_no_payload_and_at_most_1500_bytes(  # noqa: PLR0917
     adapter: Any, text: str, typed: bool, serializer: Any, tmp_path: Path, in_files: Any
 ) -> None:
     async def scenario() -> None:
@@ -196,7 +198,7 @@ def test_a_store_that_is_down_is_a_typed_error_and_leaves_the_state_as_it_was(
         ):
             with pytest.raises(StoreUnavailableError):
                 await fails
-        with pytest.raises(StoreUnavailableError):
+        with pytest.raises(StoreUnavailableError):  # noqa: PT012
             async with store.edit_state() as edited:
                 edited.current_step = "after"
                 edited.notes = "new"
