@@ -28,8 +28,7 @@ def opened(tree: Any) -> tuple[Any, ...]:
     """The tree without its envelopes, and then what was in each of them, as trees of their own.
 
     Tuples become lists, as in JSON; what holds no envelope is not copied. Raises
-    `InvalidInputError` for a
-    tree that is too deep.
+    `InvalidInputError` for a tree that is too deep.
     """
     trees: list[Any] = [None]
     try:

@@ -335,7 +335,7 @@ def test_a_model_without_room_for_refs_is_refused(adapter: Any) -> None:
             adapter.context_store(InMemoryStateStore(model()))
 
 
-@pytest.mark.parametrize("given", [None, {}, DictState(), InMemoryStateStore, object()], ids=repr)
+@pytest.mark.parametrize("given", [None, {}, DictState(), InMemoryStateStore, object()], ids=range(5))
 def test_only_a_state_store_is_taken(adapter: Any, given: Any) -> None:
     with pytest.raises(InvalidInputError, match=r"ctx\.store"):
         adapter.context_store(given)

@@ -1,4 +1,4 @@
-"""Envelopes and stored records: whatever a store of LlamaIndex is given comes back, whatever it looks like."""
+"""Envelopes and stored records: what a store of LlamaIndex is given comes back, whatever it looks like."""
 
 import asyncio
 import json
