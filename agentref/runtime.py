@@ -3,17 +3,14 @@
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from typing import Final
+from operator import attrgetter
 
-from agentref.codecs import ValueCodec, name_error
+from agentref.codecs import ValueCodec, name_error, surely_fits
 from agentref.errors import BlobNotFoundError, InvalidInputError, UnknownBackendError, UnsupportedTypeError
 from agentref.refs import ContentRef
 from agentref.storage import CAS, LEASE_SECONDS, Encoded
 
 __all__ = ["Outgoing", "Runtime"]
-
-# Below this, no value of these types can be over any threshold that is worth having.
-_SMALL: Final = frozenset({type(None), bool, float})
 
 
 class Outgoing:
@@ -70,6 +67,10 @@ class Runtime:
         self.pins = pins and backend.keeps_roots
         self._stores = {store.backend_id: store for store in stores}
         # A store's own name goes before what another one answers to as well; the backend's before others'.
+        self._keepers: dict[str, list[CAS]] = {}
+        for store in filter(attrgetter("keeps_roots"), self._stores.values()):
+            for name in {store.backend_id, *store.backend_aliases}:
+                self._keepers.setdefault(name, []).append(store)
         self._answering = {name: store for store in stores for name in store.backend_aliases} | self._stores
 
     def with_codec(self, codec: ValueCodec) -> "Runtime":
@@ -200,12 +201,7 @@ class Runtime:
 
     def stores_for(self, ref: ContentRef) -> list[CAS]:
         """The stores that answer to the name in a ref and keep pins."""
-        name = self.backend.backend_id if ref.backend_id is None else ref.backend_id
-        return [
-            store
-            for store in self._stores.values()
-            if store.keeps_roots and name in (store.backend_id, *store.backend_aliases)
-        ]
+        return self._keepers.get(self.backend.backend_id if ref.backend_id is None else ref.backend_id, [])
 
     def _store_of(self, ref: ContentRef, name: str) -> CAS:
         store = self.store_for(ref)
@@ -218,11 +214,7 @@ class Runtime:
         return store
 
     def _is_small(self, value: object) -> bool:
-        if self.inline_threshold_bytes == 0:
-            return value is None
-        kind = type(value)
-        # A character takes at most four bytes, and the head of a text five.
-        return kind in _SMALL or (kind is str and len(value) * 4 + 5 <= self.inline_threshold_bytes)  # type: ignore[arg-type]
+        return value is None or surely_fits(value, self.inline_threshold_bytes)
 
     def _encode(self, value: object, names: Sequence[str]) -> Encoded | None:
         try:

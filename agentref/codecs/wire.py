@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Final
 
-__all__ = ["CODEC_ID", "MAX_NESTING", "Ext"]
+__all__ = ["CODEC_ID", "MAX_NESTING", "Ext", "surely_fits"]
 
 CODEC_ID: Final = "agr1"
 """MessagePack with the extension types below, over blobs of version 1."""
@@ -45,3 +45,17 @@ class Ext(IntEnum):
     NUMPY_SCALAR = 41
     EXTENSION = 50
     FOREIGN = 51
+
+
+_HEADS: Final = 32  # bytes: more than a number of at most 64 bits takes, or a text beside its characters
+
+
+def surely_fits(value: object, limit: int) -> bool:
+    """Whether `value`, encoded, is at most `limit` bytes, as far as a look at it can tell: False may mean
+    either. For most of what a checkpoint carries this spares the encoding."""
+    kind = type(value)
+    if kind is str:
+        return len(value) * 4 + _HEADS <= limit  # type: ignore[arg-type]  # UTF-8: four bytes at most
+    if kind is int:
+        return limit >= _HEADS and value.bit_length() <= 64  # type: ignore[attr-defined]
+    return limit >= _HEADS and (kind is bool or kind is float or value is None)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from agentref.codecs import name_error
+from agentref.codecs import name_error, surely_fits
 from agentref.errors import (
     AgentRefError,
     ConfigurationError,
@@ -165,10 +165,11 @@ class Cells:
             if name in self._schema.external:
                 plan.pending[name] = value
                 continue
-            with _naming([name], self._schema):
-                size = size_of(value)
-            if size > inline_limit:
-                raise InlineSizeExceeded(name, size, inline_limit)
+            if not surely_fits(value, inline_limit):
+                with _naming([name], self._schema):
+                    size = size_of(value)
+                if size > inline_limit:
+                    raise InlineSizeExceeded(name, size, inline_limit)
             plan.ready[name] = value
         return plan
 

@@ -11,6 +11,7 @@ from agentref.trees.stubs import Part, Seals, Stub, is_marker
 __all__ = ["Gaps", "adopt"]
 
 _DEPTH: Final = 2 * MAX_DEPTH + 2  # each level may have been escaped
+_LEAVES: Final = frozenset({str, int, float, bool, type(None), bytes})
 
 
 class _Gap:
@@ -89,6 +90,8 @@ class Gaps:
     def _dict(self, tree: dict[Any, Any], depth: int) -> Any:
         new, places = tree, []
         for key, value in tree.items():
+            if type(value) in _LEAVES:
+                continue
             got = self._visit(value, depth + 1, is_item=False)
             if got is not value:
                 if new is tree:
@@ -104,6 +107,8 @@ class Gaps:
         is_list = isinstance(tree, list)
         new, places = tree, []
         for index, value in enumerate(tree):
+            if type(value) in _LEAVES:
+                continue
             got = self._visit(value, depth + 1, is_item=is_list)
             if got is not value:
                 if new is tree:

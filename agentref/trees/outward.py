@@ -46,26 +46,16 @@ class Shrunk(NamedTuple):
     kept: list[Stub]
 
 
-class _Seen(NamedTuple):
-    """What became of a part of the tree.
-
-    Attributes:
-        new: what takes its place.
-        inline: about how many bytes that is, as text.
-        whole: about how many bytes the part itself is.
-        is_plain: whether it can be stored as it is: no stub is in it, and no object of another type.
-    """
-
-    new: Any
-    inline: int
-    whole: int
-    is_plain: bool
+_Seen = tuple[Any, int, int, bool]
+"""What became of a part of the tree: what takes its place; about how many bytes that is, as text; how many
+the part itself is; and whether it can be stored as it is, having no stub or object of another type in it.
+A bare tuple, because there is one for each part."""
 
 
 def shrink(tree: Any, limits: Limits) -> Shrunk:
     """Put empty stubs in place of all that is large. Raises `InvalidInputError` for what is too deep."""
     walk = _Walk(limits)
-    return Shrunk(walk.visit(tree, is_root=True).new, walk.pending, walk.kept)
+    return Shrunk(walk.visit(tree, is_root=True)[0], walk.pending, walk.kept)
 
 
 class _Walk:
@@ -80,10 +70,10 @@ class _Walk:
         if kind is str or kind in _BYTES:
             return self._leaf(part)
         if kind in _NUMBERS:
-            return _Seen(part, _NUMBER, _NUMBER, is_plain=True)
+            return (part, _NUMBER, _NUMBER, True)
         if kind is Stub:
             self.kept.append(part)
-            return _Seen(part, _STUB, _STUB, is_plain=False)
+            return (part, _STUB, _STUB, False)
         if len(self._where) >= MAX_DEPTH:
             raise InvalidInputError(
                 f"{self._path()} is nested more than {MAX_DEPTH} levels deep, or holds itself. "
@@ -93,7 +83,7 @@ class _Walk:
             return self._dict(part, is_root=is_root)
         if isinstance(part, (list, tuple)):
             return self._sequence(part, is_root=is_root)
-        return _Seen(part, _NUMBER, _NUMBER, is_plain=False)
+        return (part, _NUMBER, _NUMBER, False)
 
     def _leaf(self, part: Any) -> _Seen:
         limit = self._limits.threshold
@@ -105,37 +95,40 @@ class _Walk:
         elif self._limits.all_bytes:
             limit = -1
         if size <= limit:
-            return _Seen(part, size + 2, size + 2, is_plain=True)
-        return _Seen(self._put(part), _STUB, size, is_plain=True)
+            return (part, size + 2, size + 2, True)
+        return (self._put(part), _STUB, size, True)
 
     def _dict(self, part: dict[Any, Any], *, is_root: bool) -> _Seen:
         mark, where = len(self.pending), self._where
         inline = whole = 2
         is_plain = type(part) is dict
         new: dict[Any, Any] = part
-        small = self._limits.threshold // 4
+        small = max(self._limits.threshold // 4, _NUMBER)
+        large = small + 1
         for key, value in part.items():
             if type(key) is str:
                 own = len(key) + 6
             else:
                 own, is_plain = _NUMBER, False
-            if type(value) is str and len(value) <= small:  # what most of it is
-                inline += own + len(value)
-                whole += own + len(value)
+            kind = type(value)
+            size = len(value) if kind is str else _NUMBER if kind in _NUMBERS else large
+            if size <= small:  # most of it; worth no call
+                inline += own + size
+                whole += own + size
                 continue
             where.append(key)
-            seen = self.visit(value)
+            other, its_inline, its_whole, its_plain = self.visit(value)
             where.pop()
-            inline += seen.inline + own
-            whole += seen.whole + own
-            is_plain = is_plain and seen.is_plain
-            if seen.new is not value:
+            inline += its_inline + own
+            whole += its_whole + own
+            is_plain = is_plain and its_plain
+            if other is not value:
                 if new is part:
                     new = dict(part)
-                new[key] = seen.new
+                new[key] = other
         if self._is_large(inline) and is_plain and not is_root:
             return self._as_one(part, mark, whole)
-        return _Seen(escape(new) if is_marker(part) else new, inline, whole, is_plain)
+        return (escape(new) if is_marker(part) else new), inline, whole, is_plain
 
     def _sequence(self, part: Any, *, is_root: bool) -> _Seen:
         mark, where = len(self.pending), self._where
@@ -147,15 +140,15 @@ class _Walk:
         segments = Segments(self._limits.segment, self._limits.threshold, self._limits.threshold * _LARGE)
         for index, item in enumerate(part):
             where.append(index)
-            seen = self.visit(item)
+            other, its_inline, its_whole, its_plain = self.visit(item)
             where.pop()
-            new.append(seen.new)
-            inlines.append(seen.inline)
-            whole += seen.whole
-            is_plain = is_plain and seen.is_plain
+            new.append(other)
+            inlines.append(its_inline)
+            whole += its_whole
+            is_plain = is_plain and its_plain
             if type(part) is not list:
                 continue
-            if segments.add(seen.whole, is_plain=seen.is_plain):
+            if segments.add(its_whole, is_plain=its_plain):
                 del self.pending[begun:]  # a segment is stored as it is, whatever is in it
             if segments.is_empty:
                 begun = len(self.pending)
@@ -163,7 +156,7 @@ class _Walk:
         inline = 2 + sum(inlines)
         if self._is_large(inline) and is_plain and not is_root:
             return self._as_one(part, mark, whole)
-        return _Seen(_alike(part, new), inline, whole, is_plain)
+        return _alike(part, new), inline, whole, is_plain
 
     def _seal(self, part: Any, closed: list[tuple[int, int]], new: list[Any], inlines: list[int]) -> None:
         for begin, end in reversed(closed):
@@ -176,7 +169,7 @@ class _Walk:
     def _as_one(self, part: Any, mark: int, whole: int) -> _Seen:
         """Keep all of a container as one value, and not what is in it."""
         del self.pending[mark:]
-        return _Seen(self._put(part), _STUB, whole, is_plain=True)
+        return (self._put(part), _STUB, whole, True)
 
     def _put(self, value: object, items: int | None = None) -> Stub:
         stub = Stub()

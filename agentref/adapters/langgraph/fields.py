@@ -13,7 +13,7 @@ from langgraph.types import Overwrite
 from agentref.adapters.langgraph.kinds import ChannelKind, kind_of
 from agentref.adapters.langgraph.life import Life
 from agentref.adapters.langgraph.serde import codec_for
-from agentref.codecs import name_error
+from agentref.codecs import name_error, surely_fits
 from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeError, UntrustedTypeError
 from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
@@ -62,6 +62,8 @@ class Fields:
         Fields with a channel of their own (UntrackedValue, DeltaChannel...) are left to that channel.
         """
         if not self.kinds[name].is_checked or value is MISSING:
+            return value
+        if surely_fits(value, self.inline_limit):
             return value
         overwrites, overwritten = _get_overwrite(value)
         try:
