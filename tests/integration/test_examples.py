@@ -47,6 +47,29 @@ def test_langgraph_rag_answers_and_keeps_its_documents_out_of_the_checkpoints(tm
         assert store.verify().ok
 
 
+def test_llamaindex_research_workflow_keeps_its_documents_out_of_the_context(tmp_path: Path) -> None:
+    for _ in range(2):  # the second run goes on from the context of the first one
+        without, with_agentref, cell = run("llamaindex_research_workflow.py", tmp_path).splitlines()
+        assert "Read 3 document(s), 144,000 bytes." in without
+        assert "Read 3 document(s), 144,000 bytes." in with_agentref
+        assert "The context has 144," in without
+        assert "__agentref__" in cell
+    saved = (tmp_path / "context.json").read_text(encoding="utf-8")
+    assert len(saved) < 1_000
+    assert "large retrieved text" not in saved
+    with FilesystemCAS(tmp_path / "state_blobs") as store:
+        assert store.verify().ok
+
+
+def test_an_example_imports_without_its_framework(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['workflows'] = sys.modules['llama_index'] = None\n"
+        "import examples.llamaindex_research_workflow"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 IN_A_DATABASE = """
 import sys
 from pathlib import Path
