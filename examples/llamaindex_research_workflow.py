@@ -58,7 +58,7 @@ def research(adapter=None):  # noqa: ANN001, ANN201
 
 
 async def run(workflow, saved=None):  # noqa: ANN001, ANN201
-    """Run the workflow, from a saved context if there is one: what it says, and its context as it is saved."""
+    """Run the workflow, from a saved context if there is one: its result, and its context to be saved."""
     from workflows import Context  # noqa: PLC0415
 
     handler = workflow.run(ctx=Context.from_dict(workflow, saved) if saved else None)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Generic, TypeVar, Unpack
 
 from pydantic import BaseModel
-from workflows.context.state_store import StateStore
+from workflows.context.state_store import StateStore, StateStoreFacade
 
 from agentref.adapters.llamaindex.cells import check_model
 from agentref.adapters.llamaindex.context import ContextStore
@@ -108,7 +108,10 @@ class LlamaIndexAdapter(Generic[StateT]):
         given: Any = store  # whatever the type checker was told
         if isinstance(given, ContextStore) and given.is_over(self._fields):
             return given
-        if isinstance(given, type) or not isinstance(given, StateStore):
+        # LlamaIndex's own stores are told by their class: to ask a protocol takes ten times as long.
+        if not isinstance(given, StateStoreFacade) and (
+            isinstance(given, type) or not isinstance(given, StateStore)
+        ):
             raise InvalidInputError(
                 f"context_store() takes the state store of a context, `ctx.store`, not {store!r:.80}."
             )

@@ -77,6 +77,9 @@ class Fields:
         return [name for name in state if name not in self.schema.external or name in touched]
 
     def _checked(self, name: str, value: Any) -> Any:
+        # No character takes more than four bytes, and the head of a text five.
+        if type(value) is str and len(value) * 4 + 5 <= self.inline_limit:
+            return value
         with self._naming([name]):
             try:
                 size = self.values.size_of(value)
