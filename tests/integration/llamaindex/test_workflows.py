@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from workflows.errors import WorkflowCancelledByUser
 from workflows.events import StartEvent, StopEvent
 
 from agentref.adapters.llamaindex import LlamaIndexAdapter
-from agentref.errors import AgentRefError, StoreUnavailableError
+from agentref.errors import AgentRefError, BlobNotFoundError, InvalidRefError, StoreUnavailableError
+from agentref.refs import ContentRef, Digest
 
 from .conftest import Research, run, workflow_of
 
@@ -145,6 +147,77 @@ def test_a_model_that_nobody_made_is_named(adapter: Any) -> None:
     )
     with pytest.raises(AttributeError, match="imported first"):
         JsonSerializer().deserialize(saved)
+
+
+def test_a_context_that_was_edited_is_a_typed_error_that_names_the_field(adapter: Any, cas: Any) -> None:
+    async def edited(change: Any) -> Any:
+        workflow = workflow_of(adapter, "text", typed=False)
+        handler = workflow.run()
+        await handler
+        saved = handler.ctx.to_dict()
+        cells = saved["state"]["state_data"]["_data"]
+        cells["docs"] = change(cells["docs"])
+        return adapter.context_store(Context.from_dict(workflow, saved).store)
+
+    async def scenario() -> None:
+        for change, error in (
+            (lambda cell: cell.replace('"agr1"', '"zz99"'), InvalidRefError),
+            (lambda cell: '{"__agentref__": 5}', InvalidRefError),
+            (lambda cell: cell.replace("[1,", "[2,"), InvalidRefError),
+            (
+                lambda cell: json.dumps(ContentRef(Digest(bytes(32)), "agr1", 9).to_dict()),
+                BlobNotFoundError,
+            ),
+        ):
+            store = await edited(change)
+            for reads in (store.get("docs"), store.set("docs.0.id", "x"), loaded(store)):
+                with pytest.raises(error, match=r"\bdocs\b"):
+                    await reads
+            assert await store.get("current_step") == "retrieve"
+            await store.set("docs", [])  # and so it is mended
+            assert await store.get("docs") == []
+
+    async def loaded(store: Any) -> None:
+        await (await store.get_state()).aload("docs")
+
+    run(scenario())
+
+
+def test_the_loop_is_free_while_the_store_waits(
+    adapter: Any, state_store: Any, cas: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store answers only once the loop has run: were it called on the loop, neither would go on."""
+
+    async def freely(awaitable: Any) -> Any:
+        released.clear()
+        task = asyncio.ensure_future(awaitable)
+        await asyncio.sleep(0.01)
+        released.set()
+        return await task
+
+    released = threading.Event()
+    for name in ("store", "fetch"):
+        verb = getattr(cas._store, name)
+        monkeypatch.setattr(
+            cas._store, name, lambda *a, _verb=verb, **k: (released.wait(30), _verb(*a, **k))[1]
+        )
+
+    async def edit(store: Any) -> None:
+        async with store.edit_state() as state:
+            await state.aload("docs")
+            state.docs.append({"id": "doc-2"})
+
+    async def scenario() -> None:
+        store = adapter.context_store(state_store)
+        await freely(store.set("docs", [{"id": "doc-1"}]))
+        await freely(store.set("docs.0.text", "x"))
+        await freely(edit(store))
+        state = await store.get_state()
+        await freely(state.aload())
+        await freely(store.set_state(state))
+        assert await freely(store.get("docs")) == [{"id": "doc-1", "text": "x"}, {"id": "doc-2"}]
+
+    run(scenario())
 
 
 @both
