@@ -21,6 +21,7 @@ GROUPS = (
     "migrate",
     "coherence",
     "contention",
+    "frameworks",
 )
 
 

@@ -10,7 +10,7 @@ from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
 from agentref.storage import CAS
 from agentref.trees.inward import Gaps, adopt
-from agentref.trees.outward import Limits, Pending, shrink
+from agentref.trees.outward import Limits, Pending, Shrunk, shrink
 from agentref.trees.stubs import Part, Seals
 
 __all__ = ["DEFAULT_MAX_BYTES", "DEFAULT_SEGMENT", "DEFAULT_THRESHOLD_BYTES", "Externalizer", "Stateful"]
@@ -50,7 +50,8 @@ class Externalizer:
     - a dict or tuple of much that is small, of more than 16 thresholds together; never the tree itself.
 
     Nothing is mutated, and what holds no ref is not copied. A user's dict that looks like a ref is escaped,
-    and comes back as it was. What `externalize` returned may be changed and externalized again: stubs stay.
+    and comes back as it was. What `externalize` returned may be changed and externalized again: stubs stay,
+    but for those in the last items of a list that has grown by a segment: these are loaded, to be sealed.
 
     A hash is no authorization: whoever can edit a state file can write any hash into it. With `keys` each
     ref carries a seal, bound to `tenant`, and none without it is loaded.
@@ -113,7 +114,12 @@ class Externalizer:
         Raises `InvalidInputError` for a tree that is too deep, and `StorageError` if the store cannot take
         it; then there is no tree that refers to what is not there.
         """
-        draft = self._draft(tree, owner, self._limits_of(threshold_bytes, segment, all_bytes=all_bytes))
+        limits = self._limits_of(threshold_bytes, segment, all_bytes=all_bytes)
+        shrunk = self._shrunk(tree, owner, limits)
+        if shrunk.stuck:
+            gaps = self._bounded(Gaps(tree, self._seals, within=shrunk.stuck))
+            shrunk = shrink(gaps.fill(self._runtime.load_many([part.ref for part in gaps.parts])), limits)
+        draft = self._draft(shrunk, owner)
         draft.store(self._runtime, owner)
         return draft.tree
 
@@ -127,7 +133,13 @@ class Externalizer:
         all_bytes: bool = False,
     ) -> Any:
         """`externalize` for the event loop."""
-        draft = self._draft(tree, owner, self._limits_of(threshold_bytes, segment, all_bytes=all_bytes))
+        limits = self._limits_of(threshold_bytes, segment, all_bytes=all_bytes)
+        shrunk = self._shrunk(tree, owner, limits)
+        if shrunk.stuck:
+            gaps = self._bounded(Gaps(tree, self._seals, within=shrunk.stuck))
+            values = await self._runtime.aload_many([part.ref for part in gaps.parts])
+            shrunk = shrink(gaps.fill(values), limits)
+        draft = self._draft(shrunk, owner)
         if draft.needs_store(owner):
             await asyncio.to_thread(draft.store, self._runtime, owner)
         return draft.tree
@@ -139,12 +151,12 @@ class Externalizer:
         `InvalidRefError`, `UntrustedRefError`, `UnknownBackendError`, `BlobNotFoundError`,
         `IntegrityError`, `StorageError`, and `ValueTooLargeError` for more than `max_bytes`.
         """
-        gaps = self._gaps(tree)
+        gaps = self._bounded(Gaps(tree, self._seals))
         return gaps.fill(self._runtime.load_many([part.ref for part in gaps.parts]) if gaps.parts else [])
 
     async def arehydrate(self, tree: Any) -> Any:
         """`rehydrate` for the event loop."""
-        gaps = self._gaps(tree)
+        gaps = self._bounded(Gaps(tree, self._seals))
         return gaps.fill(await self._runtime.aload_many([part.ref for part in gaps.parts]))
 
     def refs(self, tree: Any) -> list[ContentRef]:
@@ -183,13 +195,15 @@ class Externalizer:
         )
         return limits._replace(all_bytes=all_bytes)
 
-    def _draft(self, tree: Any, owner: str | None, limits: Limits) -> "_Draft":
+    def _shrunk(self, tree: Any, owner: str | None, limits: Limits) -> Shrunk:
         if owner is not None and not self._runtime.pins:
             raise ConfigurationError(
                 f"owner= pins what is stored, and the store {self.backend.backend_id!r} keeps no pins. "
                 f"Leave it out, or take a store that does: FilesystemCAS, PostgresCAS."
             )
-        shrunk = shrink(tree, limits)
+        return shrink(tree, limits)
+
+    def _draft(self, shrunk: Shrunk, owner: str | None) -> "_Draft":
         outgoing = self._runtime.encode(
             [each.value for each in shrunk.pending], names=[each.path for each in shrunk.pending]
         )
@@ -206,8 +220,7 @@ class Externalizer:
         pending.stub.update(self._seals.write(Part(ref, pending.items)))
         return ref
 
-    def _gaps(self, tree: Any) -> Gaps:
-        gaps = Gaps(tree, self._seals)
+    def _bounded(self, gaps: Gaps) -> Gaps:
         size = sum(part.ref.size for part in gaps.parts)
         if size > self._max_bytes:
             raise ValueTooLargeError(

@@ -6,7 +6,7 @@ from typing import Any, Final
 from agentref.errors import InvalidInputError, InvalidRefError, MalformedBlobError
 from agentref.trees.outward import MAX_DEPTH
 from agentref.trees.segments import like
-from agentref.trees.stubs import Part, Seals, Stub, is_marker
+from agentref.trees.stubs import Part, Seals, Stub, escape, is_marker, is_segment
 
 __all__ = ["Gaps", "adopt"]
 
@@ -30,14 +30,21 @@ class Gaps:
 
     Only what holds a part is copied. The constructor raises what `Seals.read` does, and `InvalidInputError`
     for a tree that is too deep.
+
+    Args:
+        tree: what `externalize` returned.
+        seals: what reads the parts.
+        within: of a tree that is being worked on, only the stubs in these lists count, and of these none
+            that stands for a segment; what only looks like a stub is a user's.
     """
 
-    def __init__(self, tree: Any, seals: Seals) -> None:
+    def __init__(self, tree: Any, seals: Seals, *, within: Sequence[list[Any]] | None = None) -> None:
         self.parts: list[Part] = []
+        self._within = None if within is None else set(map(id, within))
         self._seals = seals
         self._open: list[tuple[Any, list[Any]]] = []  # the innermost first
         self._tree = [tree]
-        new = self._visit(tree, 0, is_item=False)
+        new = self._visit(tree, 0, is_item=False, counts=within is None)
         self._tree[0] = new
         if type(new) is _Gap:
             self._open.append((self._tree, [0]))
@@ -65,19 +72,21 @@ class Gaps:
                 container[place : place + 1] = value
         return self._tree[0]
 
-    def _visit(self, tree: Any, depth: int, *, is_item: bool) -> Any:
+    def _visit(self, tree: Any, depth: int, *, is_item: bool, counts: bool) -> Any:
         if not isinstance(tree, (dict, list, tuple)):
             return tree
         if depth > _DEPTH:
             raise InvalidInputError(f"The tree is nested more than {_DEPTH} levels deep: none of ours is.")
-        if isinstance(tree, dict):
-            if is_marker(tree):
-                read = self._seals.read(tree)
-                if isinstance(read, Part):
-                    return self._gap(read, is_item=is_item)
-                tree = read.data
-            return self._dict(tree, depth)
-        return self._sequence(tree, depth)
+        if not isinstance(tree, dict):
+            return self._sequence(tree, depth, counts=counts or id(tree) in (self._within or ()))
+        if type(tree) is Stub if self._within is not None else is_marker(tree):
+            if not counts or (self._within is not None and is_segment(tree)):
+                return tree
+            read = self._seals.read(tree)
+            if isinstance(read, Part):
+                return self._gap(read, is_item=is_item)
+            tree = read.data
+        return self._dict(tree, depth, counts=counts)
 
     def _gap(self, part: Part, *, is_item: bool) -> _Gap:
         if part.items is not None and not is_item:
@@ -87,12 +96,12 @@ class Gaps:
         self.parts.append(part)
         return _Gap(len(self.parts) - 1)
 
-    def _dict(self, tree: dict[Any, Any], depth: int) -> Any:
+    def _dict(self, tree: dict[Any, Any], depth: int, *, counts: bool) -> Any:
         new, places = tree, []
         for key, value in tree.items():
             if type(value) in _LEAVES:
                 continue
-            got = self._visit(value, depth + 1, is_item=False)
+            got = self._visit(value, depth + 1, is_item=False, counts=counts)
             if got is not value:
                 if new is tree:
                     new = dict(tree)
@@ -103,13 +112,13 @@ class Gaps:
             self._open.append((new, places))
         return new
 
-    def _sequence(self, tree: Any, depth: int) -> Any:
+    def _sequence(self, tree: Any, depth: int, *, counts: bool) -> Any:
         is_list = isinstance(tree, list)
         new, places = tree, []
         for index, value in enumerate(tree):
             if type(value) in _LEAVES:
                 continue
-            got = self._visit(value, depth + 1, is_item=is_list)
+            got = self._visit(value, depth + 1, is_item=is_list, counts=counts)
             if got is not value:
                 if new is tree:
                     new = list(tree)
@@ -130,10 +139,13 @@ def adopt(tree: Any, seals: Seals, depth: int = 0) -> Any:
     if depth > _DEPTH:
         raise InvalidInputError(f"The tree is nested more than {_DEPTH} levels deep: none of ours is.")
     if isinstance(tree, dict):
-        if is_marker(tree):
-            seals.read(tree)
+        read = seals.read(tree) if is_marker(tree) else None
+        if isinstance(read, Part):
             return Stub(tree)
-        new = {key: adopt(value, seals, depth + 1) for key, value in tree.items()}
+        data = tree if read is None else read.data
+        new = {key: adopt(value, seals, depth + 1) for key, value in data.items()}
+        if read is not None:
+            return escape(new)
         return tree if all(new[key] is value for key, value in tree.items()) else new
     items = [adopt(item, seals, depth + 1) for item in tree]
     if all(one is other for one, other in zip(items, tree, strict=True)):

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from agentref.errors import InvalidInputError
 from agentref.trees.segments import Segments, like
-from agentref.trees.stubs import Stub, escape, is_marker
+from agentref.trees.stubs import Stub, escape, is_marker, is_segment
 
 __all__ = ["MAX_DEPTH", "Limits", "Pending", "Shrunk", "shrink"]
 
@@ -39,23 +39,30 @@ class Pending(NamedTuple):
 
 
 class Shrunk(NamedTuple):
-    """A tree with empty stubs in it, what they are to stand for, and the stubs that were there already."""
+    """A tree with empty stubs in it, what they are to stand for, and the stubs that were there already.
+
+    Nothing of the lists in `stuck` can be sealed, though there is enough: stubs are among their last items.
+    """
 
     tree: Any
     pending: list[Pending]
     kept: list[Stub]
+    stuck: list[list[Any]]
 
 
-_Seen = tuple[Any, int, int, bool]
+_PLAIN, _REFERS, _FOREIGN = range(3)
+"""A part can be stored as it is; not, for there is a stub in it; not, for there is a foreign object."""
+
+_Seen = tuple[Any, int, int, int]
 """What became of a part of the tree: what takes its place; about how many bytes that is, as text; how many
-the part itself is; and whether it can be stored as it is, having no stub or object of another type in it.
-A bare tuple, because there is one for each part."""
+the part itself is; and which of the three kinds it is of. A bare tuple, because there is one for each part.
+"""
 
 
 def shrink(tree: Any, limits: Limits) -> Shrunk:
     """Put empty stubs in place of all that is large. Raises `InvalidInputError` for what is too deep."""
     walk = _Walk(limits)
-    return Shrunk(walk.visit(tree, is_root=True)[0], walk.pending, walk.kept)
+    return Shrunk(walk.visit(tree, is_root=True)[0], walk.pending, walk.kept, walk.stuck)
 
 
 class _Walk:
@@ -64,16 +71,17 @@ class _Walk:
         self._where: list[Any] = []
         self.pending: list[Pending] = []
         self.kept: list[Stub] = []
+        self.stuck: list[list[Any]] = []
 
     def visit(self, part: Any, *, is_root: bool = False) -> _Seen:
         kind = type(part)
         if kind is str or kind in _BYTES:
             return self._leaf(part)
         if kind in _NUMBERS:
-            return (part, _NUMBER, _NUMBER, True)
+            return (part, _NUMBER, _NUMBER, _PLAIN)
         if kind is Stub:
             self.kept.append(part)
-            return (part, _STUB, _STUB, False)
+            return (part, _STUB, _STUB, _REFERS)
         if len(self._where) >= MAX_DEPTH:
             raise InvalidInputError(
                 f"{self._path()} is nested more than {MAX_DEPTH} levels deep, or holds itself. "
@@ -83,7 +91,7 @@ class _Walk:
             return self._dict(part, is_root=is_root)
         if isinstance(part, (list, tuple)):
             return self._sequence(part, is_root=is_root)
-        return (part, _NUMBER, _NUMBER, False)
+        return (part, _NUMBER, _NUMBER, _FOREIGN)
 
     def _leaf(self, part: Any) -> _Seen:
         limit = self._limits.threshold
@@ -95,13 +103,13 @@ class _Walk:
         elif self._limits.all_bytes:
             limit = -1
         if size <= limit:
-            return (part, size + 2, size + 2, True)
-        return (self._put(part), _STUB, size, True)
+            return (part, size + 2, size + 2, _PLAIN)
+        return (self._put(part), _STUB, size, _PLAIN)
 
     def _dict(self, part: dict[Any, Any], *, is_root: bool) -> _Seen:
         mark, where = len(self.pending), self._where
         inline = whole = 2
-        is_plain = type(part) is dict
+        kind = _PLAIN if type(part) is dict else _FOREIGN
         new: dict[Any, Any] = part
         small = max(self._limits.threshold // 4, _NUMBER)
         large = small + 1
@@ -109,26 +117,26 @@ class _Walk:
             if type(key) is str:
                 own = len(key) + 6
             else:
-                own, is_plain = _NUMBER, False
-            kind = type(value)
-            size = len(value) if kind is str else _NUMBER if kind in _NUMBERS else large
+                own, kind = _NUMBER, _FOREIGN
+            of = type(value)
+            size = len(value) if of is str else _NUMBER if of in _NUMBERS else large
             if size <= small:  # most of it; worth no call
                 inline += own + size
                 whole += own + size
                 continue
             where.append(key)
-            other, its_inline, its_whole, its_plain = self.visit(value)
+            other, its_inline, its_whole, its_kind = self.visit(value)
             where.pop()
             inline += its_inline + own
             whole += its_whole + own
-            is_plain = is_plain and its_plain
+            kind = max(kind, its_kind)
             if other is not value:
                 if new is part:
                     new = dict(part)
                 new[key] = other
-        if self._is_large(inline) and is_plain and not is_root:
+        if self._is_large(inline) and kind == _PLAIN and not is_root:
             return self._as_one(part, mark, whole)
-        return (escape(new) if is_marker(part) else new), inline, whole, is_plain
+        return (escape(new) if is_marker(part) else new), inline, whole, kind
 
     def _sequence(self, part: Any, *, is_root: bool) -> _Seen:
         mark, where = len(self.pending), self._where
@@ -136,27 +144,31 @@ class _Walk:
             return self._as_one(part, mark, len(part) * _NUMBER)
         new: list[Any] = []
         inlines: list[int] = []
-        whole, is_plain, begun = 2, type(part) in {list, tuple}, mark
+        whole, begun, stubs = 2, mark, 0
+        kind = _PLAIN if type(part) in {list, tuple} else _FOREIGN
         segments = Segments(self._limits.segment, self._limits.threshold, self._limits.threshold * _LARGE)
         for index, item in enumerate(part):
             where.append(index)
-            other, its_inline, its_whole, its_plain = self.visit(item)
+            other, its_inline, its_whole, its_kind = self.visit(item)
             where.pop()
             new.append(other)
             inlines.append(its_inline)
             whole += its_whole
-            is_plain = is_plain and its_plain
+            kind = max(kind, its_kind)
             if type(part) is not list:
                 continue
-            if segments.add(its_whole, is_plain=its_plain):
+            stubs += is_segment(item)
+            if segments.add(its_whole, is_plain=its_kind == _PLAIN):
                 del self.pending[begun:]  # a segment is stored as it is, whatever is in it
             if segments.is_empty:
                 begun = len(self.pending)
+        if kind == _REFERS and stubs < len(part) and len(part) - stubs >= self._limits.segment:
+            self.stuck.append(part)
         self._seal(part, segments.closed, new, inlines)
         inline = 2 + sum(inlines)
-        if self._is_large(inline) and is_plain and not is_root:
+        if self._is_large(inline) and kind == _PLAIN and not is_root:
             return self._as_one(part, mark, whole)
-        return _alike(part, new), inline, whole, is_plain
+        return _alike(part, new), inline, whole, kind
 
     def _seal(self, part: Any, closed: list[tuple[int, int]], new: list[Any], inlines: list[int]) -> None:
         for begin, end in reversed(closed):
@@ -169,7 +181,7 @@ class _Walk:
     def _as_one(self, part: Any, mark: int, whole: int) -> _Seen:
         """Keep all of a container as one value, and not what is in it."""
         del self.pending[mark:]
-        return (self._put(part), _STUB, whole, True)
+        return (self._put(part), _STUB, whole, _PLAIN)
 
     def _put(self, value: object, items: int | None = None) -> Stub:
         stub = Stub()

@@ -13,7 +13,7 @@ from blake3 import blake3
 from agentref.errors import ConfigurationError, InvalidInputError, InvalidRefError, UntrustedRefError
 from agentref.refs import REF_KEY, ContentRef
 
-__all__ = ["MAX_TENANT", "Escaped", "Part", "Seals", "Stub", "escape", "is_marker"]
+__all__ = ["MAX_TENANT", "Escaped", "Part", "Seals", "Stub", "escape", "is_marker", "is_segment"]
 
 MAX_TENANT: Final = 256
 _KEY_SIZE: Final = 32
@@ -49,6 +49,14 @@ class Escaped(NamedTuple):
 def is_marker(data: dict[Any, Any]) -> bool:
     """Whether this is a wire form, or looks like one."""
     return len(data) == 1 and REF_KEY in data
+
+
+def is_segment(part: object) -> bool:
+    """Whether this is a stub that stands for items of a list."""
+    if type(part) is not Stub:
+        return False
+    body = part.get(REF_KEY)
+    return isinstance(body, list) and len(body) == 7 and body[5] is not None
 
 
 def escape(data: dict[str, Any]) -> Stub:

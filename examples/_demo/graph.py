@@ -7,6 +7,7 @@ stands in for the model, so that a run needs no key and gives the same state eve
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
@@ -15,7 +16,7 @@ from langgraph.graph import END, START, StateGraph
 
 from examples._demo.corpus import ROUNDS, documents_of, page_of
 
-__all__ = ["CONFIG", "NODES", "Research", "build", "state_hash"]
+__all__ = ["CONFIG", "NODES", "Research", "build", "state_hash", "steps"]
 
 NODES: Final = 2 + 4 * ROUNDS
 """Node executions of one run."""
@@ -62,8 +63,8 @@ class Research(TypedDict):
     answer: str
 
 
-def build(texts: Path) -> "StateGraph[Research]":
-    """The graph over the texts that `write_texts` left in a directory; compile it as you like."""
+def steps(texts: Path) -> dict[str, Callable[[Any], dict[str, Any]]]:
+    """The nodes by name, over the texts that `write_texts` left there: from a state to an update."""
 
     def retrieve(state: Research) -> dict[str, Any]:
         index = state["round"]
@@ -77,9 +78,15 @@ def build(texts: Path) -> "StateGraph[Research]":
         index = state["round"]
         return {"page": Page(url=f"https://example.org/{index}", text=page_of(texts, index))}
 
+    nodes = (_plan, retrieve, scrape, _analyze, _refine, _answer)
+    return {node.__name__.lstrip("_"): node for node in nodes}
+
+
+def build(texts: Path) -> "StateGraph[Research]":
+    """The graph over those texts; compile it as you like."""
     graph = StateGraph(Research)
-    for node in (_plan, retrieve, scrape, _analyze, _refine, _answer):
-        graph.add_node(node.__name__.lstrip("_"), node)
+    for name, node in steps(texts).items():
+        graph.add_node(name, node)
     graph.add_edge(START, "plan")
     graph.add_edge("plan", "retrieve")
     graph.add_edge("retrieve", "scrape")

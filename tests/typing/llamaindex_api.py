@@ -1,3 +1,4 @@
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 """What type checkers see of the LlamaIndex adapter: a state is of the class that the adapter was made for."""
 
 from typing import assert_type

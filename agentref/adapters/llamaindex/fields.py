@@ -6,7 +6,7 @@ from typing import Any
 
 from agentref.adapters.llamaindex.cells import ref_in
 from agentref.adapters.llamaindex.values import Values
-from agentref.codecs import name_error
+from agentref.codecs import name_error, surely_fits
 from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeError
 from agentref.refs import ContentRef
 from agentref.runtime import Runtime
@@ -77,8 +77,7 @@ class Fields:
         return [name for name in state if name not in self.schema.external or name in touched]
 
     def _checked(self, name: str, value: Any) -> Any:
-        # No character takes more than four bytes, and the head of a text five.
-        if type(value) is str and len(value) * 4 + 5 <= self.inline_limit:
+        if surely_fits(value, self.inline_limit):
             return value
         with self._naming([name]):
             try:

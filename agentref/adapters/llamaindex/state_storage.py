@@ -19,8 +19,8 @@ __all__ = ["AgentRefStateStorage"]
 class AgentRefStateStorage:
     """A `StateStorage` around another one, for a `StateStoreFacade`: large values of the state get refs.
 
-        storage = AgentRefStateStorage(SqliteStateStore(...)._storage, backend=store)
-        state = StateStoreFacade(storage, MyState, serializer)
+        storage = AgentRefStateStorage(my_storage, backend=FilesystemCAS("./state_blobs"))
+        store = StateStoreFacade(storage, MyState, serializer)
 
     Works under every serializer and state type, since it sees what they made. Nothing of the content
     store's I/O happens on the event loop. A record is written after all that it refers to; if the content

@@ -77,8 +77,9 @@ class TestRoundTrip:
         small = external.externalize(tree, all_bytes=all_bytes)
         assert external.rehydrate(small) == tree
         assert repr(tree) == before
+        assert external.adopt(small) == small
         again = external.externalize(small)
-        assert again == small and external.rehydrate(again) == tree
+        assert external.rehydrate(again) == tree and repr(tree) == before
         assert external.rehydrate(external.adopt(small)) == tree
 
     @given(
@@ -191,6 +192,29 @@ class TestGrowingLists:
             history = external.externalize(external.adopt(through([*history, message])))
         assert len(history) < 40
         assert external.rehydrate(history) == self.messages(200)
+
+    @pytest.mark.parametrize("through", [lambda tree: tree, over_json])
+    @pytest.mark.parametrize("large", [5_000, 50_000])
+    def test_large_items_among_what_was_externalized_are_sealed_too(self, external, cas, through, large):
+        messages = self.messages(300)
+        for n in range(0, 300, 7):
+            messages[n] = {"role": "tool", "content": f"{n} " + "x" * large}
+        history = []
+        for count in range(1, 301):
+            history = external.externalize(external.adopt(through([*history, messages[count - 1]])))
+            assert len(json.dumps(history)) < 40_000
+        assert external.rehydrate(history) == messages
+        assert cas.counters.values_loaded < 300  # each large one once, and those of the last line
+        before = cas.counters.values_loaded
+        note = {"page": external.externalize({"page": LARGE})["page"], "history": history}
+        external.externalize(note)
+        assert cas.counters.values_loaded == before
+
+    def test_what_was_appended_and_looks_like_a_ref_is_a_users(self, external):
+        look_alike = over_json(external.externalize({"a": LARGE}))["a"]
+        history = external.externalize([{"content": LARGE}])
+        items = [*history, *[{"content": look_alike}] * 40]
+        assert external.rehydrate(external.externalize(items))[1:] == [{"content": look_alike}] * 40
 
     def test_the_number_of_refs_grows_by_the_logarithm(self, external):
         external = Externalizer(InMemoryCAS(), segment=4, threshold_bytes=10)

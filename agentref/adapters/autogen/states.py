@@ -1,0 +1,112 @@
+"""Checks before AutoGen's own, whose errors speak of old releases, and a way back if it refuses a state."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from autogen_agentchat.agents import AssistantAgent, SocietyOfMindAgent
+from autogen_agentchat.teams import BaseGroupChat
+
+from agentref.errors import InvalidInputError, InvalidRefError
+from agentref.refs import REF_KEY
+from agentref.trees import Stateful
+
+__all__ = ["CONTEXT_STATE", "checked_state", "load_or_restore"]
+
+CONTEXT_STATE: Final = "AgentRefChatCompletionContextState"
+"""The `type` of the state of our model context, whose messages are still refs for AutoGen."""
+
+_EXPECTED: Final[tuple[tuple[type, str], ...]] = (
+    (BaseGroupChat, "TeamState"),
+    (AssistantAgent, "AssistantAgentState"),
+    (SocietyOfMindAgent, "SocietyOfMindAgentState"),
+)
+_MESSAGES: Final = frozenset({"messages", "message_thread", "message_buffer"})
+_STATES: Final = frozenset({"agent_state", "llm_context", "inner_team_state", "agent_states"})
+
+
+def checked_state(obj: object, state: Any) -> Any:
+    """The state, if it can be one. Raises `InvalidInputError`."""
+    if not isinstance(obj, Stateful):
+        raise InvalidInputError(
+            f"{type(obj).__qualname__} has not got both save_state() and load_state(). Give an agent, a "
+            f"team "
+            f"or a runtime."
+        )
+    if not isinstance(state, Mapping):
+        raise InvalidInputError(
+            f"A state is a dict, not {type(state).__qualname__}. If it is JSON: json.loads(text)."
+        )
+    return state if isinstance(state, dict) else dict(state)
+
+
+async def load_or_restore(obj: Stateful, state: Any) -> None:
+    """Load a rehydrated state; if that fails midway, `obj` gets back what it had. Raises what `obj` does,
+    and `InvalidInputError` or `InvalidRefError` where AutoGen would tell something else."""
+    _check_kind(obj, state)
+    left = list(_unresolved(state))
+    foreign = [path for path, is_ours in left if not is_ours]
+    if foreign:
+        raise InvalidRefError(
+            f"state{foreign[0]} is still a ref: the state was externalized twice. A state that comes back "
+            f"from "
+            f"JSON is loaded, not externalized again."
+        )
+    before = await _result(obj.save_state())
+    try:
+        await _result(obj.load_state(state))
+    except BaseException as error:
+        with suppress(Exception):
+            await _result(obj.load_state(before))
+        if left and isinstance(error, ValueError):
+            raise InvalidRefError(
+                f"{type(obj).__qualname__} refused the state. state{left[0][0]} was saved by an "
+                f"AgentRefChatCompletionContext: the agent it is for must have one as well."
+            ) from error
+        raise
+
+
+def _check_kind(obj: Stateful, state: Any) -> None:
+    """An agent takes a state of something else for one without messages, and forgets its own."""
+    found = state.get("type") if isinstance(state, Mapping) else None
+    for kind, expected in _EXPECTED:
+        if isinstance(obj, kind) and found != expected and "load_state" in _framework_verbs(obj):
+            raise InvalidInputError(
+                f"{type(obj).__qualname__} loads a state of type {expected!r}, and this one is of "
+                f"{found!r:.60}. "
+                f"It was saved by something else, or is damaged."
+            )
+
+
+def _framework_verbs(obj: object) -> set[str]:
+    """Which verbs of a class are AutoGen's own: others may have any state."""
+    return {
+        name
+        for name in ("load_state",)
+        if getattr(getattr(type(obj), name), "__module__", "").startswith("autogen_agentchat.")
+    }
+
+
+def _unresolved(part: Any, path: str = "", *, is_ours: bool = False) -> Iterator[tuple[str, bool]]:
+    """Where AutoGen would look for a message or a state and find a ref; whether our context wrote it."""
+    if not isinstance(part, Mapping):
+        return
+    is_ours = is_ours or part.get("type") == CONTEXT_STATE
+    for key, value in part.items():
+        here = f"{path}[{key!r:.60}]"
+        if key in _MESSAGES and isinstance(value, list):
+            yield from ((f"{here}[{index}]", is_ours) for index, item in enumerate(value) if _is_ref(item))
+        elif isinstance(value, Mapping):
+            if key in _STATES and _is_ref(value):
+                yield here, is_ours
+            else:
+                yield from _unresolved(value, here, is_ours=is_ours)
+
+
+def _is_ref(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) == 1 and REF_KEY in value
+
+
+async def _result(given: Any) -> Any:
+    return await given if inspect.isawaitable(given) else given
