@@ -1,5 +1,5 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-"""What type checkers see of the LlamaIndex adapter: a state is of the class that the adapter was made for."""
+"""What type checkers see of the LlamaIndex adapter: states are of the class that it was made for."""
 
 from typing import assert_type
 
@@ -20,7 +20,6 @@ class Research(AgentRefState):
 adapter = LlamaIndexAdapter(Research, backend=InMemoryCAS())
 assert_type(adapter, LlamaIndexAdapter[Research])
 assert_type(adapter.serializer(threshold_bytes=1, tenant="ada", keys=bytes(32)), AgentRefSerializer)
-AgentRefSerializer(InMemoryCAS(), threshold_byte=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 
 
 async def work(ctx: Context) -> None:
