@@ -42,6 +42,25 @@ def inject_server() -> None:
     WorkflowServer.__init__ = init
 
 
+class Transparent(AgentRefWorkflowStore):
+    """Shows the attributes of the store inside, which tests look at."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_inner"], name)
+
+
+def wrapping(stock: Any) -> Any:
+    """A class in place of `stock`: subclasses of it are still subclasses of `stock`, its instances are wrapped."""
+
+    class Wrapping(stock):
+        def __new__(cls, *args: Any, **how: Any) -> Any:
+            if cls is not Wrapping:
+                return super().__new__(cls)
+            return Transparent(stock(*args, **how), backend=EXTERNALIZER)
+
+    return Wrapping
+
+
 def inject_stores() -> None:
     begin = SqliteStateStore.__init__
 
@@ -52,8 +71,7 @@ def inject_stores() -> None:
     SqliteStateStore.__init__ = init
     for name in ("SqliteWorkflowStore", "MemoryWorkflowStore"):
         stock = getattr(llama_agents.server, name)
-        wrapped = lambda *a, _stock=stock, **k: AgentRefWorkflowStore(_stock(*a, **k), backend=EXTERNALIZER)  # noqa: E731
-        setattr(llama_agents.server, name, wrapped)
+        setattr(llama_agents.server, name, wrapping(stock))
 
 
 {"serializer": inject_serializer, "server": inject_server, "stores": inject_stores}[

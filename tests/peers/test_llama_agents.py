@@ -32,6 +32,13 @@ SUITES = {
          "tests/runtime/test_state.py"],
     ),
     "state stores": ("packages/llama-agents-integration-tests", ["tests/test_state_store_matrix.py"]),
+    "server": (
+        "packages/llama-agents-server",
+        [f"tests/server/test_{name}.py" for name in (
+            "durable_runtime", "handler_serialization", "in_process_runtime", "server_endpoints",
+            "server_live_http", "sqlite_state_store", "sqlite_workflow_store", "workflow_service",
+            "workflow_store_events")],
+    ),
     "server stores": ("packages/llama-agents-integration-tests", ["tests/test_server_store_matrix.py"]),
 }  # fmt: skip
 
@@ -101,6 +108,7 @@ def stock(clone: Path) -> dict[str, Outcome]:
         ("workflows", "serializer"),
         ("state stores", "serializer"),
         ("state stores", "stores"),
+        ("server", "stores"),
         ("server stores", "server"),
         ("server stores", "stores"),
     ],

@@ -1,6 +1,6 @@
 """What a workflow returned, as a store of llama-agents-server keeps it: a `StopEvent` with refs in it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from llama_agents.server import PersistentHandler
@@ -29,9 +29,9 @@ async def shrunk_handler(handler: PersistentHandler, stored: Stored) -> Persiste
 
 
 async def whole_handlers(
-    handlers: Sequence[PersistentHandler], stored: Stored, decoders: Sequence[JsonSerializer]
+    handlers: Sequence[PersistentHandler], stored: Stored, decoder: Callable[[str], JsonSerializer] | None
 ) -> list[PersistentHandler]:
-    """The handlers with their results, in one batch; each result read by the decoder of its workflow.
+    """The handlers with their results, in one batch; each read by the decoder of its workflow.
 
     A result that cannot be had is marked unreadable, as LlamaIndex does it, if it is this one's own fault;
     that the store is down is an error.
@@ -41,13 +41,16 @@ async def whole_handlers(
     trees = await stored.whole([_stand_in(found[place].result) for place in places])
     for place, tree in zip(places, trees, strict=True):
         result = tree.get(_KEY, tree) if isinstance(tree, dict) else tree
-        found[place] = _with_result(found[place], result, decoders[place])
+        found[place] = _with_result(found[place], result, decoder)
     return found
 
 
-def _with_result(handler: PersistentHandler, tree: Any, decoder: JsonSerializer) -> PersistentHandler:
+def _with_result(
+    handler: PersistentHandler, tree: Any, decoder: Callable[[str], JsonSerializer] | None
+) -> PersistentHandler:
     try:
-        result = decoder.deserialize_value(tree)
+        serializer = _plain if decoder is None else decoder(handler.workflow_name)
+        result = serializer.deserialize_value(tree)
     except AgentRefError:
         raise
     except Exception:  # noqa: BLE001  (the class is the user's, and so is its validation)

@@ -13,7 +13,7 @@ from llama_agents.server._store.abstract_workflow_store import (
     StoredTick,
     as_legacy_context_store,
 )
-from workflows.context.serializers import BaseSerializer, JsonSerializer
+from workflows.context.serializers import BaseSerializer
 from workflows.context.state_store import StateStorage, StateStoreFacade
 
 from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
@@ -70,6 +70,11 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         self.poll_interval = inner.poll_interval
 
     @property
+    def inner(self) -> AbstractWorkflowStore:
+        """The store inside, with whatever that has of its own."""
+        return self._inner
+
+    @property
     def result_decoder(self) -> HandlerResultDecoder | None:
         """How the server reads results; it sets this."""
         return self._inner.result_decoder
@@ -99,13 +104,7 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
 
     async def query(self, query: HandlerQuery) -> list[PersistentHandler]:
         """The handlers that match, with their results."""
-        handlers = await self._inner.query(query)
-        decode = self.result_decoder
-        decoders = [
-            decode(handler.workflow_name) if decode is not None else JsonSerializer()
-            for handler in handlers
-        ]
-        return await whole_handlers(handlers, self._stored, decoders)
+        return await whole_handlers(await self._inner.query(query), self._stored, self.result_decoder)
 
     async def update(self, handler: PersistentHandler) -> None:
         """Keep a handler."""
