@@ -50,7 +50,7 @@ class Transparent(AgentRefWorkflowStore):
 
 
 def wrapping(stock: Any) -> Any:
-    """A class in place of `stock`: subclasses of it are still subclasses of `stock`, its instances are wrapped."""
+    """A class in place of `stock`, whose instances are wrapped; subclasses of it are left as they are."""
 
     class Wrapping(stock):
         def __new__(cls, *args: Any, **how: Any) -> Any:

@@ -1,25 +1,23 @@
 """LlamaIndex: contexts, chat stores and workflow servers that carry refs, and typed state with lazy fields.
 
-Needs the `llamaindex` extra; importing this room without it raises `MissingExtraError`, and with releases
-that it was not written for `ConfigurationError`. The stores of llama-index-core and of llama-agents-server
-are imported when their wrappers are first asked for.
+Needs the `llamaindex` extra; importing this room without it raises `MissingExtraError`, and with a version
+of LlamaIndex that it was not made for `ConfigurationError`. The stores of llama-index-core and of
+llama-agents-server, which the extra `llamaindex-server` brings, are imported when they are first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from agentref.adapters.llamaindex import versions
+from agentref.extras import require
 
-try:
-    import workflows.context.state_store  # noqa: F401
-except ImportError as error:
-    raise versions.missing("The adapter for LlamaIndex needs llama-index-workflows", error) from error
-else:
-    versions.check_installed(versions.WORKFLOWS, versions.CORE)
+_EXTRA = "llamaindex"
+require(extra=_EXTRA, distribution="llama-index-workflows", module="workflows", since="2.24", before="3")
+# Its version only: to import it takes seconds, and not everybody needs it.
+require(extra=_EXTRA, distribution="llama-index-core", module="workflows", since="0.14.25", before="0.15")
 
-from agentref.adapters.llamaindex.adapter import LlamaIndexAdapter
-from agentref.adapters.llamaindex.context import ContextStore
-from agentref.adapters.llamaindex.serializer import AgentRefSerializer
-from agentref.adapters.llamaindex.state_storage import AgentRefStateStorage
+from agentref.adapters.llamaindex.adapter import LlamaIndexAdapter  # noqa: E402
+from agentref.adapters.llamaindex.context import ContextStore  # noqa: E402
+from agentref.adapters.llamaindex.serializer import AgentRefSerializer  # noqa: E402
+from agentref.adapters.llamaindex.state_storage import AgentRefStateStorage  # noqa: E402
 
 if TYPE_CHECKING:
     from agentref.adapters.llamaindex.chat_stores import AgentRefAsyncDBChatStore, AgentRefChatStore
@@ -40,20 +38,25 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in {"AgentRefAsyncDBChatStore", "AgentRefChatStore", "AgentRefKVStore"}:
-        try:
-            from agentref.adapters.llamaindex import chat_stores, kv_store  # noqa: PLC0415
-        except ImportError as error:
-            raise versions.missing(f"{name} needs llama-index-core", error) from error
+        require(
+            extra=_EXTRA,
+            distribution="llama-index-core",
+            module="llama_index.core",
+            since="0.14.25",
+            before="0.15",
+        )
+        from agentref.adapters.llamaindex import chat_stores, kv_store  # noqa: PLC0415
+
         return getattr(kv_store if name == "AgentRefKVStore" else chat_stores, name)
     if name == "AgentRefWorkflowStore":
-        versions.check_installed(versions.SERVER)
-        try:
-            from agentref.adapters.llamaindex.workflow_store import AgentRefWorkflowStore  # noqa: PLC0415
-        except ImportError as error:
-            raise versions.missing(
-                f"{name} needs llama-agents-server",
-                error,
-                remedy="pip install 'llama-agents-server>=0.8,<0.9'",
-            ) from error
+        require(
+            extra="llamaindex-server",
+            distribution="llama-agents-server",
+            module="llama_agents.server",
+            since="0.8",
+            before="0.9",
+        )
+        from agentref.adapters.llamaindex.workflow_store import AgentRefWorkflowStore  # noqa: PLC0415
+
         return AgentRefWorkflowStore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

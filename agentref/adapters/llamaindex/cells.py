@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 from workflows.events import DictLikeModel
 
 from agentref.adapters.llamaindex.models import CellModel
-from agentref.errors import ConfigurationError
+from agentref.errors import ConfigurationError, InvalidInputError
 from agentref.refs import REF_KEY, ContentRef, Digest
 from agentref.state import Schema
 
@@ -21,8 +21,11 @@ __all__ = ["check_model", "clear_cell", "read_cells", "ref_in", "write_cell"]
 _WIRE: Final = ContentRef(Digest(bytes(32)), "raw", 0).to_dict()
 
 
-def check_model(model: type[BaseModel], schema: Schema) -> None:
-    """Raise `ConfigurationError` for a user's model that has no room for the cells."""
+def check_model(model: Any, schema: Schema) -> None:
+    """Raise `ConfigurationError` for a user's model that has no room for the cells, `InvalidInputError` for
+    what is no model."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise InvalidInputError(f"A state store keeps a pydantic model, and this one {model!r:.80}.")
     for name in schema.fields:
         field = model.model_fields.get(name)
         if field is None:

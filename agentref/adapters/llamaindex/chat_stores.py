@@ -2,16 +2,15 @@
 
 from typing import Unpack
 
-import pydantic
 from llama_index.core.llms import ChatMessage
 from llama_index.core.storage.chat_store import BaseChatStore, SimpleChatStore
 from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
 from pydantic import PrivateAttr, SerializeAsAny
 
-from agentref.adapters.llamaindex import versions
 from agentref.adapters.llamaindex.messages import Messages
 from agentref.adapters.llamaindex.options import TreeOptions
 from agentref.errors import InvalidInputError
+from agentref.extras import require
 from agentref.storage import CAS
 from agentref.trees import Externalizer
 
@@ -54,7 +53,9 @@ class AgentRefChatStore(BaseChatStore):
                 f"an AsyncDBChatStore, take AgentRefAsyncDBChatStore."
             )
         if isinstance(inner, SimpleChatStore):
-            versions.check(versions.PYDANTIC, pydantic.VERSION)
+            require(
+                extra="llamaindex", distribution="pydantic", module="pydantic", since="2.11", before="2.14"
+            )
         super().__init__(inner=inner)  # type: ignore[call-arg]  # a model's own
         self._messages = Messages("AgentRefChatStore", backend, options)
 

@@ -23,7 +23,7 @@ class CellModel(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
-    agentref_state: ClassVar[type[AgentRefState]]
+    __agentref_state__: ClassVar[type[AgentRefState]]
 
     @model_serializer(mode="wrap")
     def _only_what_is_set(self, handler: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
     owner = f"{state_class.__module__}.{state_class.__qualname__}".replace(".<locals>", "")
     name = owner.replace(".", "__")
     known = _models.get(name)
-    if known is not None and known.agentref_state is state_class:
+    if known is not None and known.__agentref_state__ is state_class:
         return known
     fields = state_class.schema().fields
     for field in fields:
@@ -56,7 +56,7 @@ def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
         __doc__=f"What a workflow's context keeps of a {state_class.__qualname__}.",
         **definitions,
     )
-    model.agentref_state = state_class
+    model.__agentref_state__ = state_class
     _models[name] = model
     return model
 
