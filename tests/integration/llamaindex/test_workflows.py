@@ -311,3 +311,21 @@ def test_further_stores_are_read(cas: Any, tmp_path: Path) -> None:
                 await alone.get("log")
 
     run(scenario())
+
+
+@pytest.mark.parametrize("state_store", ["sqlite-dict", "sqlite-typed"], indirect=True)
+def test_no_file_of_a_durable_store_holds_a_payload(
+    adapter: Any, state_store: Any, text: str, in_files: Any, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        store = adapter.context_store(state_store)
+        await store.set("docs", [{"id": "doc-1", "text": text}])
+        await store.set("docs.0.more", text[::-1])
+        async with store.edit_state() as state:
+            state.notes = text[1000:]
+        assert (tmp_path / "workflows.db").stat().st_size > 0
+        assert in_files(text) == in_files(text[::-1]) == []
+        await state_store.set("current_step", text)  # past the adapter: the search does find it
+        assert in_files(text) != []
+
+    run(scenario())
