@@ -1,5 +1,6 @@
 """`AgentRefSerializer`: what it keeps out of the text, what comes back, and what it refuses."""
 
+import asyncio
 import json
 import secrets
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 from workflows import Context, Workflow, step
 from workflows.context import JsonSerializer
+from workflows.errors import WorkflowCancelledByUser
 from workflows.events import Event, StartEvent, StopEvent
 from workflows.runtime.types.ticks import TickAddEvent, WorkflowTickAdapter
 
@@ -169,6 +171,42 @@ def test_typed_state_of_ones_own_and_events_shrink_with_the_serializer_alone(
         ctx = Context.from_dict(workflow, json.loads(saved), serializer=serializer)
         assert await ctx.store.get("body") == text
         assert len(json.dumps(handler.ctx.to_dict())) > 1_000_000  # stock, the same context
+
+    run(scenario())
+
+
+def test_a_run_that_was_cancelled_in_a_step_goes_on_with_the_event_it_was_at(
+    serializer: Any, text: str
+) -> None:
+    inside, released = asyncio.Event(), asyncio.Event()
+
+    class Interrupted(Workflow):
+        @step
+        async def begin(self, ctx: Context, ev: StartEvent) -> Big:
+            return Big(payload=text)
+
+        @step
+        async def end(self, ctx: Context, ev: Big) -> StopEvent:
+            inside.set()
+            await released.wait()
+            return StopEvent(result=len(ev.payload))
+
+    async def scenario() -> None:
+        workflow = Interrupted(timeout=None)
+        handler = workflow.run()
+        await inside.wait()
+        stock = json.dumps(handler.ctx.to_dict())
+        saved = json.dumps(handler.ctx.to_dict(serializer=serializer))
+        await handler.cancel_run()
+        with pytest.raises(WorkflowCancelledByUser):
+            await handler
+        assert text[:30] in stock
+        assert text[:30] not in saved
+        assert len(saved) < 2_500
+        resumed = Interrupted(timeout=None)
+        released.set()
+        ctx = Context.from_dict(resumed, json.loads(saved), serializer=serializer)
+        assert await resumed.run(ctx=ctx) == len(text)
 
     run(scenario())
 
