@@ -4,7 +4,7 @@ The models are attributes of this module, under names that say whose they are, s
 them again by name in a process that has made the adapter. Nothing is imported because a name asks for it.
 """
 
-from typing import Any, ClassVar, Final, Optional
+from typing import Any, Final, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -16,6 +16,7 @@ from agentref.state import Field as StateField
 __all__ = ["CellModel", "model_for"]
 
 _models: Final[dict[str, type["CellModel"]]] = {}
+_by_class: Final[dict[type[AgentRefState], type["CellModel"]]] = {}
 
 
 class CellModel(BaseModel):
@@ -23,24 +24,22 @@ class CellModel(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
-    __agentref_state__: ClassVar[type[AgentRefState]]
-
     @model_serializer(mode="wrap")
     def _only_what_is_set(self, handler: Any) -> dict[str, Any]:
         return {name: cell for name, cell in handler(self).items() if name in self.model_fields_set}
 
 
 def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
-    """The model of a state class: the same object at each call.
+    """The model of a state class: the same object at each call. Of two classes of one name, as when a cell
+    of a notebook is run again, each has its own, and the later one is found by name.
 
     Inline fields have their type, if pydantic knows it, and their default; external fields hold the wire
     form of a ref, or None. Raises `StateDefinitionError` for a field that a pydantic model cannot have.
     """
     owner = f"{state_class.__module__}.{state_class.__qualname__}".replace(".<locals>", "")
     name = owner.replace(".", "__")
-    known = _models.get(name)
-    if known is not None and known.__agentref_state__ is state_class:
-        return known
+    if state_class in _by_class:
+        return _by_class[state_class]
     fields = state_class.schema().fields
     for field in fields:
         if hasattr(CellModel, field):
@@ -56,8 +55,7 @@ def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
         __doc__=f"What a workflow's context keeps of a {state_class.__qualname__}.",
         **definitions,
     )
-    model.__agentref_state__ = state_class
-    _models[name] = model
+    _models[name] = model = _by_class.setdefault(state_class, model)
     return model
 
 

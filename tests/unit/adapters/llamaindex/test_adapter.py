@@ -72,13 +72,18 @@ def test_a_field_that_a_model_cannot_have_is_refused() -> None:
 def test_the_model_is_the_same_at_each_call_and_for_each_adapter() -> None:
     assert adapter().schema() is adapter().schema()
 
-    def made() -> type[BaseModel]:
+    def made() -> LlamaIndexAdapter[Any]:
         class State(AgentRefState):
             name: Inline[str]
 
-        return adapter(State).schema()
+        return adapter(State)
 
-    assert made() is not made()  # a class of the same name, defined again, has a model of its own
+    first, second = made(), made()  # as when a cell of a notebook is run again
+    models = [first.schema(), second.schema()]
+    assert models[0] is not models[1]
+    assert models == [first.schema(), second.schema()]
+    text = JsonSerializer().serialize(models[0](name="ada"))
+    assert type(JsonSerializer().deserialize(text)) is models[1]
 
 
 def test_the_model_has_typed_inline_fields_and_untyped_cells() -> None:
