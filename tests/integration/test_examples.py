@@ -48,6 +48,20 @@ def test_langgraph_rag_answers_and_keeps_its_documents_out_of_the_checkpoints(tm
         assert store.verify().ok
 
 
+def test_llamaindex_research_workflow_keeps_its_documents_out_of_the_context(tmp_path: Path) -> None:
+    for _ in range(2):  # the second run goes on from the context of the first one
+        without, with_agentref, cell = run("llamaindex_research_workflow.py", tmp_path).splitlines()
+        assert "Read 3 document(s), 144,000 bytes." in without
+        assert "Read 3 document(s), 144,000 bytes." in with_agentref
+        assert "The context has 144," in without
+        assert "__agentref__" in cell
+    saved = (tmp_path / "context.json").read_text(encoding="utf-8")
+    assert len(saved) < 1_000
+    assert "large retrieved text" not in saved
+    with FilesystemCAS(tmp_path / "state_blobs") as store:
+        assert store.verify().ok
+
+
 def test_autogen_multi_agent_resumes_from_a_state_without_its_payload(tmp_path: Path) -> None:
     said = run("autogen_multi_agent.py", tmp_path)
     assert "The critic has read 977,4" in said
@@ -63,7 +77,7 @@ def test_autogen_multi_agent_resumes_from_a_state_without_its_payload(tmp_path: 
         assert store.verify().ok
 
 
-@pytest.mark.parametrize("example", ["autogen_multi_agent"])
+@pytest.mark.parametrize("example", ["autogen_multi_agent", "llamaindex_research_workflow"])
 def test_an_example_imports_without_its_framework(example: str, tmp_path: Path) -> None:
     blocked = "autogen_core", "autogen_agentchat", "ag2", "llama_index", "workflows"
     code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import examples.{example}"

@@ -1,0 +1,133 @@
+"""`LlamaIndexAdapter`: a typed state for LlamaIndex workflows, whose large fields live in a store."""
+
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar, Unpack
+
+from pydantic import BaseModel
+from workflows.context.state_store import StateStore, StateStoreFacade
+
+from agentref.adapters.llamaindex.cells import check_model
+from agentref.adapters.llamaindex.context import ContextStore
+from agentref.adapters.llamaindex.fields import Fields
+from agentref.adapters.llamaindex.models import model_for
+from agentref.adapters.llamaindex.options import TreeOptions
+from agentref.adapters.llamaindex.serializer import AgentRefSerializer
+from agentref.errors import ConfigurationError, InvalidInputError, StateDefinitionError
+from agentref.runtime import Runtime
+from agentref.state import AgentRefState
+from agentref.storage import CAS
+
+__all__ = ["LlamaIndexAdapter"]
+
+_INLINE_LIMIT = 64 * 1024
+
+StateT = TypeVar("StateT", bound=AgentRefState)
+
+
+class LlamaIndexAdapter(Generic[StateT]):
+    """Keeps the large fields of an `AgentRefState` out of the contexts of LlamaIndex workflows.
+
+        adapter = LlamaIndexAdapter(WorkflowState, backend=FilesystemCAS("./state_blobs"))
+
+        @step
+        async def retrieve(self, ctx: Context, ev: StartEvent) -> Retrieved:
+            store = adapter.context_store(ctx.store)
+            await store.set("docs", [...])          # the context gets a ref
+
+    The context holds inline values and the wire forms of refs, both plain JSON, so that every serializer
+    and every state store of LlamaIndex keeps it as it is, and `Context.to_dict` carries no payload. Equal
+    values are kept once. A value that only looks like a ref is a value.
+
+    Args:
+        state_class: the fields.
+        backend: where external values go, and come from.
+        also: further stores that older contexts refer to; they are only read.
+        inline_threshold_bytes: what an inline field may hold, as encoded.
+
+    Thread-safe; one adapter serves any number of workflows. Raises `StateDefinitionError` for a class that
+    LlamaIndex could not keep, `ConfigurationError` without a backend, `InvalidInputError` otherwise.
+    """
+
+    def __init__(
+        self,
+        state_class: type[StateT],
+        *,
+        backend: CAS | None = None,
+        also: Iterable[CAS] = (),
+        inline_threshold_bytes: int = _INLINE_LIMIT,
+    ) -> None:
+        given: Any = state_class  # whatever the type checker was told
+        if not (isinstance(given, type) and issubclass(given, AgentRefState)):
+            raise StateDefinitionError(
+                f"{state_class!r:.80} is no subclass of AgentRefState. Write "
+                f"`class State(AgentRefState): docs: Externalized[list[dict]]`."
+            )
+        if not state_class.schema().fields:
+            raise StateDefinitionError(
+                f"{state_class.__qualname__} declares no field, so a context could keep nothing in it. "
+                f"Write `docs: Externalized[list[dict]]` in its body."
+            )
+        if backend is None:
+            raise ConfigurationError(
+                "LlamaIndexAdapter needs a store for external values: "
+                "backend=FilesystemCAS('./state_blobs')."
+            )
+        if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 1:
+            raise InvalidInputError(
+                f"inline_threshold_bytes must be a positive int (bytes), "
+                f"not {inline_threshold_bytes!r:.40}."
+            )
+        self.state_class = state_class
+        runtime = Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes)
+        self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes)
+        self._checked: set[type[BaseModel]] = set()
+        self.schema()
+
+    @property
+    def backend(self) -> CAS:
+        """The store."""
+        return self._fields.runtime.backend
+
+    def schema(self) -> type[BaseModel]:
+        """The pydantic model for `Context[...]`, and so for typed state; the same object at each call.
+
+        `ctx.store` then refuses names that are no fields, inline fields are validated and come back from
+        JSON in their types, and external ones hold the wire form of a ref, or None. Without it (`Context`
+        alone) the state is LlamaIndex's `DictState`. `context_store` works over both, and over a user's own
+        model with the same fields, external ones annotated with `Any`.
+        """
+        return model_for(self.state_class)
+
+    def context_store(self, store: StateStore[Any]) -> ContextStore[StateT]:
+        """`ctx.store` with the fields of the state class. Costs nothing; make one in each step.
+
+        Takes any state store of LlamaIndex: a context's in memory, a server's durable one. Raises
+        `InvalidInputError` for anything else, `ConfigurationError` for a store of a model without these
+        fields.
+        """
+        given: Any = store  # whatever the type checker was told
+        if isinstance(given, ContextStore) and given.is_over(self._fields):
+            return given
+        # LlamaIndex's own stores are told by their class: to ask a protocol takes ten times as long.
+        if not isinstance(given, StateStoreFacade) and (
+            isinstance(given, type) or not isinstance(given, StateStore)
+        ):
+            raise InvalidInputError(
+                f"context_store() takes the state store of a context, `ctx.store`, not {store!r:.80}."
+            )
+        model = store.state_type
+        if model not in self._checked:
+            check_model(model, self._fields.schema)
+            self._checked.add(model)
+        return ContextStore(store, self._fields, self.state_class)
+
+    def serializer(
+        self, *, allowed_types: Iterable[type[Any] | str] | None = None, **options: Unpack[TreeOptions]
+    ) -> AgentRefSerializer:
+        """A serializer over this adapter's stores, for `Workflow(serializer=)`,
+        `WorkflowServer(serializer=)` and `Context.to_dict(serializer=)`: for what else is large there,
+        events above all. Takes what
+        `AgentRefSerializer` does.
+        """
+        given: TreeOptions = {"also": self._fields.runtime.also, **options}
+        return AgentRefSerializer(self.backend, allowed_types=allowed_types, **given)

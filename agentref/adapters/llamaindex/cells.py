@@ -1,0 +1,107 @@
+"""The cells of a state class in whatever model LlamaIndex keeps a context's state in.
+
+A cell is what the context itself carries: an inline value, or the wire form of a ref.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+from pydantic_core import PydanticUndefined
+from workflows.events import DictLikeModel
+
+from agentref.adapters.llamaindex.models import CellModel
+from agentref.errors import ConfigurationError, InvalidInputError
+from agentref.refs import REF_KEY, ContentRef, Digest
+from agentref.state import Schema
+
+__all__ = ["check_model", "clear_cell", "read_cells", "ref_in", "write_cell"]
+
+_WIRE: Final = ContentRef(Digest(bytes(32)), "raw", 0).to_dict()
+
+
+def check_model(model: Any, schema: Schema) -> None:
+    """Raise `ConfigurationError` for a user's model that has no room for the cells, `InvalidInputError` for
+    what is no model."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise InvalidInputError(f"A state store keeps a pydantic model, and this one {model!r:.80}.")
+    for name in schema.fields:
+        field = model.model_fields.get(name)
+        if field is None:
+            if issubclass(model, DictLikeModel) or model.model_config.get("extra") == "allow":
+                continue
+            raise ConfigurationError(
+                f"The context's state is a {model.__qualname__}, which has no field {name!r}. Annotate the "
+                f"steps with Context[adapter.schema()], or give that model all fields of {schema.name}."
+            )
+        if name in schema.external and not _takes_wire(field.annotation):
+            raise ConfigurationError(
+                f"{model.__qualname__}.{name} cannot hold a ref, which is a dict: annotate it with Any, "
+                f"with None as its default, or the steps with Context[adapter.schema()]."
+            )
+
+
+def read_cells(state: BaseModel, schema: Schema) -> dict[str, Any]:
+    """The cells that are set, in order of declaration."""
+    found: dict[str, Any] = {}
+    extra = _extra(state)
+    for name in schema.fields:
+        if name not in type(state).model_fields:
+            if name in extra:
+                found[name] = extra[name]
+            continue
+        cell = getattr(state, name)
+        # In a user's own model every field has a value from the start; None is what no ref looks like.
+        is_set = name not in schema.external or cell is not None
+        if name in state.model_fields_set if isinstance(state, CellModel) else is_set:
+            found[name] = cell
+    return found
+
+
+def write_cell(state: BaseModel, name: str, cell: Any) -> None:
+    """Set a cell, in a model that is the caller's own."""
+    if isinstance(state, DictLikeModel) and name not in type(state).model_fields:
+        state[name] = cell
+    else:
+        setattr(state, name, cell)
+
+
+def clear_cell(state: BaseModel, name: str) -> None:
+    """Make a cell as it was when the state was new, in a model that is the caller's own."""
+    field = type(state).model_fields.get(name)
+    if field is None:
+        _extra(state).pop(name, None)
+        return
+    default = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        raise ConfigurationError(
+            f"{type(state).__qualname__}.{name} has no default, so it cannot be cleared. Give it one."
+        )
+    setattr(state, name, default)
+    state.model_fields_set.discard(name)
+
+
+def ref_in(cell: Any) -> ContentRef | None:
+    """The ref that the cell of an external field holds; None for a value that stands there itself.
+
+    Raises `InvalidRefError` or `InvalidDigestError` for a ref that is malformed.
+    """
+    if isinstance(cell, Mapping) and cell.keys() == {REF_KEY}:
+        return ContentRef.from_dict(cell)
+    return None
+
+
+def _extra(state: BaseModel) -> dict[str, Any]:
+    """The part of a model that takes any name: the dict itself, or an empty one."""
+    if isinstance(state, DictLikeModel):
+        entries: dict[str, Any] = state.to_dict()
+        return entries
+    return {} if state.model_extra is None else state.model_extra
+
+
+def _takes_wire(annotation: Any) -> bool:
+    try:
+        return bool(TypeAdapter(annotation).validate_python(_WIRE) == _WIRE)
+    except (ValidationError, PydanticSchemaGenerationError):
+        return False

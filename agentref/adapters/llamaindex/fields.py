@@ -1,0 +1,99 @@
+"""The fields of a state class with the stores behind them: from values to cells, and back."""
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from agentref.adapters.llamaindex.cells import ref_in
+from agentref.adapters.llamaindex.values import Values
+from agentref.codecs import name_error, surely_fits
+from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeError
+from agentref.refs import ContentRef
+from agentref.runtime import Runtime
+from agentref.state import AgentRefState, Schema
+
+__all__ = ["Fields"]
+
+
+class Fields:
+    """What a state class declares, and the stores that keep its external values. Thread-safe.
+
+    Attributes:
+        schema: the declared fields.
+        runtime: the stores.
+        values: the same, as a state wants them.
+        inline_limit: what an inline field may hold, in bytes as encoded.
+    """
+
+    def __init__(self, schema: Schema, runtime: Runtime, inline_limit: int) -> None:
+        self.schema = schema
+        self.runtime = runtime
+        self.values = Values(runtime)
+        self.inline_limit = inline_limit
+
+    def qualified(self, name: str) -> str:
+        """What errors call a field."""
+        return f"{self.schema.name}.{name}"
+
+    async def value(self, name: str, cell: Any) -> Any:
+        """The value that a cell stands for. An inline one is the cell itself, whatever it looks like."""
+        if name not in self.schema.external:
+            return cell
+        with self._naming([name]):
+            ref = ref_in(cell)
+        if ref is None:
+            return cell
+        return (await self.runtime.aload_many([ref], names=[self.qualified(name)]))[0]
+
+    async def cell(self, name: str, value: Any) -> Any:
+        """What a context carries for a value, once that is stored."""
+        return (await self.cells({name: value}))[name]
+
+    async def cells(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for many, in one batch. Raises before anything is stored."""
+        cells: dict[str, Any] = {}
+        pending: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in self.schema.external:
+                cells[name] = self._checked(name, value)
+            elif isinstance(value, ContentRef):
+                cells[name] = value.to_dict()
+            else:
+                pending[name] = value
+        if pending:
+            with self._naming(pending):
+                refs = await self.values.adump_many(list(pending.values()))
+            cells |= {name: ref.to_dict() for name, ref in zip(pending, refs, strict=True)}
+        return cells
+
+    async def cells_of(self, state: AgentRefState, names: Iterable[str]) -> dict[str, Any]:
+        """The cells of these fields of a state. What is not loaded keeps its ref."""
+        refs = state.refs()
+        return await self.cells({name: refs[name] if name in refs else state[name] for name in names})
+
+    def changed(self, state: AgentRefState) -> list[str]:
+        """The fields of a state that may have changed: the inline ones, and what was read or assigned."""
+        touched = state.touched()
+        return [name for name in state if name not in self.schema.external or name in touched]
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if surely_fits(value, self.inline_limit):
+            return value
+        with self._naming([name]):
+            try:
+                size = self.values.size_of(value)
+            except UnsupportedTypeError:
+                return value  # the workflow's serializer may know it, and says so if not
+        if size > self.inline_limit:
+            raise InlineSizeExceeded(name, size, self.inline_limit)
+        return value
+
+    @contextmanager
+    def _naming(self, names: Iterable[str]) -> Generator[None]:
+        """Add to what the store has to say the names of the fields, or in front that of the one field."""
+        try:
+            yield
+        except AgentRefError as error:
+            if not name_error(error, [self.qualified(name) for name in names]):
+                error.add_note(f"In field {', '.join(names)} of a workflow's state.")
+            raise

@@ -1,0 +1,66 @@
+"""What a workflow returned, as a store of llama-agents-server keeps it: a `StopEvent` with refs in it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from llama_agents.server import PersistentHandler
+from workflows.context.serializers import JsonSerializer
+from workflows.events import StopEvent
+
+from agentref.adapters.llamaindex.stored import Stored
+from agentref.errors import AgentRefError
+
+__all__ = ["shrunk_handler", "whole_handlers"]
+
+_KEY: Final = "agentref"
+_plain: Final = JsonSerializer()
+
+
+async def shrunk_handler(handler: PersistentHandler, stored: Stored) -> PersistentHandler:
+    """The handler, with a plain `StopEvent` that stands for its result if that is large."""
+    if handler.result is None:
+        return handler
+    tree = _plain.serialize_value(handler.result)
+    # One that looks like a stand-in gets one, so that it comes back as itself.
+    shrunk = await stored.shrunk({_KEY: tree} if _stand_in(handler.result) is not None else tree)
+    if shrunk is tree:
+        return handler
+    return handler.model_copy(update={"result": StopEvent(result=shrunk)})
+
+
+async def whole_handlers(
+    handlers: Sequence[PersistentHandler], stored: Stored, decoder: Callable[[str], JsonSerializer] | None
+) -> list[PersistentHandler]:
+    """The handlers with their results, in one batch; each read by the decoder of its workflow.
+
+    A result that cannot be had is marked unreadable, as LlamaIndex does it, if it is this one's own fault;
+    that the store is down is an error.
+    """
+    found = list(handlers)
+    places = [place for place, handler in enumerate(found) if _stand_in(handler.result) is not None]
+    trees = await stored.whole([_stand_in(found[place].result) for place in places])
+    for place, tree in zip(places, trees, strict=True):
+        result = tree.get(_KEY, tree) if isinstance(tree, dict) else tree
+        found[place] = _with_result(found[place], result, decoder)
+    return found
+
+
+def _with_result(
+    handler: PersistentHandler, tree: Any, decoder: Callable[[str], JsonSerializer] | None
+) -> PersistentHandler:
+    try:
+        serializer = _plain if decoder is None else decoder(handler.workflow_name)
+        result = serializer.deserialize_value(tree)
+    except AgentRefError:
+        raise
+    except Exception:  # noqa: BLE001  (the class is the user's, and so is its validation)
+        result = None
+    if not isinstance(result, StopEvent):
+        return handler.model_copy(update={"result": None, "result_unreadable": True})
+    return handler.model_copy(update={"result": result})
+
+
+def _stand_in(result: StopEvent | None) -> dict[str, Any] | None:
+    """The tree that stands for a result, if it is a stand-in, or looks like one."""
+    inner = result.result if type(result) is StopEvent else None
+    return inner if isinstance(inner, dict) and _KEY in inner else None

@@ -1,0 +1,47 @@
+"""The stores of an adapter, as a state wants them: one place to dump, several to load from."""
+
+from collections.abc import Sequence
+
+from agentref.refs import ContentRef
+from agentref.runtime import Runtime
+
+__all__ = ["Values"]
+
+
+class Values:
+    """A `ValueStore` and an `AsyncValueStore`: writes to the backend, reads from whichever store a ref
+    names.
+
+    Thread-safe.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def dump(self, value: object, /) -> ContentRef:
+        """Store a value durably."""
+        return self._runtime.backend.dump(value)
+
+    def dump_many(self, values: Sequence[object], /) -> list[ContentRef]:
+        """The same for many, in one batch."""
+        return self._runtime.backend.dump_many(values)
+
+    async def adump_many(self, values: Sequence[object], /) -> list[ContentRef]:
+        """`dump_many` for the event loop."""
+        return await self._runtime.backend.adump_many(values)
+
+    def load(self, ref: ContentRef, /) -> object:
+        """The value of a ref."""
+        return self.load_many([ref])[0]
+
+    def load_many(self, refs: Sequence[ContentRef], /) -> list[object]:
+        """The value of each ref, in one batch for each store."""
+        return self._runtime.load_many(refs)
+
+    async def aload_many(self, refs: Sequence[ContentRef], /) -> list[object]:
+        """`load_many` for the event loop."""
+        return await self._runtime.aload_many(refs)
+
+    def size_of(self, value: object, /) -> int:
+        """The encoded size in bytes. Stores nothing."""
+        return self._runtime.backend.size_of(value)

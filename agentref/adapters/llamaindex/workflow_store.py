@@ -1,0 +1,200 @@
+"""`AgentRefWorkflowStore`: a store of llama-agents-server whose tables carry refs."""
+
+# ruff: noqa: SLF001  (a facade says in private ways only where it keeps what)
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, Final, Unpack
+
+from llama_agents.server import AbstractWorkflowStore, HandlerQuery, PersistentHandler
+from llama_agents.server._store.abstract_workflow_store import (
+    HandlerResultDecoder,
+    StoredEvent,
+    StoredTick,
+    as_legacy_context_store,
+)
+from workflows.context.serializers import BaseSerializer
+from workflows.context.state_store import StateStorage, StateStoreFacade
+
+from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
+from agentref.adapters.llamaindex.results import shrunk_handler, whole_handlers
+from agentref.adapters.llamaindex.state_storage import AgentRefStateStorage
+from agentref.adapters.llamaindex.stored import Stored
+from agentref.errors import InvalidInputError
+from agentref.storage import CAS
+from agentref.trees import Externalizer
+
+__all__ = ["AgentRefWorkflowStore"]
+
+_TICK: Final = "serialized_tick"
+_PAGE: Final = 32
+
+
+class AgentRefWorkflowStore(AbstractWorkflowStore):
+    """A server's workflow store with refs in place of large values: in ticks, events, state and results.
+
+        store = AgentRefWorkflowStore(SqliteWorkflowStore("workflows.db"),
+        backend=FilesystemCAS("./state_blobs")) server = WorkflowServer(workflow_store=store)
+
+    Nothing of the content store's I/O happens on the event loop. A row is written after all that it refers
+    to. What was written before the store was wrapped is read. Deleting a handler leaves content where it
+    is; give the backend a `default_ttl_seconds` if runs are to be forgotten.
+
+    Args:
+        inner: the store: SQLite, Postgres, agent data; also one in memory, whose state then stays as it is.
+        backend: where large values go and come from; or an `Externalizer`.
+        **options: settings of an `Externalizer`.
+
+    As with every workflow store, one instance serves one server. Whatever the content store raises comes
+    out of the method that needed it.
+    """
+
+    def __init__(
+        self,
+        inner: AbstractWorkflowStore,
+        *,
+        backend: CAS | Externalizer | None = None,
+        **options: Unpack[TreeOptions],
+    ) -> None:
+        if not isinstance(inner, AbstractWorkflowStore):
+            raise InvalidInputError(
+                f"{type(self).__name__} wraps a workflow store, such as "
+                f"SqliteWorkflowStore('workflows.db'), not {inner!r:.80}."
+            )
+        self._inner = inner
+        self._externalizer = externalizer_of(type(self).__name__, backend, options)
+        self._stored = Stored(self._externalizer)
+        super().__init__()
+        # One cache, so that what the store inside evicts is evicted.
+        self._state_store_cache = inner._state_store_cache
+        self.poll_interval = inner.poll_interval
+
+    @property
+    def inner(self) -> AbstractWorkflowStore:
+        """The store inside, with whatever that has of its own."""
+        return self._inner
+
+    @property
+    def result_decoder(self) -> HandlerResultDecoder | None:
+        """How the server reads results; it sets this."""
+        return self._inner.result_decoder
+
+    @result_decoder.setter
+    def result_decoder(self, decoder: HandlerResultDecoder | None) -> None:
+        self._inner.result_decoder = decoder
+
+    async def start(self) -> None:
+        """Open what the store inside needs."""
+        await self._inner.start()
+
+    def _build_state_store(
+        self,
+        run_id: str,
+        namespace: tuple[str, ...],
+        state_type: type[Any] | None,
+        serializer: BaseSerializer | None,
+    ) -> StateStoreFacade[Any]:
+        facade = self._inner._build_state_store(run_id, namespace, state_type, serializer)
+        if isinstance(facade._storage, StateStorage):
+            # The facade stays what it is, since the server asks which kind that is.
+            facade._storage = facade._durable = AgentRefStateStorage(
+                facade._storage, backend=self._externalizer
+            )
+        return facade
+
+    async def query(self, query: HandlerQuery) -> list[PersistentHandler]:
+        """The handlers that match, with their results."""
+        return await whole_handlers(await self._inner.query(query), self._stored, self.result_decoder)
+
+    async def update(self, handler: PersistentHandler) -> None:
+        """Keep a handler."""
+        await self._inner.update(await shrunk_handler(handler, self._stored))
+
+    async def delete(self, query: HandlerQuery) -> int:
+        """Delete the handlers that match; how many."""
+        return await self._inner.delete(query)
+
+    async def append_event(self, run_id: str, event: Any) -> None:
+        """Keep an event of a run."""
+        value = await self._stored.shrunk(event.value)
+        await self._inner.append_event(run_id, event.model_copy(update={"value": value}))
+
+    async def query_events(
+        self, run_id: str, after_sequence: int | None = None, limit: int | None = None
+    ) -> list[StoredEvent]:
+        """The events of a run, in order."""
+        return await self._whole_events(await self._inner.query_events(run_id, after_sequence, limit))
+
+    async def subscribe_events(
+        self, run_id: str, after_sequence: int = -1
+    ) -> AsyncGenerator[StoredEvent, None]:
+        """The events of a run as they come."""
+        async with aclosing(_generator(self._inner.subscribe_events(run_id, after_sequence))) as events:
+            async for event in events:
+                for whole in await self._whole_events([event]):
+                    yield whole
+
+    async def append_tick(self, run_id: str, tick_data: dict[str, Any]) -> None:
+        """Keep a tick of a run."""
+        await self._inner.append_tick(run_id, await self._shrunk_tick(tick_data))
+
+    async def after_tick(self, run_id: str, tick_data: dict[str, Any]) -> None:
+        """A tick has been worked off."""
+        await self._inner.after_tick(run_id, await self._shrunk_tick(tick_data))
+
+    async def get_ticks(self, run_id: str) -> list[StoredTick]:
+        """The ticks of a run, in order."""
+        return await self._whole_ticks(await self._inner.get_ticks(run_id))
+
+    async def stream_ticks(self, run_id: str) -> AsyncGenerator[StoredTick, None]:
+        """The ticks of a run, in order, a few at a time in memory."""
+        page: list[StoredTick] = []
+        async with aclosing(_generator(self._inner.stream_ticks(run_id))) as ticks:
+            async for tick in ticks:
+                page.append(tick)
+                if len(page) == _PAGE:
+                    for whole in await self._whole_ticks(page):
+                        yield whole
+                    page = []
+            for whole in await self._whole_ticks(page):
+                yield whole
+
+    def get_legacy_ctx(self, run_id: str) -> dict[str, Any] | None:
+        """The context of a run that an early version of the store inside wrote, if that can have one."""
+        legacy = as_legacy_context_store(self._inner)
+        return None if legacy is None else legacy.get_legacy_ctx(run_id)
+
+    async def _shrunk_tick(self, data: dict[str, Any]) -> dict[str, Any]:
+        text = data.get(_TICK)
+        if data.keys() == {_TICK} and isinstance(text, str):
+            return {_TICK: await self._stored.shrunk_text(text)}
+        return await self._stored.shrunk(data)
+
+    async def _whole_ticks(self, ticks: Sequence[StoredTick]) -> list[StoredTick]:
+        is_text = [tick.tick_data.keys() == {_TICK} for tick in ticks]
+        texts = [tick.tick_data[_TICK] for tick, text in zip(ticks, is_text, strict=True) if text]
+        trees = [tick.tick_data for tick, text in zip(ticks, is_text, strict=True) if not text]
+        whole_texts = iter(await self._stored.whole_texts(texts) if texts else [])
+        whole = iter(await self._stored.whole(trees) if trees else [])
+        return [
+            tick.model_copy(update={"tick_data": {_TICK: next(whole_texts)} if text else next(whole)})
+            for tick, text in zip(ticks, is_text, strict=True)
+        ]
+
+    async def _whole_events(self, events: Sequence[StoredEvent]) -> list[StoredEvent]:
+        values = await self._stored.whole([event.event.value for event in events]) if events else []
+        return [
+            event.model_copy(update={"event": event.event.model_copy(update={"value": value})})
+            for event, value in zip(events, values, strict=True)
+        ]
+
+
+async def _generator(source: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    """What can be closed, from what a store returns: its iterators are generators, but do not say so."""
+    try:
+        async for item in source:
+            yield item
+    finally:
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            await close()
