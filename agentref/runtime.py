@@ -4,13 +4,22 @@ import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
+from typing import Any
 
 from agentref.codecs import ValueCodec, name_error, surely_fits
-from agentref.errors import BlobNotFoundError, InvalidInputError, UnknownBackendError, UnsupportedTypeError
+from agentref.errors import (
+    BlobNotFoundError,
+    ConfigurationError,
+    InvalidInputError,
+    StateDefinitionError,
+    UnknownBackendError,
+    UnsupportedTypeError,
+)
 from agentref.refs import ContentRef
+from agentref.state import AgentRefState
 from agentref.storage import CAS, LEASE_SECONDS, Encoded
 
-__all__ = ["Outgoing", "Runtime"]
+__all__ = ["Outgoing", "Runtime", "typed_runtime"]
 
 
 class Outgoing:
@@ -224,3 +233,37 @@ class Runtime:
         except InvalidInputError as error:
             name_error(error, names)
             raise
+
+
+def typed_runtime(
+    adapter: str,
+    state_class: Any,
+    backend: CAS | None,
+    *,
+    also: Iterable[CAS],
+    inline_threshold_bytes: int,
+) -> Runtime:
+    """The runtime of an adapter of that name for a typed state.
+
+    Raises `StateDefinitionError` for what is no state class, or one without fields, `ConfigurationError`
+    without a backend, `InvalidInputError` otherwise.
+    """
+    if not (isinstance(state_class, type) and issubclass(state_class, AgentRefState)):
+        raise StateDefinitionError(
+            f"{state_class!r:.80} is no subclass of AgentRefState. Write "
+            f"`class State(AgentRefState): docs: Externalized[list[dict]]`."
+        )
+    if not state_class.schema().fields:
+        raise StateDefinitionError(
+            f"{state_class.__qualname__} declares no field, so nothing could be kept in it. "
+            f"Write `docs: Externalized[list[dict]]` in its body."
+        )
+    if backend is None:
+        raise ConfigurationError(
+            f"{adapter} needs a store for external values: backend=FilesystemCAS('./state_blobs')."
+        )
+    if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 1:
+        raise InvalidInputError(
+            f"inline_threshold_bytes must be a positive int (bytes), not {inline_threshold_bytes!r:.40}."
+        )
+    return Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes)

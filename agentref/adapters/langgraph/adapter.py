@@ -17,14 +17,12 @@ from agentref.adapters.langgraph.schema import graph_schema
 from agentref.adapters.langgraph.updates import Translation
 from agentref.adapters.langgraph.visit import Visit
 from agentref.coherence import Coordinator
-from agentref.errors import ConfigurationError, InvalidInputError, StateDefinitionError
-from agentref.runtime import Runtime
-from agentref.state import AgentRefState
+from agentref.errors import InvalidInputError, StateDefinitionError
+from agentref.runtime import Runtime, typed_runtime
+from agentref.state import DEFAULT_INLINE_THRESHOLD_BYTES, AgentRefState
 from agentref.storage import CAS
 
 __all__ = ["LangGraphAdapter"]
-
-_INLINE_LIMIT = 64 * 1024
 
 
 class LangGraphAdapter:
@@ -57,31 +55,16 @@ class LangGraphAdapter:
         *,
         backend: CAS | None = None,
         also: Iterable[CAS] = (),
-        inline_threshold_bytes: int = _INLINE_LIMIT,
+        inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES,
     ) -> None:
-        given: Any = state_class  # whatever the type checker was told
-        if not (isinstance(given, type) and issubclass(given, AgentRefState)):
-            raise StateDefinitionError(
-                f"{state_class!r:.80} is no subclass of AgentRefState. Write "
-                f"`class State(AgentRefState): docs: Externalized[list[dict]]`."
-            )
-        if not state_class.schema().fields:
-            raise StateDefinitionError(
-                f"{state_class.__qualname__} declares no field, so a graph could keep nothing in it. "
-                f"Write `docs: Externalized[list[dict]]` in its body."
-            )
-        if backend is None:
-            raise ConfigurationError(
-                "LangGraphAdapter needs a store for external values: "
-                "backend=FilesystemCAS('./state_blobs')."
-            )
-        if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 1:
-            raise InvalidInputError(
-                f"inline_threshold_bytes must be a positive int (bytes), "
-                f"not {inline_threshold_bytes!r:.40}."
-            )
+        runtime = typed_runtime(
+            "LangGraphAdapter",
+            state_class,
+            backend,
+            also=also,
+            inline_threshold_bytes=inline_threshold_bytes,
+        )
         self.state_class = state_class
-        runtime = Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes)
         self._also = runtime.also
         self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes)
         self._schemas: dict[type[AgentRefState], type[Any]] = {}

@@ -12,14 +12,13 @@ from agentref.adapters.llamaindex.fields import Fields
 from agentref.adapters.llamaindex.models import model_for
 from agentref.adapters.llamaindex.options import TreeOptions
 from agentref.adapters.llamaindex.serializer import AgentRefSerializer
-from agentref.errors import ConfigurationError, InvalidInputError, StateDefinitionError
-from agentref.runtime import Runtime
-from agentref.state import AgentRefState
+from agentref.errors import InvalidInputError
+from agentref.runtime import typed_runtime
+from agentref.state import DEFAULT_INLINE_THRESHOLD_BYTES, AgentRefState
 from agentref.storage import CAS
 
 __all__ = ["LlamaIndexAdapter"]
 
-_INLINE_LIMIT = 64 * 1024
 
 StateT = TypeVar("StateT", bound=AgentRefState)
 
@@ -54,31 +53,16 @@ class LlamaIndexAdapter(Generic[StateT]):
         *,
         backend: CAS | None = None,
         also: Iterable[CAS] = (),
-        inline_threshold_bytes: int = _INLINE_LIMIT,
+        inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES,
     ) -> None:
-        given: Any = state_class  # whatever the type checker was told
-        if not (isinstance(given, type) and issubclass(given, AgentRefState)):
-            raise StateDefinitionError(
-                f"{state_class!r:.80} is no subclass of AgentRefState. Write "
-                f"`class State(AgentRefState): docs: Externalized[list[dict]]`."
-            )
-        if not state_class.schema().fields:
-            raise StateDefinitionError(
-                f"{state_class.__qualname__} declares no field, so a context could keep nothing in it. "
-                f"Write `docs: Externalized[list[dict]]` in its body."
-            )
-        if backend is None:
-            raise ConfigurationError(
-                "LlamaIndexAdapter needs a store for external values: "
-                "backend=FilesystemCAS('./state_blobs')."
-            )
-        if type(inline_threshold_bytes) is not int or inline_threshold_bytes < 1:
-            raise InvalidInputError(
-                f"inline_threshold_bytes must be a positive int (bytes), "
-                f"not {inline_threshold_bytes!r:.40}."
-            )
+        runtime = typed_runtime(
+            "LlamaIndexAdapter",
+            state_class,
+            backend,
+            also=also,
+            inline_threshold_bytes=inline_threshold_bytes,
+        )
         self.state_class = state_class
-        runtime = Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes)
         self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes)
         self._checked: set[type[BaseModel]] = set()
         self.schema()
