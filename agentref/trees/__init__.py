@@ -7,13 +7,15 @@ from agentref.trees.externalizer import (
     Externalizer,
     Stateful,
 )
-from agentref.trees.stubs import Stub
+from agentref.trees.stubs import Part, Seals, Stub
 
 __all__ = [
     "DEFAULT_MAX_BYTES",
     "DEFAULT_SEGMENT",
     "DEFAULT_THRESHOLD_BYTES",
     "Externalizer",
+    "Part",
+    "Seals",
     "Stateful",
     "Stub",
 ]

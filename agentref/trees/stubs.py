@@ -127,10 +127,12 @@ class Seals:
             hmac.compare_digest(self._seal(key, part).encode(), seal.encode(errors="replace"))
             for key in self._keys
         ):
+            found = (
+                "is sealed by another key, or for another tenant, or was edited" if seal else "has no seal"
+            )
             raise UntrustedRefError(
-                f"The ref to {part.ref.hash} carries {'another seal than' if seal else 'no seal of'} this "
-                f"tenant: it was edited, comes from another tenant, or was written with other keys. "
-                f"Nothing was loaded."
+                f"The ref to {part.ref.hash} {found}. Nothing was loaded. Pass the keys= and tenant= that "
+                f"it was written with, if it is to be trusted."
             )
 
     def _seal(self, key: bytes, part: Part) -> str:

@@ -1,6 +1,6 @@
 """`LlamaIndexAdapter`: a typed state for LlamaIndex workflows, whose large fields live in a store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from agentref.errors import InvalidInputError
 from agentref.runtime import typed_runtime
 from agentref.state import DEFAULT_INLINE_THRESHOLD_BYTES, AgentRefState
 from agentref.storage import CAS
+from agentref.trees import Seals
 
 __all__ = ["LlamaIndexAdapter"]
 
@@ -42,18 +43,23 @@ class LlamaIndexAdapter(Generic[StateT]):
         backend: where external values go, and come from.
         also: further stores that older contexts refer to; they are only read.
         inline_threshold_bytes: what an inline field may hold, as encoded.
+        keys: secrets of 32 bytes. A context comes back from outside, and a hash in it is no authorization:
+            each ref is sealed with the first key, and none is loaded that is not sealed with any of them.
+        tenant: whose contexts these are, bound into the seals; needs keys.
 
     Thread-safe; one adapter serves any number of workflows. Raises `StateDefinitionError` for a class that
     LlamaIndex could not keep, `ConfigurationError` without a backend, `InvalidInputError` otherwise.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         state_class: type[StateT],
         *,
         backend: CAS | None = None,
         also: Iterable[CAS] = (),
         inline_threshold_bytes: int = DEFAULT_INLINE_THRESHOLD_BYTES,
+        keys: bytes | Sequence[bytes] = (),
+        tenant: str = "",
     ) -> None:
         runtime = typed_runtime(
             "LlamaIndexAdapter",
@@ -63,7 +69,8 @@ class LlamaIndexAdapter(Generic[StateT]):
             inline_threshold_bytes=inline_threshold_bytes,
         )
         self.state_class = state_class
-        self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes)
+        self._sealed_by: TreeOptions = {"keys": keys, "tenant": tenant} if keys else {}
+        self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes, Seals(keys, tenant))
         self._checked: set[type[BaseModel]] = set()
         self.schema()
 
@@ -113,5 +120,5 @@ class LlamaIndexAdapter(Generic[StateT]):
         events above all. Takes what
         `AgentRefSerializer` does.
         """
-        given: TreeOptions = {"also": self._fields.runtime.also, **options}
+        given: TreeOptions = {"also": self._fields.runtime.also, **self._sealed_by, **options}
         return AgentRefSerializer(self.backend, allowed_types=allowed_types, **given)

@@ -12,9 +12,10 @@ from pydantic_core import PydanticUndefined
 from workflows.events import DictLikeModel
 
 from agentref.adapters.llamaindex.models import CellModel
-from agentref.errors import ConfigurationError, InvalidInputError
+from agentref.errors import ConfigurationError, InvalidInputError, InvalidRefError
 from agentref.refs import REF_KEY, ContentRef, Digest
 from agentref.state import Schema
+from agentref.trees import Part, Seals
 
 __all__ = ["check_model", "clear_cell", "read_cells", "ref_in", "write_cell"]
 
@@ -82,14 +83,18 @@ def clear_cell(state: BaseModel, name: str) -> None:
     state.model_fields_set.discard(name)
 
 
-def ref_in(cell: Any) -> ContentRef | None:
+def ref_in(cell: Any, seals: Seals) -> ContentRef | None:
     """The ref that the cell of an external field holds; None for a value that stands there itself.
 
-    Raises `InvalidRefError` or `InvalidDigestError` for a ref that is malformed.
+    Raises `InvalidRefError` or `InvalidDigestError` for a ref that is malformed, and `UntrustedRefError`
+    for one that is not sealed as it should be.
     """
-    if isinstance(cell, Mapping) and cell.keys() == {REF_KEY}:
-        return ContentRef.from_dict(cell)
-    return None
+    if not isinstance(cell, Mapping) or cell.keys() != {REF_KEY}:
+        return None
+    part = seals.read(dict(cell))
+    if not isinstance(part, Part) or part.items is not None:
+        raise InvalidRefError(f"{cell!r:.80} is no ref to the value of a field.")
+    return part.ref
 
 
 def _extra(state: BaseModel) -> dict[str, Any]:

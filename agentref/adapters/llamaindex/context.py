@@ -149,7 +149,7 @@ class ContextStore(Generic[StateT]):
         return read_cells(await self._store.get_state(), self._fields.schema)
 
     def _state(self, cells: dict[str, Any]) -> StateT:
-        return self._state_class.from_checkpoint_dict(cells, self._fields.values)
+        return self._state_class.from_checkpoint_dict(self._fields.opened(cells), self._fields.values)
 
     def _check(self, state: object) -> None:
         if not isinstance(state, AgentRefState) or not (

@@ -11,6 +11,7 @@ from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeEr
 from agentref.refs import ContentRef
 from agentref.runtime import Runtime
 from agentref.state import AgentRefState, Schema
+from agentref.trees import Part, Seals
 
 __all__ = ["Fields"]
 
@@ -25,7 +26,8 @@ class Fields:
         inline_limit: what an inline field may hold, in bytes as encoded.
     """
 
-    def __init__(self, schema: Schema, runtime: Runtime, inline_limit: int) -> None:
+    def __init__(self, schema: Schema, runtime: Runtime, inline_limit: int, seals: Seals) -> None:
+        self._seals = seals
         self.schema = schema
         self.runtime = runtime
         self.values = Values(runtime)
@@ -40,7 +42,7 @@ class Fields:
         if name not in self.schema.external:
             return cell
         with self._naming([name]):
-            ref = ref_in(cell)
+            ref = ref_in(cell, self._seals)
         if ref is None:
             return cell
         return (await self.runtime.aload_many([ref], names=[self.qualified(name)]))[0]
@@ -57,14 +59,27 @@ class Fields:
             if name not in self.schema.external:
                 cells[name] = self._checked(name, value)
             elif isinstance(value, ContentRef):
-                cells[name] = value.to_dict()
+                cells[name] = self._wire(value)
             else:
                 pending[name] = value
         if pending:
             with self._naming(pending):
                 refs = await self.values.adump_many(list(pending.values()))
-            cells |= {name: ref.to_dict() for name, ref in zip(pending, refs, strict=True)}
+            cells |= {name: self._wire(ref) for name, ref in zip(pending, refs, strict=True)}
         return cells
+
+    def opened(self, cells: Mapping[str, Any]) -> dict[str, Any]:
+        """The cells with refs in place of their wire forms, which are checked."""
+        opened = dict(cells)
+        for name in self.schema.external.intersection(cells):
+            with self._naming([name]):
+                ref = ref_in(cells[name], self._seals)
+            if ref is not None:
+                opened[name] = ref
+        return opened
+
+    def _wire(self, ref: ContentRef) -> dict[str, Any]:
+        return self._seals.write(Part(ref, None))
 
     async def cells_of(self, state: AgentRefState, names: Iterable[str]) -> dict[str, Any]:
         """The cells of these fields of a state. What is not loaded keeps its ref."""

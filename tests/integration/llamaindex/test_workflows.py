@@ -18,7 +18,14 @@ from workflows.errors import WorkflowCancelledByUser
 from workflows.events import StartEvent, StopEvent
 
 from agentref.adapters.llamaindex import LlamaIndexAdapter
-from agentref.errors import AgentRefError, BlobNotFoundError, InvalidRefError, StoreUnavailableError
+from agentref.errors import (
+    AgentRefError,
+    BlobNotFoundError,
+    ConfigurationError,
+    InvalidRefError,
+    StoreUnavailableError,
+    UntrustedRefError,
+)
 from agentref.refs import ContentRef, Digest
 
 from .conftest import Research, run, workflow_of
@@ -179,6 +186,56 @@ def test_a_context_that_was_edited_is_a_typed_error_that_names_the_field(adapter
 
     async def loaded(store: Any) -> None:
         await (await store.get_state()).aload("docs")
+
+    run(scenario())
+
+
+@both
+def test_with_keys_a_ref_of_another_tenant_is_refused_and_nothing_loaded(
+    cas: Any, text: str, typed: bool
+) -> None:
+    key = b"k" * 32
+
+    def of(**how: Any) -> Any:
+        return LlamaIndexAdapter(Research, backend=cas, **how)
+
+    async def scenario() -> None:
+        ada = of(keys=key, tenant="ada")
+        handler = workflow_of(ada, text, typed=typed).run()
+        await handler
+        saved = json.loads(json.dumps(handler.ctx.to_dict()))
+        for other, error in (
+            (of(keys=key, tenant="eve"), UntrustedRefError),
+            (of(keys=b"o" * 32, tenant="ada"), UntrustedRefError),
+            (of(), ConfigurationError),
+        ):
+            store = other.context_store(
+                Context.from_dict(workflow_of(other, text, typed=typed), saved).store
+            )
+            before = cas.counters.values_loaded
+            for reads in (store.get("docs"), store.get_state(), store.set("docs.0.id", "x")):
+                with pytest.raises(error, match=r"Research|In field"):
+                    await reads
+            assert cas.counters.values_loaded == before
+        rotated = of(keys=[b"o" * 32, key], tenant="ada")
+        store = rotated.context_store(
+            Context.from_dict(workflow_of(rotated, text, typed=typed), saved).store
+        )
+        docs = await store.get("docs")
+        await store.set_state(await store.get_state())
+        assert await of(keys=b"o" * 32, tenant="ada").context_store(store._store).get("docs") == docs
+
+    run(scenario())
+
+
+def test_without_a_seal_no_ref_counts_where_there_are_keys(adapter: Any, cas: Any, text: str) -> None:
+    async def scenario() -> None:
+        handler = workflow_of(adapter, text, typed=False).run()
+        await handler
+        sealed = LlamaIndexAdapter(Research, backend=cas, keys=b"k" * 32)
+        store = sealed.context_store(handler.ctx.store)
+        with pytest.raises(UntrustedRefError, match="no seal"):
+            await store.get("docs")
 
     run(scenario())
 
