@@ -161,6 +161,14 @@ class Runtime:
         if refs:
             await asyncio.to_thread(self.pin, owner, refs)
 
+    def check_owner(self, owner: str | None) -> None:
+        """Raise `ConfigurationError` for an owner, if the backend keeps no pins."""
+        if owner is not None and not self.pins:
+            raise ConfigurationError(
+                f"owner= pins what is stored, and the store {self.backend.backend_id!r} keeps no pins. "
+                f"Leave it out, or take a store that does: FilesystemCAS, PostgresCAS."
+            )
+
     def renew(self, ref: ContentRef, ttl: float) -> None:
         """Lengthen the life of what a ref needs to `ttl` seconds from now. What is lost is passed over."""
         for store in self.stores_for(ref):
@@ -235,13 +243,14 @@ class Runtime:
             raise
 
 
-def typed_runtime(
+def typed_runtime(  # noqa: PLR0913
     adapter: str,
     state_class: Any,
     backend: CAS | None,
     *,
     also: Iterable[CAS],
     inline_threshold_bytes: int,
+    pins: bool = False,
 ) -> Runtime:
     """The runtime of an adapter of that name for a typed state.
 
@@ -266,4 +275,4 @@ def typed_runtime(
         raise InvalidInputError(
             f"inline_threshold_bytes must be a positive int (bytes), not {inline_threshold_bytes!r:.40}."
         )
-    return Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes)
+    return Runtime(backend, also=also, inline_threshold_bytes=inline_threshold_bytes, pins=pins)

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
-from agentref.errors import ConfigurationError, InvalidInputError, ValueTooLargeError
+from agentref.errors import InvalidInputError, ValueTooLargeError
 from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
 from agentref.storage import CAS
@@ -196,11 +196,7 @@ class Externalizer:
         return limits._replace(all_bytes=all_bytes)
 
     def _shrunk(self, tree: Any, owner: str | None, limits: Limits) -> Shrunk:
-        if owner is not None and not self._runtime.pins:
-            raise ConfigurationError(
-                f"owner= pins what is stored, and the store {self.backend.backend_id!r} keeps no pins. "
-                f"Leave it out, or take a store that does: FilesystemCAS, PostgresCAS."
-            )
+        self._runtime.check_owner(owner)
         return shrink(tree, limits)
 
     def _draft(self, shrunk: Shrunk, owner: str | None) -> "_Draft":

@@ -67,6 +67,7 @@ class LlamaIndexAdapter(Generic[StateT]):
             backend,
             also=also,
             inline_threshold_bytes=inline_threshold_bytes,
+            pins=True,
         )
         self.state_class = state_class
         self._sealed_by: TreeOptions = {"keys": keys, "tenant": tenant} if keys else {}
@@ -89,16 +90,22 @@ class LlamaIndexAdapter(Generic[StateT]):
         """
         return model_for(self.state_class)
 
-    def context_store(self, store: StateStore[Any]) -> ContextStore[StateT]:
+    def context_store(self, store: StateStore[Any], *, owner: str | None = None) -> ContextStore[StateT]:
         """`ctx.store` with the fields of the state class. Costs nothing; make one in each step.
 
-        Takes any state store of LlamaIndex: a context's in memory, a server's durable one. Raises
-        `InvalidInputError` for anything else, `ConfigurationError` for a store of a model without these
-        fields.
+        Args:
+            store: any state store of LlamaIndex: a context's in memory, a server's durable one.
+            owner: pins what is written through it under this name, until `release`: a run, a user. What it
+                wrote before stays too, so that every context that was saved can be read. Without, it lives
+                as long as the store's default says.
+
+        Raises `InvalidInputError` for what is no state store, `ConfigurationError` for one of a model
+        without these fields, or for an owner where the backend keeps no pins.
         """
+        self._fields.runtime.check_owner(owner)
         given: Any = store  # whatever the type checker was told
         if isinstance(given, ContextStore) and given.is_over(self._fields):
-            return given
+            return given.of(owner)
         # LlamaIndex's own stores are told by their class: to ask a protocol takes ten times as long.
         if not isinstance(given, StateStoreFacade) and (
             isinstance(given, type) or not isinstance(given, StateStore)
@@ -110,7 +117,15 @@ class LlamaIndexAdapter(Generic[StateT]):
         if model not in self._checked:
             check_model(model, self._fields.schema)
             self._checked.add(model)
-        return ContextStore(store, self._fields, self.state_class)
+        return ContextStore(store, self._fields, self.state_class, owner)
+
+    def release(self, owner: str) -> None:
+        """Let go of all that was written for this owner. What nothing else keeps can be pruned."""
+        self._fields.runtime.unpin([owner])
+
+    async def arelease(self, owner: str) -> None:
+        """`release` for the event loop."""
+        await self._fields.runtime.aunpin([owner])
 
     def serializer(
         self, *, allowed_types: Iterable[type[Any] | str] | None = None, **options: Unpack[TreeOptions]

@@ -37,7 +37,10 @@ class ContextStore(Generic[StateT]):
     stores: changing it in place changes nothing in the context. Change it in `edit_state`, or by `set`.
     """
 
-    def __init__(self, store: StateStore[Any], fields: Fields, state_class: type[StateT]) -> None:
+    def __init__(
+        self, store: StateStore[Any], fields: Fields, state_class: type[StateT], owner: str | None = None
+    ) -> None:
+        self._owner = owner
         self._store = store
         self._fields = fields
         self._state_class = state_class
@@ -74,7 +77,7 @@ class ContextStore(Generic[StateT]):
         """
         name = self._field_of(path)
         if path == name:
-            cell = await self._fields.cell(name, value)
+            cell = await self._fields.cell(name, value, self._owner)
             await self._store.set(name, cell)
             return
         async with self._store.edit_state() as model:
@@ -83,7 +86,7 @@ class ContextStore(Generic[StateT]):
                 set_by_path(holder, path, value)
             except (AttributeError, TypeError, ValueError, LookupError) as error:
                 raise InvalidInputError(f"Path {path!r:.200} cannot be set: {error}") from error
-            write_cell(model, name, await self._fields.cell(name, holder[name]))
+            write_cell(model, name, await self._fields.cell(name, holder[name], self._owner))
 
     async def get_state(self) -> StateT:
         """The state as it is now, its external fields not loaded: `await state.aload("docs")` before they
@@ -98,7 +101,7 @@ class ContextStore(Generic[StateT]):
         Whatever other steps wrote since `state` was read is overwritten: see `edit_state`.
         """
         self._check(state)
-        cells = await self._fields.cells_of(state, state)
+        cells = await self._fields.cells_of(state, state, self._owner)
         async with self._store.edit_state() as model:
             self._write(model, cells, type(state).schema().fields)
 
@@ -115,7 +118,8 @@ class ContextStore(Generic[StateT]):
             cells = read_cells(model, self._fields.schema)
             state = self._state(cells)
             yield state
-            self._write(model, await self._fields.cells_of(state, self._fields.changed(state)), ())
+            changed = self._fields.changed(state)
+            self._write(model, await self._fields.cells_of(state, changed, self._owner), ())
 
     async def clear(self) -> None:
         """Make the fields of the state class as they were at first. Other entries of the context stay."""
@@ -127,11 +131,17 @@ class ContextStore(Generic[StateT]):
         values are. Loads nothing; stores an external value that stands in the context itself.
         """
         cells = await self._cells()
-        return await self._fields.cells_of(self._state(cells), cells)
+        return await self._fields.cells_of(self._state(cells), cells, self._owner)
 
     def is_over(self, fields: Fields) -> bool:
         """Whether it is of the adapter that these fields are of."""
         return self._fields is fields
+
+    def of(self, owner: str | None) -> "ContextStore[StateT]":
+        """The same store for that owner."""
+        if owner == self._owner:
+            return self
+        return ContextStore(self._store, self._fields, self._state_class, owner)
 
     def _field_of(self, path: str) -> str:
         if type(path) is not str or not path:

@@ -47,24 +47,26 @@ class Fields:
             return cell
         return (await self.runtime.aload_many([ref], names=[self.qualified(name)]))[0]
 
-    async def cell(self, name: str, value: Any) -> Any:
-        """What a context carries for a value, once that is stored."""
-        return (await self.cells({name: value}))[name]
+    async def cell(self, name: str, value: Any, owner: str | None) -> Any:
+        """What a context carries for a value, when that is stored, and pinned if it has an owner."""
+        return (await self.cells({name: value}, owner))[name]
 
-    async def cells(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    async def cells(self, values: Mapping[str, Any], owner: str | None) -> dict[str, Any]:
         """The same for many, in one batch. Raises before anything is stored."""
         cells: dict[str, Any] = {}
         pending: dict[str, Any] = {}
+        known: list[ContentRef] = []
         for name, value in values.items():
             if name not in self.schema.external:
                 cells[name] = self._checked(name, value)
             elif isinstance(value, ContentRef):
                 cells[name] = self._wire(value)
+                known.append(value)
             else:
                 pending[name] = value
-        if pending:
+        if pending or (owner is not None and known):
             with self._naming(pending):
-                refs = await self.values.adump_many(list(pending.values()))
+                refs = await self._stored(list(pending.values()), owner, known)
             cells |= {name: self._wire(ref) for name, ref in zip(pending, refs, strict=True)}
         return cells
 
@@ -81,10 +83,20 @@ class Fields:
     def _wire(self, ref: ContentRef) -> dict[str, Any]:
         return self._seals.write(Part(ref, None))
 
-    async def cells_of(self, state: AgentRefState, names: Iterable[str]) -> dict[str, Any]:
+    async def _stored(
+        self, values: list[Any], owner: str | None, known: list[ContentRef]
+    ) -> list[ContentRef]:
+        if owner is None:
+            return await self.values.adump_many(values)
+        return await self.values.akeep_many(values, owner, known)
+
+    async def cells_of(
+        self, state: AgentRefState, names: Iterable[str], owner: str | None
+    ) -> dict[str, Any]:
         """The cells of these fields of a state. What is not loaded keeps its ref."""
         refs = state.refs()
-        return await self.cells({name: refs[name] if name in refs else state[name] for name in names})
+        values = {name: refs[name] if name in refs else state[name] for name in names}
+        return await self.cells(values, owner)
 
     def changed(self, state: AgentRefState) -> list[str]:
         """The fields of a state that may have changed: the inline ones, and what was read or assigned."""

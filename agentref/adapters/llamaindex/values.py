@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from agentref.refs import ContentRef
-from agentref.runtime import Runtime
+from agentref.runtime import Outgoing, Runtime
 
 __all__ = ["Values"]
 
@@ -29,6 +29,16 @@ class Values:
     async def adump_many(self, values: Sequence[object], /) -> list[ContentRef]:
         """`dump_many` for the event loop."""
         return await self._runtime.backend.adump_many(values)
+
+    async def akeep_many(
+        self, values: Sequence[object], owner: str, known: Sequence[ContentRef]
+    ) -> list[ContentRef]:
+        """`adump_many`, pinned for an owner, and with that the refs that are known."""
+        encoded = self._runtime.backend.encode(values)
+        refs = list(encoded.refs)
+        outgoing = Outgoing([*refs], [encoded] if refs else [])
+        await self._runtime.akeep(outgoing, owner, [*refs, *known])
+        return refs
 
     def load(self, ref: ContentRef, /) -> object:
         """The value of a ref."""

@@ -343,3 +343,39 @@ def test_only_a_state_store_is_taken(adapter: Any, given: Any) -> None:
 
 def test_a_context_store_of_the_same_adapter_is_taken_as_it_is(adapter: Any, store: Any) -> None:
     assert adapter.context_store(store) is store
+
+
+def test_an_owner_keeps_all_that_it_ever_wrote_until_it_lets_go(
+    adapter: Any, state_store: Any, cas: Any
+) -> None:
+    def pinned(owner: str) -> set[Any]:
+        return {row.digest for row in cas._prunable().scan_pins() if row.owner == owner}
+
+    async def scenario() -> None:
+        store = adapter.context_store(state_store, owner="run-1")
+        assert adapter.context_store(store, owner="run-1") is store
+        docs, notes, log = [{"text": "a"}], "notes " * 9, ["a line"]
+        await store.set("docs", docs)
+        await store.set("docs.0.text", "b")
+        await store.set("current_step", "inline")
+        async with store.edit_state() as state:
+            state.notes = notes
+        both = {cas.dump(value).digest for value in (docs, [{"text": "b"}], notes)}
+        assert pinned("run-1") == both
+        other = adapter.context_store(store, owner="run-2")
+        state = await other.get_state()
+        state.log = log
+        await other.set_state(state)
+        assert pinned("run-2") == {cas.dump(value).digest for value in ([{"text": "b"}], notes, log)}
+        await other.set("notes", cas.dump("by ref"))
+        assert cas.dump("by ref").digest in pinned("run-2")
+        adapter.release("run-1")
+        await adapter.arelease("run-2")
+        assert pinned("run-1") == pinned("run-2") == set()
+
+    run(scenario())
+
+
+def test_without_an_owner_nothing_is_pinned(store: Any, cas: Any) -> None:
+    run(store.set("docs", [{"text": "a"}]))
+    assert not list(cas._prunable().scan_pins())
