@@ -87,7 +87,7 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
     @property
     def content(self) -> list[MemoryContent]:
         """All contents, loaded, which blocks: a new list each time. Setting it stores other ones."""
-        return _contents(self._external.rehydrate(list(self._refs)))
+        return _contents(self._external.rehydrate(self._stored()))
 
     @content.setter
     def content(self, value: list[MemoryContent]) -> None:
@@ -142,14 +142,17 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
         """Nothing: the store is the caller's."""
 
     async def _load(self) -> list[MemoryContent]:
-        # One that is being added is not there yet.
-        return _contents(await self._external.arehydrate([ref for ref in self._refs if ref]))
+        return _contents(await self._external.arehydrate(self._stored()))
+
+    def _stored(self) -> list[Stub]:
+        """The refs of what is there: one that is being added is not, yet."""
+        return [ref for ref in self._refs if ref]
 
     def _to_config(self) -> AgentRefMemoryConfig:
         return AgentRefMemoryConfig(
             backend_id=self._adapter.backend.backend_id,
             name=self._name,
-            memory_contents=[dict(ref) for ref in self._refs if ref],
+            memory_contents=[dict(ref) for ref in self._stored()],
             owner=self._owner,
         )
 
