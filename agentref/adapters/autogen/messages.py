@@ -168,7 +168,7 @@ def load_llm(data: Sequence[Any], index: int = 0) -> list[LLMMessage]:
 
 
 def _dumped(index: int, dump: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """A message as AutoGen dumps it, which refuses bytes that are no text, and what a user's field holds."""
+    """A message as AutoGen dumps it. That refuses bytes that are no text, say."""
     try:
         return dict(dump())
     except (ValueError, TypeError) as error:
