@@ -77,15 +77,14 @@ class AgentRefStorage(Storage):
             raise InvalidInputError(
                 f"inner is a history storage, with {', '.join(_VERBS)}, not {type(inner).__qualname__}."
             )
-        if namespace is None:
-            namespace = type(inner).__qualname__
-        if not isinstance(namespace, str) or not namespace or ":" in namespace:
+        called: Any = type(inner).__qualname__ if namespace is None else namespace
+        if not isinstance(called, str) or not called or ":" in called:
             raise InvalidInputError(
-                f"namespace must be a text without colons, and not empty, not {namespace!r:.60}. Leave it "
+                f"namespace must be a text without colons, and not empty, not {called!r:.60}. Leave it "
                 f"out for the class of the storage inside."
             )
         self._inner = inner
-        self._namespace = namespace
+        self._namespace = called
         self._turns: WeakValueDictionary[StreamId, asyncio.Lock] = WeakValueDictionary()
         self._external = Externalizer(
             backend,

@@ -176,7 +176,7 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         """The messages, with those at first that the context inside was made with."""
         if not self._begun:
             # All of them, whatever the context inside would show.
-            first = await UnboundedChatCompletionContext.get_messages(cast("Any", self._inner))
+            first: list[Any] = await UnboundedChatCompletionContext.get_messages(cast("Any", self._inner))
             # Of a context that was loaded from its config, they are data.
             kept.put(load_llm([each])[0] if isinstance(each, dict) else each for each in first)
             self._begun = True
