@@ -137,10 +137,10 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         """A state that names the messages."""
         if self._kept is not None:
             messages = await (await self._ready(self._kept)).save()
-            tell(self._external, messages)
+            tell(messages)
             return {"type": CONTEXT_STATE, "messages": messages}
         inner = await self._owned.externalize(dict(await self._inner.save_state()))
-        tell(self._external, inner)
+        tell(inner)
         return {"type": CONTEXT_STATE, "inner": inner}
 
     async def load_state(self, state: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from agentref.errors import InvalidInputError, InvalidRefError
 from agentref.refs import REF_KEY
 from agentref.trees import Stateful
 
-__all__ = ["CONTEXT_STATE", "checked_state", "load_or_restore"]
+__all__ = ["CONTEXT_STATE", "checked_state", "load_or_restore", "plain_state"]
 
 CONTEXT_STATE: Final = "AgentRefChatCompletionContextState"
 """The `type` of the state of our model context, whose messages are still refs for AutoGen."""
@@ -26,19 +26,28 @@ _MESSAGES: Final = frozenset({"messages", "message_thread", "message_buffer"})
 _STATES: Final = frozenset({"agent_state", "llm_context", "inner_team_state", "agent_states"})
 
 
+async def plain_state(obj: object) -> Any:
+    """What `obj` saves. Raises `InvalidInputError` if it has no state."""
+    return await _result(_stateful(obj).save_state())
+
+
 def checked_state(obj: object, state: Any) -> Any:
     """The state, if it can be one. Raises `InvalidInputError`."""
-    if not isinstance(obj, Stateful):
-        raise InvalidInputError(
-            f"{type(obj).__qualname__} has not got both save_state() and load_state(). Give an agent, a "
-            f"team "
-            f"or a runtime."
-        )
+    _stateful(obj)
     if not isinstance(state, Mapping):
         raise InvalidInputError(
             f"A state is a dict, not {type(state).__qualname__}. If it is JSON: json.loads(text)."
         )
     return state if isinstance(state, dict) else dict(state)
+
+
+def _stateful(obj: object) -> Stateful:
+    if not isinstance(obj, Stateful):
+        raise InvalidInputError(
+            f"{type(obj).__qualname__} has not got both save_state() and load_state(). Give an agent, a "
+            f"team or a runtime."
+        )
+    return obj
 
 
 async def load_or_restore(obj: Stateful, state: Any) -> None:
