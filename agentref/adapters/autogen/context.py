@@ -16,11 +16,11 @@ from pydantic import BaseModel
 
 from agentref.adapters.autogen.adapter import AutoGenAdapter
 from agentref.adapters.autogen.holding import tell
+from agentref.adapters.autogen.kinds import CONTEXT_STATE
 from agentref.adapters.autogen.messages import dump_llm, load_llm
 from agentref.adapters.autogen.owned import Owned
 from agentref.adapters.autogen.registry import adapter_for
 from agentref.adapters.autogen.sealing import SealedMessages
-from agentref.adapters.autogen.states import CONTEXT_STATE
 from agentref.errors import InvalidInputError, InvalidRefError
 
 __all__ = ["AgentRefChatCompletionContext", "AgentRefChatCompletionContextConfig"]

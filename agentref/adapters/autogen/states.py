@@ -5,23 +5,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from autogen_agentchat.agents import AssistantAgent, SocietyOfMindAgent
-from autogen_agentchat.teams import BaseGroupChat
-
+from agentref.adapters.autogen.kinds import CONTEXT_STATE, check_kind
 from agentref.errors import InvalidInputError, InvalidRefError
 from agentref.refs import REF_KEY
 from agentref.trees import Stateful
 
-__all__ = ["CONTEXT_STATE", "checked_state", "load_or_restore", "plain_state"]
+__all__ = ["checked_state", "load_or_restore", "plain_state"]
 
-CONTEXT_STATE: Final = "AgentRefChatCompletionContextState"
-"""The `type` of the state of our model context, whose messages are still refs for AutoGen."""
-
-_EXPECTED: Final[tuple[tuple[type, str], ...]] = (
-    (BaseGroupChat, "TeamState"),
-    (AssistantAgent, "AssistantAgentState"),
-    (SocietyOfMindAgent, "SocietyOfMindAgentState"),
-)
 _MESSAGES: Final = frozenset({"messages", "message_thread", "message_buffer"})
 _STATES: Final = frozenset({"agent_state", "llm_context", "inner_team_state", "agent_states"})
 
@@ -53,7 +43,6 @@ def _stateful(obj: object) -> Stateful:
 async def load_or_restore(obj: Stateful, state: Any) -> None:
     """Load a rehydrated state; if that fails midway, `obj` gets back what it had. Raises what `obj` does,
     and `InvalidInputError` or `InvalidRefError` where AutoGen would tell something else."""
-    _check_kind(obj, state)
     left = list(_unresolved(state))
     foreign = [path for path, is_ours in left if not is_ours]
     if foreign:
@@ -63,6 +52,7 @@ async def load_or_restore(obj: Stateful, state: Any) -> None:
             f"JSON is loaded, not externalized again."
         )
     before = await _result(obj.save_state())
+    check_kind(obj, before, state)
     try:
         await _result(obj.load_state(state))
     except BaseException as error:
@@ -74,27 +64,6 @@ async def load_or_restore(obj: Stateful, state: Any) -> None:
                 f"AgentRefChatCompletionContext: the agent it is for must have one as well."
             ) from error
         raise
-
-
-def _check_kind(obj: Stateful, state: Any) -> None:
-    """An agent takes a state of something else for one without messages, and forgets its own."""
-    found = state.get("type") if isinstance(state, Mapping) else None
-    for kind, expected in _EXPECTED:
-        if isinstance(obj, kind) and found != expected and "load_state" in _framework_verbs(obj):
-            raise InvalidInputError(
-                f"{type(obj).__qualname__} loads a state of type {expected!r}, and this one is of "
-                f"{found!r:.60}. "
-                f"It was saved by something else, or is damaged."
-            )
-
-
-def _framework_verbs(obj: object) -> set[str]:
-    """Which verbs of a class are AutoGen's own: others may have any state."""
-    return {
-        name
-        for name in ("load_state",)
-        if getattr(getattr(type(obj), name), "__module__", "").startswith("autogen_agentchat.")
-    }
 
 
 def _unresolved(part: Any, path: str = "", *, is_ours: bool = False) -> Iterator[tuple[str, bool]]:
