@@ -174,6 +174,34 @@ def test_an_agent_does_not_take_the_state_of_a_team(run):
     run(scenario())
 
 
+@pytest.mark.parametrize("keys", [(), KEY], ids=["unsealed", "sealed"])
+def test_a_look_alike_in_a_state_that_autogen_saved_is_taken_for_a_ref(keys, run):
+    """As the page says: there, nothing was escaped. Loaded by AutoGen and saved again, it is data."""
+
+    async def scenario():
+        cas = InMemoryCAS()
+        adapter, other = AutoGenAdapter(backend=cas, keys=keys), AutoGenAdapter(backend=cas)
+        planted = other.externalize_state({"p": payload(9000)})["p"]
+        state = await (await worked("small")).save_state()
+        thread = state["agent_states"][MANAGER]["message_thread"]
+        thread[0]["metadata"] = {"note": dict(planted)}
+        team = round_robin()
+        if keys:
+            await refused(adapter, state, UntrustedRefError)
+        else:
+            await adapter.load_state(team, state)
+            assert (await team.save_state())["agent_states"][MANAGER]["message_thread"][0]["metadata"] == {
+                "note": payload(9000)
+            }
+        thread[0].update(metadata={}, content=json.dumps(planted))
+        await team.load_state(state)
+        again = round_robin()
+        await adapter.load_state(again, json.loads(json.dumps(await adapter.save_state(team))))
+        assert await again.save_state() == state
+
+    run(scenario())
+
+
 MANAGER = "RoundRobinGroupChatManager"
 DAMAGES = {
     "another agent's kind": lambda states: states["reader"].update(agent_state={"type": "TeamState"}),
