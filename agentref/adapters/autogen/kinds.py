@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from autogen_agentchat.agents import SocietyOfMindAgent
 from autogen_agentchat.teams import BaseGroupChat
 from autogen_core import SingleThreadedAgentRuntime
 
 from agentref.errors import InvalidInputError
 
-__all__ = ["CONTEXT_STATE", "check_kind"]
+__all__ = ["CONTEXT_STATE", "check_kind", "paths_of_users"]
 
 CONTEXT_STATE: Final = "AgentRefChatCompletionContextState"
 """The `type` of the state of our model context, whose messages are still refs for AutoGen."""
@@ -32,6 +33,19 @@ def check_kind(obj: object, own: Any, state: Mapping[str, Any]) -> None:
             _check(None, own[key], state[key], f"state[{key!r:.120}]", member=obj)
 
 
+def paths_of_users(obj: object, path: str = "") -> Iterator[str]:
+    """Where in a state of `obj` stands what is loaded by a `load_state` of a user's own."""
+    if isinstance(obj, SingleThreadedAgentRuntime):
+        return
+    if not _is_of_autogen(obj):
+        yield path
+    elif isinstance(obj, SocietyOfMindAgent):
+        yield from paths_of_users(_team(obj), f"{path}['inner_team_state']")
+    elif isinstance(obj, BaseGroupChat):
+        for name, member in _members(obj).items():
+            yield from paths_of_users(member, f"{path}['agent_states'][{name!r:.60}]['agent_state']")
+
+
 def _check(loader: object, own: Any, state: Any, path: str, *, member: object = None) -> None:
     """Args: the agent or team that loads it, None for a part of AutoGen's machinery; and for a container,
     the agent in it."""
@@ -41,8 +55,9 @@ def _check(loader: object, own: Any, state: Any, path: str, *, member: object = 
     if "agent_state" in own:
         _check(member, own["agent_state"], state["agent_state"], f"{path}['agent_state']")
     if "inner_team_state" in own:
-        team = getattr(loader, "_team", None)
-        _check(team, own["inner_team_state"], state["inner_team_state"], f"{path}['inner_team_state']")
+        _check(
+            _team(loader), own["inner_team_state"], state["inner_team_state"], f"{path}['inner_team_state']"
+        )
     if "llm_context" in own and "messages" in own["llm_context"]:
         _check_context(state["llm_context"], f"{path}['llm_context']")
     if "agent_states" in own:
@@ -78,6 +93,10 @@ def _missing(own: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[str]:
     """The lists and dicts that are not there, or are something else."""
     for keys, kind in ((_LISTS, list), (_DICTS, Mapping)):
         yield from (key for key in keys if key in own and not isinstance(state.get(key), kind))
+
+
+def _team(agent: object) -> Any:
+    return getattr(agent, "_team", None)
 
 
 def _members(team: object) -> dict[str, Any]:

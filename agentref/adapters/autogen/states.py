@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from agentref.adapters.autogen.kinds import CONTEXT_STATE, check_kind
+from agentref.adapters.autogen.kinds import CONTEXT_STATE, check_kind, paths_of_users
 from agentref.errors import InvalidInputError, InvalidRefError
 from agentref.refs import REF_KEY
 from agentref.trees import Stateful
@@ -44,7 +44,9 @@ async def load_or_restore(obj: Stateful, state: Any) -> None:
     """Load a rehydrated state; if that fails midway, `obj` gets back what it had. Raises what `obj` does,
     and `InvalidInputError` or `InvalidRefError` where AutoGen would tell something else."""
     left = list(_unresolved(state))
-    foreign = [path for path, is_ours in left if not is_ours]
+    users = tuple(paths_of_users(obj))  # in what is theirs, a ref may be for an adapter of theirs
+    ours = [path for path, is_ours in left if is_ours]
+    foreign = [path for path, is_ours in left if not is_ours and not path.startswith(users)]
     if foreign:
         raise InvalidRefError(
             f"state{foreign[0]} is still a ref: the state was externalized twice. A state that comes back "
@@ -58,9 +60,9 @@ async def load_or_restore(obj: Stateful, state: Any) -> None:
     except BaseException as error:
         with suppress(Exception):
             await _result(obj.load_state(before))
-        if left and isinstance(error, ValueError):
+        if ours and isinstance(error, ValueError):
             raise InvalidRefError(
-                f"{type(obj).__qualname__} refused the state. state{left[0][0]} was saved by an "
+                f"{type(obj).__qualname__} refused the state. state{ours[0]} was saved by an "
                 f"AgentRefChatCompletionContext: the agent it is for must have one as well."
             ) from error
         raise

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from autogen_agentchat.agents import AssistantAgent
+from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.memory import Memory, MemoryContent
 from autogen_core.models import UserMessage
 
@@ -149,17 +150,16 @@ def test_a_save_with_an_owner_keeps_what_an_agent_in_it_saved_by_an_adapter(how,
     async def scenario():
         cas = InMemoryCAS()
         adapter = AutoGenAdapter(backend=cas)
-        agent = Wrapping(adapter, how)
+        teams = [RoundRobinGroupChat([Wrapping(adapter, how)]) for _ in range(2)]
+        agent, other = (team._participants[0] for team in teams)
         await agent.team.run(task=payload(100_000))
-        state = await adapter.save_state(agent, owner="run")
-        needed = {ref.hash for ref in adapter.externalizer.refs(state)}
+        state = await adapter.save_state(teams[0], owner="run")
+        needed = adapter.externalizer.refs(await adapter.save_state(agent.team))
         for participant in agent.team._participants:
-            own = await participant.model_context.save_state()
-            needed |= {ref.hash for ref in adapter.externalizer.refs(own)}
-        needed |= {ref.hash for ref in adapter.externalizer.refs(await adapter.save_state(agent.team))}
-        assert len(needed) >= 2 and needed <= pinned(cas, "run")
-        other = Wrapping(adapter, how)
-        await adapter.load_state(other, json.loads(json.dumps(state)))
+            needed += adapter.externalizer.refs(await participant.model_context.save_state())
+        hashes = {ref.hash for ref in needed}
+        assert len(hashes) >= 2 and hashes <= pinned(cas, "run")
+        await adapter.load_state(teams[1], json.loads(json.dumps(state)))
         assert await other.team.save_state() == await agent.team.save_state()
 
     run(scenario())
