@@ -11,7 +11,7 @@ from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
 from agentref.storage import CAS
 from agentref.trees.drafts import Draft, to_the_end
-from agentref.trees.inward import Gaps, adopt
+from agentref.trees.inward import Gaps, adopt, copied
 from agentref.trees.lives import Lives
 from agentref.trees.outward import Limits, Pending, Shrunk, shrink
 from agentref.trees.stubs import Part, Seals
@@ -90,7 +90,6 @@ class Externalizer:
             raise InvalidInputError(f"max_bytes must be a positive whole number, not {max_bytes!r:.40}.")
         self._max_bytes = max_bytes
         self._seals = Seals(keys, tenant)
-        self._tenant = tenant
         self._lives = Lives(self._runtime)
 
     @property
@@ -144,7 +143,8 @@ class Externalizer:
         limits = self._limits_of(threshold_bytes, segment, all_bytes=all_bytes)
         shrunk = self._shrunk(tree, owner, limits)
         if shrunk.stuck:
-            gaps = self._bounded(self._read(tree, within=shrunk.stuck))
+            tree = copied(tree)  # what changes while we wait is for the next time
+            gaps = self._bounded(self._read(tree, within=shrink(tree, limits).stuck))
             values = await self._runtime.aload_many([part.ref for part in gaps.parts])
             shrunk = shrink(gaps.fill(values), limits)
         draft = self._draft(shrunk, owner)
@@ -190,11 +190,11 @@ class Externalizer:
     def release(self, owner: str) -> None:
         """Let go of all that was externalized for this owner, of this tenant if there is one. What nothing
         else keeps can be pruned."""
-        self._runtime.unpin([self._owned(owner)])
+        self._runtime.unpin([self._seals.keeper(owner)])
 
     async def arelease(self, owner: str) -> None:
         """`release` for the event loop."""
-        await self._runtime.aunpin([self._owned(owner)])
+        await self._runtime.aunpin([self._seals.keeper(owner)])
 
     async def save_state(self, stateful: Stateful, *, owner: str | None = None) -> Any:
         """What `stateful.save_state()` returns, externalized."""
@@ -225,7 +225,7 @@ class Externalizer:
         )
         fresh = [self._name(each, ref) for each, ref in zip(shrunk.pending, outgoing.refs, strict=True)]
         kept = [part.ref for part in self._read(shrunk.kept).parts] if shrunk.kept else []
-        keeper = None if owner is None else self._owned(owner)
+        keeper = None if owner is None else self._seals.keeper(owner)
         return Draft(shrunk.tree, outgoing, fresh=fresh, kept=kept, owner=keeper)
 
     def _name(self, pending: Pending, ref: ContentRef | None) -> ContentRef:
@@ -236,15 +236,9 @@ class Externalizer:
         pending.stub.update(self._seals.write(Part(ref, pending.items)))
         return ref
 
-    def _owned(self, owner: str) -> str:
-        """The name of a pin: no tenant's is another's, whatever either is called."""
-        if not self._tenant:
-            return owner
-        return f"{self._tenant.replace('%', '%25').replace(':', '%3A')}:{owner}"
-
     def _pinning(self, owner: str, refs: list[ContentRef]) -> Callable[[], None]:
         self._runtime.check_owner(owner)
-        draft = Draft(None, Outgoing([], []), fresh=[], kept=refs, owner=self._owned(owner))
+        draft = Draft(None, Outgoing([], []), fresh=[], kept=refs, owner=self._seals.keeper(owner))
         return partial(draft.store, self._runtime, self._lives)
 
     def _read(self, tree: Any, *, within: list[list[Any]] | None = None) -> Gaps:

@@ -1,5 +1,6 @@
 """The way back: what stubs stand for takes their place. Pure; mutates nothing that it is given."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -8,7 +9,7 @@ from agentref.trees.outward import MAX_DEPTH
 from agentref.trees.segments import like
 from agentref.trees.stubs import Part, Seals, Stub, escape, is_marker, is_segment
 
-__all__ = ["Gaps", "adopt"]
+__all__ = ["Gaps", "adopt", "copied"]
 
 _DEPTH: Final = 2 * MAX_DEPTH + 2  # each level may have been escaped
 _LEAVES: Final = frozenset({str, int, float, bool, type(None), bytes})
@@ -127,6 +128,18 @@ class Gaps:
         if is_list or new is tree:
             return new
         return _Gap(-1, new, tree) if places else like(tree, new)
+
+
+def copied(tree: Any) -> Any:
+    """The tree with containers of its own; what is in them, and stubs, are the same."""
+    if type(tree) is Stub or not isinstance(tree, (dict, list, tuple)):
+        return tree
+    if isinstance(tree, tuple):
+        return like(tree, [copied(item) for item in tree])
+    new = copy.copy(tree)
+    for place, value in new.items() if isinstance(new, dict) else enumerate(new):
+        new[place] = copied(value)
+    return new
 
 
 def adopt(tree: Any, seals: Seals, depth: int = 0, *, is_item: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -25,7 +26,7 @@ class Lives:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._lock = threading.Lock()
-        self._until: dict[Digest, float] = {}
+        self._until: OrderedDict[Digest, float] = OrderedDict()
 
     def due(self, refs: Sequence[ContentRef], *, leased: bool) -> list[ContentRef]:
         """Those that may not live long enough: for ever or as the store's default says; or, if `leased`,
@@ -49,7 +50,7 @@ class Lives:
             for ref in refs:
                 self._until[ref.digest] = max(until, self._until.pop(ref.digest, 0.0))
             while len(self._until) > _REMEMBERED:
-                del self._until[next(iter(self._until))]
+                self._until.popitem(last=False)
 
     def _is_ours(self, ref: ContentRef) -> bool:
         return self._runtime.store_for(ref) is self._runtime.backend

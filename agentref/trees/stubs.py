@@ -83,6 +83,15 @@ class Seals:
             )
         self._tenant = tenant
 
+    def keeper(self, owner: str) -> str:
+        """The name that this owner's pins go by: no tenant's is another's, nor that of an owner without
+        tenant, whatever they are called."""
+        if not isinstance(owner, str):
+            raise InvalidInputError(f"An owner is a text, not {owner!r:.60}.")
+        if self._tenant:
+            return f"%{self._tenant.replace('%', '%25').replace(':', '%3A')}:{owner}"
+        return f"%:{owner}" if owner.startswith("%") else owner
+
     def write(self, part: Part) -> dict[str, Any]:
         """The wire form: of a ref alone where that says all, with a count and a seal otherwise."""
         wire = part.ref.to_dict()

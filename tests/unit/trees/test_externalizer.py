@@ -489,14 +489,19 @@ class TestLives:
                 pinned = {row.digest for row in cas._prunable().scan_pins() if row.owner == owner}
                 assert pinned == {ref.digest for ref in external.refs(small)}
 
-    @pytest.mark.parametrize(("ann", "bob"), [("ann", "bob"), ("a", "a:b"), ("a:b", "a%3Ab")])
+    @pytest.mark.parametrize(
+        ("ann", "bob"), [("ann", "bob"), ("a", "a:b"), ("a:b", "a%3Ab"), ("%", "%25"), ("%:", "%25:")]
+    )
     def test_no_tenant_lets_go_of_what_another_keeps(self, tmp_path, ann, bob):
         with FilesystemCAS(tmp_path) as cas:
             one, other = (Externalizer(cas, keys=KEY, tenant=tenant) for tenant in (ann, bob))
             one.externalize({"a": LARGE}, owner="b:chat")
             other.release("b:chat")
             other.release("chat")
-            assert len(list(cas.iter_pins())) == 1
+            (pin,) = cas.iter_pins()
+            for name in (f"{ann}:b:chat", pin.owner, pin.owner[1:], f"%{ann}:b:chat"):
+                Externalizer(cas).release(name)
+            assert list(cas.iter_pins()) == [pin]
             one.release("b:chat")
             assert not list(cas.iter_pins())
 
@@ -577,6 +582,23 @@ class TestAsync:
             assert small == external.externalize(tree)
             assert await external.arehydrate(over_json(small)) == tree
             await external.arelease("run")
+
+        asyncio.run(run())
+
+    def test_what_changes_while_a_tail_is_loaded_is_for_the_next_time(self, external):
+        async def run():
+            history = [{"c": external.externalize({"x": LARGE + str(n)})["x"]} for n in range(40)]
+            tree = {"history": history, "meta": {"n": 1}, "log": ["a"], "pair": (1, {"k": "old"})}
+            task = asyncio.create_task(external.aexternalize(tree))
+            await asyncio.sleep(0)
+            assert not task.done()  # it loads
+            tree["meta"]["n"] = 2
+            tree["log"].append("b")
+            tree["pair"][1]["k"] = "new"
+            history.append({"c": "later"})
+            back = external.rehydrate(await task)
+            assert back.pop("history") == [{"c": LARGE + str(n)} for n in range(40)]
+            assert back == {"meta": {"n": 1}, "log": ["a"], "pair": (1, {"k": "old"})}
 
         asyncio.run(run())
 
