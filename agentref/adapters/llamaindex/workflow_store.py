@@ -45,8 +45,12 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         backend: where large values go and come from; or an `Externalizer`.
         **options: settings of an `Externalizer`.
 
-    As with every workflow store, one instance serves one server. Whatever the content store raises comes
-    out of the method that needed it.
+    A run whose ticks have a hole can never be resumed, and LlamaIndex goes on when one cannot be written.
+    So while the content store cannot take what is large, ticks, events and results are written with it,
+    and a warning goes to the log `agentref.adapters.llamaindex`. State is not: there the step sees the
+    error. Whatever the content store raises on reading comes out of the method that needed it.
+
+    As with every workflow store, one instance serves one server.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
             )
         self._inner = inner
         self._externalizer = externalizer_of(type(self).__name__, backend, options)
-        self._stored = Stored(self._externalizer)
+        self._stored = Stored(self._externalizer, or_large=True)
         super().__init__()
         # One cache, so that what the store inside evicts is evicted.
         self._state_store_cache = inner._state_store_cache
