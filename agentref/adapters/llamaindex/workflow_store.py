@@ -18,6 +18,7 @@ from workflows.context.state_store import StateStorage, StateStoreFacade
 
 from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
 from agentref.adapters.llamaindex.results import shrunk_handler, whole_handlers
+from agentref.adapters.llamaindex.resuming import TICK, check_content
 from agentref.adapters.llamaindex.state_storage import AgentRefStateStorage
 from agentref.adapters.llamaindex.stored import Stored
 from agentref.errors import InvalidInputError
@@ -26,7 +27,6 @@ from agentref.trees import Externalizer
 
 __all__ = ["AgentRefWorkflowStore"]
 
-_TICK: Final = "serialized_tick"
 _PAGE: Final = 32
 
 
@@ -88,8 +88,14 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         self._inner.result_decoder = decoder
 
     async def start(self) -> None:
-        """Open what the store inside needs."""
+        """Open what the store inside needs, and look whether the content store is the one that the runs
+        which go on from here need: one that cannot be read when its server resumes it is failed for good.
+
+        Raises `StorageError` if it is out of reach, and `UnknownBackendError` if it is another one; then
+        the server does not start, and the runs stay as they are.
+        """
         await self._inner.start()
+        await check_content(self._inner, self._externalizer.backend, self._stored)
 
     def _build_state_store(
         self,
@@ -169,19 +175,19 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         return None if legacy is None else legacy.get_legacy_ctx(run_id)
 
     async def _shrunk_tick(self, data: dict[str, Any]) -> dict[str, Any]:
-        text = data.get(_TICK)
-        if data.keys() == {_TICK} and isinstance(text, str):
-            return {_TICK: await self._stored.shrunk_text(text)}
+        text = data.get(TICK)
+        if data.keys() == {TICK} and isinstance(text, str):
+            return {TICK: await self._stored.shrunk_text(text)}
         return await self._stored.shrunk(data)
 
     async def _whole_ticks(self, ticks: Sequence[StoredTick]) -> list[StoredTick]:
-        is_text = [tick.tick_data.keys() == {_TICK} for tick in ticks]
-        texts = [tick.tick_data[_TICK] for tick, text in zip(ticks, is_text, strict=True) if text]
+        is_text = [tick.tick_data.keys() == {TICK} for tick in ticks]
+        texts = [tick.tick_data[TICK] for tick, text in zip(ticks, is_text, strict=True) if text]
         trees = [tick.tick_data for tick, text in zip(ticks, is_text, strict=True) if not text]
         whole_texts = iter(await self._stored.whole_texts(texts) if texts else [])
         whole = iter(await self._stored.whole(trees) if trees else [])
         return [
-            tick.model_copy(update={"tick_data": {_TICK: next(whole_texts)} if text else next(whole)})
+            tick.model_copy(update={"tick_data": {TICK: next(whole_texts)} if text else next(whole)})
             for tick, text in zip(ticks, is_text, strict=True)
         ]
 

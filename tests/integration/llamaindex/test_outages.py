@@ -14,6 +14,8 @@ from workflows import Context, Workflow, step
 from workflows.events import Event, StartEvent, StopEvent
 
 from agentref.adapters.llamaindex import AgentRefWorkflowStore
+from agentref.errors import StoreUnavailableError, UnknownBackendError
+from agentref.storage import FilesystemCAS
 
 from .conftest import run
 
@@ -79,26 +81,82 @@ async def handler_of(store: Any, status: str) -> PersistentHandler:
             await asyncio.sleep(0.05)
 
 
+async def interrupted(store: Any, database: Path, text: str, offline: Any) -> None:
+    """A run that its server leaves in its last step."""
+    held = asyncio.Event()
+    server = WorkflowServer(workflow_store=store)
+    server.add_workflow("interrupted", workflow_of(text, offline, held))
+    transport = httpx.ASGITransport(server.app)
+    async with (
+        server.contextmanager(),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        await client.post("/workflows/interrupted/run-nowait", json={})
+        await asyncio.wait_for(held.wait(), 30)
+    aged(database)
+
+
+class Online:
+    """In the place of `Offline`: the store stays there."""
+
+    def begin(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
 def test_a_run_that_an_outage_was_in_the_middle_of_is_resumed(  # noqa: PLR0917
     inner: Any, store: Any, cas: Any, offline: Any, text: str, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        held = asyncio.Event()
-        server = WorkflowServer(workflow_store=store)
-        server.add_workflow("interrupted", workflow_of(text, offline, held))
-        transport = httpx.ASGITransport(server.app)
-        async with (
-            server.contextmanager(),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
-            await client.post("/workflows/interrupted/run-nowait", json={})
-            await asyncio.wait_for(held.wait(), 30)
-        aged(tmp_path / "workflows.db")
+        await interrupted(store, tmp_path / "workflows.db", text, offline)
         again = AgentRefWorkflowStore(inner, backend=cas)
         server = WorkflowServer(workflow_store=again)
         server.add_workflow("interrupted", workflow_of(text, offline, None))
         async with server.contextmanager():
             assert (await handler_of(again, "completed")).result == StopEvent(result="done")
+
+    run(scenario())
+
+
+def test_a_server_does_not_start_without_what_its_runs_need(  # noqa: PLR0917
+    inner: Any, store: Any, cas: Any, offline: Any, text: str, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await interrupted(store, tmp_path / "workflows.db", text, Online())
+        offline.begin()
+        with pytest.raises(StoreUnavailableError):
+            await WorkflowServer(workflow_store=AgentRefWorkflowStore(inner, backend=cas)).start()
+        offline.end()
+        with FilesystemCAS(tmp_path / "another") as another:
+            server = WorkflowServer(workflow_store=AgentRefWorkflowStore(inner, backend=another))
+            server.add_workflow("interrupted", workflow_of(text, Online(), None))
+            with pytest.raises(UnknownBackendError) as raised:
+                await server.start()
+            assert "needs it to go on" in raised.value.__notes__[0]
+            await asyncio.sleep(0.2)
+            (handler,) = await inner.query(HandlerQuery())
+            assert handler.status == "running"
+            both = AgentRefWorkflowStore(inner, backend=another, also=[cas])
+            server = WorkflowServer(workflow_store=both)
+            server.add_workflow("interrupted", workflow_of(text, Online(), None))
+            async with server.contextmanager():
+                await handler_of(both, "completed")
+
+    run(scenario())
+
+
+def test_one_run_that_cannot_be_read_keeps_no_server_from_starting(
+    inner: Any, store: Any, cas: Any, text: str, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        await interrupted(store, tmp_path / "workflows.db", text, Online())
+        for digest in list(cas.iter_hashes()):
+            cas.delete(digest)
+        again = AgentRefWorkflowStore(inner, backend=cas)
+        server = WorkflowServer(workflow_store=again)
+        server.add_workflow("interrupted", workflow_of(text, Online(), None))
+        async with server.contextmanager():
+            await handler_of(again, "failed")
 
     run(scenario())
 
