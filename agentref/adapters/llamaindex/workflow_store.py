@@ -38,12 +38,9 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
 
     Nothing of the content store's I/O happens on the event loop. A row is written after all that it refers
     to. What was written before the store was wrapped is read. Deleting a handler leaves content where it
-    is; give the backend a `default_ttl_seconds` if runs are to be forgotten.
-
-    Args:
-        inner: the store: SQLite, Postgres, agent data; also one in memory, whose state then stays as it is.
-        backend: where large values go and come from; or an `Externalizer`.
-        **options: settings of an `Externalizer`.
+    is. If runs are to be forgotten, give the backend a `default_ttl_seconds` that is longer than any run
+    goes on, waits for a human say, and then is asked for: content lives from when it was written, and a run
+    whose ticks are gone fails when it is resumed.
 
     A run whose ticks have a hole can never be resumed, and LlamaIndex goes on when one cannot be written.
     So while the content store cannot take what is large, ticks, events and results are written with it,
