@@ -335,34 +335,6 @@ def test_events_are_seen_as_they_come(store: Any, text: str) -> None:
     run(scenario())
 
 
-def test_a_result_of_a_class_that_is_gone_is_unreadable_as_in_llamaindex(store: Any, text: str) -> None:
-    async def scenario() -> None:
-        handler = PersistentHandler(
-            handler_id="h",
-            workflow_name="w",
-            status="completed",
-            run_id="run",
-            result=Finished(payload=text),
-        )
-        await store.update(handler)
-        store.result_decoder = lambda name: JsonSerializer(allowed_types=[])
-        (found,) = await store.query(HandlerQuery())
-        assert found.result is None
-        assert found.result_unreadable
-        store.result_decoder = {}.__getitem__  # the workflow is not registered
-        (found,) = await store.query(HandlerQuery())
-        assert found.result_unreadable
-        await store.update(handler.model_copy(update={"handler_id": "running", "result": None}))
-        assert len(await store.query(HandlerQuery(handler_id_in=["running"]))) == 1
-        store.result_decoder = lambda name: JsonSerializer(allowed_types=[Finished])
-        (found,) = await store.query(HandlerQuery(handler_id_in=["h"]))
-        assert found.result == Finished(payload=text)
-        assert await store.delete(HandlerQuery(handler_id_in=["h", "running"])) == 2
-        assert await store.query(HandlerQuery()) == []
-
-    run(scenario())
-
-
 def test_in_memory_the_state_stays_as_it_is(cas: Any, text: str) -> None:
     async def scenario() -> None:
         store = AgentRefWorkflowStore(MemoryWorkflowStore(), backend=cas)
