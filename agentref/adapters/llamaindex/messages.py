@@ -1,12 +1,13 @@
 """Chat messages with refs in place of what is large in them, in the form of other chat messages."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
 from llama_index.core.llms import ChatMessage
 
-from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
-from agentref.errors import InvalidInputError
+from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of, name_fault
+from agentref.errors import AgentRefError, InvalidInputError
 from agentref.storage import CAS
 from agentref.trees import Externalizer
 
@@ -38,12 +39,24 @@ class Messages:
         return _stand_ins(messages, trees, await self._externalizer.aexternalize(trees, all_bytes=True))
 
     def whole(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """The messages as they were, in one batch."""
-        return _filled(messages, self._externalizer.rehydrate(_parts(messages)))
+        """The messages as they were, in one batch; all of them, or an error that says which cannot be."""
+        parts = _parts(messages)
+        try:
+            found = self._externalizer.rehydrate(parts)
+        except AgentRefError as error:
+            name_fault(error, self._externalizer, _named(messages, parts))
+            raise
+        return _filled(messages, found)
 
     async def awhole(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         """`whole` for the event loop."""
-        return _filled(messages, await self._externalizer.arehydrate(_parts(messages)))
+        parts = _parts(messages)
+        try:
+            found = await self._externalizer.arehydrate(parts)
+        except AgentRefError as error:
+            await asyncio.to_thread(name_fault, error, self._externalizer, _named(messages, parts))
+            raise
+        return _filled(messages, found)
 
 
 def _trees(messages: Sequence[ChatMessage]) -> tuple[dict[str, Any], ...]:
@@ -79,6 +92,11 @@ def _parts(messages: Sequence[ChatMessage]) -> tuple[Any, ...]:
             )
         parts.append(kwargs[_TREE])
     return tuple(parts)
+
+
+def _named(messages: Sequence[ChatMessage], parts: Sequence[Any]) -> list[tuple[str, Any]]:
+    indexes = [index for index, message in enumerate(messages) if _is_stand_in(message)]
+    return [(f"the message with index {index}", part) for index, part in zip(indexes, parts, strict=True)]
 
 
 def _filled(messages: Sequence[ChatMessage], found: Sequence[Any]) -> list[ChatMessage]:

@@ -13,7 +13,13 @@ from llama_index.core.storage.chat_store.base_db import MessageStatus
 from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
 
 from agentref.adapters.llamaindex import AgentRefAsyncDBChatStore, AgentRefChatStore
-from agentref.errors import ConfigurationError, InvalidInputError, StoreUnavailableError, UntrustedRefError
+from agentref.errors import (
+    BlobNotFoundError,
+    ConfigurationError,
+    InvalidInputError,
+    StoreUnavailableError,
+    UntrustedRefError,
+)
 
 from .conftest import run
 
@@ -191,3 +197,19 @@ def test_bad_arguments(cas: Any) -> None:
         AgentRefAsyncDBChatStore(SimpleChatStore(), backend=cas)
     with pytest.raises(ConfigurationError, match="needs a store"):
         AgentRefChatStore(SimpleChatStore())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_chat_of_which_one_message_is_gone_says_which(store: Any, cas: Any, is_async: bool) -> None:
+    call = face_of(store, is_async)
+    call("set_messages", "ada", [message("short"), message("first " * 2000)])
+    before = set(cas.iter_hashes())
+    call("add_message", "ada", message("lost " * 2000))
+    for digest in set(cas.iter_hashes()) - before:
+        cas.delete(digest)
+    with pytest.raises(BlobNotFoundError) as caught:
+        call("get_messages", "ada")
+    assert "the message with index 2" in caught.value.__notes__[-1]
+    with pytest.raises(BlobNotFoundError):
+        call("delete_message", "ada", 2)
+    assert call("get_messages", "ada") == [message("short"), message("first " * 2000)]
