@@ -4,7 +4,10 @@ A cell is what the context itself carries: an inline value, or the wire form of 
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
+from datetime import date, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -17,8 +20,23 @@ from agentref.refs import REF_KEY, ContentRef, Digest
 from agentref.state import Schema
 from agentref.trees import Part, Seals
 
-__all__ = ["check_model", "clear_cell", "read_cells", "ref_in", "write_cell"]
+__all__ = ["check_model", "clear_cell", "copied", "read_cells", "ref_in", "write_cell"]
 
+_ATOMS: Final = frozenset(
+    {
+        str,
+        int,
+        float,
+        bool,
+        type(None),
+        bytes,
+        datetime,
+        date,
+        timedelta,
+        UUID,
+        ContentRef,
+    }
+)
 _WIRE: Final = ContentRef(Digest(bytes(32)), "raw", 0).to_dict()
 
 
@@ -81,6 +99,17 @@ def clear_cell(state: BaseModel, name: str) -> None:
         )
     setattr(state, name, default)
     state.model_fields_set.discard(name)
+
+
+def copied(value: Any) -> Any:
+    """A copy to hand out. What cannot be copied, a live handle say, is the same one, as LlamaIndex has it
+    in its `edit_state`."""
+    if type(value) in _ATOMS:
+        return value
+    try:
+        return deepcopy(value)
+    except Exception:  # noqa: BLE001  (of a class that is the user's)
+        return value
 
 
 def ref_in(cell: Any, seals: Seals) -> ContentRef | None:

@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 from pydantic import BaseModel
 from workflows.context.state_store import StateStore, get_by_path, set_by_path
 
-from agentref.adapters.llamaindex.cells import clear_cell, read_cells, write_cell
+from agentref.adapters.llamaindex.cells import clear_cell, copied, read_cells, write_cell
 from agentref.adapters.llamaindex.fields import Fields
 from agentref.errors import InvalidInputError, StateDefinitionError
 from agentref.state import AgentRefState
@@ -33,8 +33,9 @@ class ContextStore(Generic[StateT]):
     A name that the state class does not declare is `UnknownFieldError`, with a default too; a path that
     leads nowhere is `InvalidInputError`, a `ValueError`, as in LlamaIndex.
 
-    What `get` and `get_state` return of an external field is a copy, as with LlamaIndex's durable state
-    stores: changing it in place changes nothing in the context. Change it in `edit_state`, or by `set`.
+    What `get` and `get_state` return is a copy, as with LlamaIndex's durable state stores: changing it in
+    place changes nothing in the context. Change it in `edit_state`, or by `set`. A value in the context
+    itself that cannot be copied, such as a live handle, is returned itself.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class ContextStore(Generic[StateT]):
         if path == "":
             return await self.get_state()
         name = self._field_of(path)
-        holder = await self._holder(name, await self._cells())
+        cells = await self._cells()
+        holder = await self._holder(name, cells)
         found = get_by_path(holder, path, _NOTHING)
         if found is not _NOTHING:
-            return found
+            # What was loaded is nobody else's.
+            return copied(found) if name in cells and holder[name] is cells[name] else found
         if default is not ...:
             return default
         raise InvalidInputError(
@@ -92,7 +95,7 @@ class ContextStore(Generic[StateT]):
         """The state as it is now, its external fields not loaded: `await state.aload("docs")` before they
         are read, or that blocks. A copy; `set_state` writes it back, with what was changed in place.
         """
-        return self._state(await self._cells())
+        return self._copy(await self._cells())
 
     async def set_state(self, state: AgentRefState) -> None:
         """Replace the state: fields that are unset in `state` are unset then. One of a base class of the
@@ -131,7 +134,7 @@ class ContextStore(Generic[StateT]):
         values are. Loads nothing; stores an external value that stands in the context itself.
         """
         cells = await self._cells()
-        return await self._fields.cells_of(self._state(cells), cells, self._owner)
+        return await self._fields.cells_of(self._copy(cells), cells, self._owner)
 
     def is_over(self, fields: Fields) -> bool:
         """Whether it is of the adapter that these fields are of."""
@@ -159,7 +162,13 @@ class ContextStore(Generic[StateT]):
         return read_cells(await self._store.get_state(), self._fields.schema)
 
     def _state(self, cells: dict[str, Any]) -> StateT:
-        return self._state_class.from_checkpoint_dict(self._fields.opened(cells), self._fields.values)
+        return self._made(self._fields.opened(cells))
+
+    def _copy(self, cells: dict[str, Any]) -> StateT:
+        return self._made({name: copied(cell) for name, cell in self._fields.opened(cells).items()})
+
+    def _made(self, opened: dict[str, Any]) -> StateT:
+        return self._state_class.from_checkpoint_dict(opened, self._fields.values)
 
     def _check(self, state: object) -> None:
         if not isinstance(state, AgentRefState) or not (
