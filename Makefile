@@ -82,5 +82,6 @@ $(VENV)/.tests: pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
 $(VENV)/lowest.txt: pyproject.toml | $(VENV)/.made
 	@$(BIN)/python -c 'import re, tomllib; \
 		project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-		floors = project["dependencies"] + project["optional-dependencies"]["langgraph"]; \
+		extras = ("ag2", "autogen", "langgraph", "llamaindex"); \
+		floors = project["dependencies"] + sum((project["optional-dependencies"][each] for each in extras), []); \
 		print(*(re.sub(r">=([^,]+),.*", r"==\1", floor) for floor in floors), sep="\n")' >$@

@@ -1,6 +1,7 @@
 """Which framework is at work in this process, and its adapter. Imports no framework until one is chosen."""
 
 import importlib
+import inspect
 import sys
 import threading
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from agentref.errors import (
     ConfigurationError,
     InvalidInputError,
     NoFrameworkDetectedError,
+    StateDefinitionError,
 )
 from agentref.state import AgentRefState
 
@@ -145,7 +147,7 @@ def auto_adapt(
         state_class: the fields.
         explicit: the framework, to leave nothing to detection.
         backend: the store; that of `configure` if None.
-        options: what else the adapter's constructor takes.
+        options: what else the adapter's constructor takes, by name.
 
     Raises `ConfigurationError` without a store, and for a framework without such an adapter (AG2: wrap its
     history storage), `MissingExtraError` if the framework is not installed, and what
@@ -163,10 +165,18 @@ def auto_adapt(
             f"{framework} has no state that a class could declare. Wrap its history storage: "
             f"agentref.adapters.{framework}."
         )
+    given: Any = state_class  # whatever the type checker was told
+    if not (isinstance(given, type) and issubclass(given, AgentRefState)):
+        raise StateDefinitionError(f"{state_class!r:.80} is no subclass of AgentRefState.")
     module, name = _ADAPTERS[framework]
     adapter = getattr(importlib.import_module(module), name)
-    given = (state_class,) if framework in _TYPED else ()
-    return adapter(*given, backend=store, **options)
+    known = inspect.signature(adapter).parameters.keys() - {"state_class"}
+    if unknown := sorted(options.keys() - known):
+        raise InvalidInputError(
+            f"{name} takes no {', '.join(unknown)}; its options are "
+            f"{', '.join(sorted(known - {'backend'}))}."
+        )
+    return adapter(*((state_class,) if framework in _TYPED else ()), backend=store, **options)
 
 
 def _named(name: object) -> Framework:

@@ -99,7 +99,10 @@ class FilesystemBlobStore(IndexedRoots):
         """
         found: dict[Digest, bytes] = {}
         with self._verb():
-            self._fetch_into(found, self._rows(unique_digests(digests)))
+            wanted = unique_digests(digests)
+            self._fetch_into(found, self._rows(wanted))
+            if len(found) < len(wanted):
+                self._database.check_file()  # a directory that was taken away holds none of them
         return found
 
     def store(self, blobs: Mapping[Digest, bytes], /, *, expires_at: float = FOREVER) -> None:

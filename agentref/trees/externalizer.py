@@ -1,15 +1,18 @@
 """`Externalizer`: nested plain data, with refs in place of what is large, and back."""
 
-import asyncio
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
 from agentref.errors import InvalidInputError, ValueTooLargeError
 from agentref.refs import ContentRef
 from agentref.runtime import Outgoing, Runtime
 from agentref.storage import CAS
+from agentref.trees.drafts import Draft, to_the_end
 from agentref.trees.inward import Gaps, adopt
+from agentref.trees.lives import Lives
 from agentref.trees.outward import Limits, Pending, Shrunk, shrink
 from agentref.trees.stubs import Part, Seals
 
@@ -41,7 +44,8 @@ class Externalizer:
         small = external.externalize(team_state)         # JSON-safe, if team_state is
         assert external.rehydrate(json.loads(json.dumps(small))) == team_state
 
-    Walks dicts, lists and tuples; other objects stay where they are, and texts are opaque, base64 too.
+    Walks dicts, lists and tuples (of a subclass of dict or list, if something in it is large, a plain one
+    comes back); other objects stay where they are, and texts are opaque, base64 too.
     A ref takes the place of
     - a text or bytes of more than `threshold_bytes` (UTF-8),
     - a list of numbers of about as much, such as an embedding,
@@ -62,7 +66,7 @@ class Externalizer:
         threshold_bytes: 0 or more.
         segment: items, 2 or more.
         keys: secrets of 32 bytes. The first one seals; all of them are tried, so that keys can rotate.
-        tenant: whose state this is; needs keys.
+        tenant: whose state this is; needs keys. Owners of two tenants are never the same.
         max_bytes: what one `rehydrate` may load, as encoded.
 
     Thread-safe. The async twins encode on the event loop, so that nothing can change meanwhile, and do the
@@ -86,6 +90,8 @@ class Externalizer:
             raise InvalidInputError(f"max_bytes must be a positive whole number, not {max_bytes!r:.40}.")
         self._max_bytes = max_bytes
         self._seals = Seals(keys, tenant)
+        self._tenant = tenant
+        self._lives = Lives(self._runtime)
 
     @property
     def backend(self) -> CAS:
@@ -111,16 +117,17 @@ class Externalizer:
             segment: the same.
             all_bytes: a ref for bytes of any size, for JSON, which has none.
 
-        Raises `InvalidInputError` for a tree that is too deep, and `StorageError` if the store cannot take
-        it; then there is no tree that refers to what is not there.
+        Raises `InvalidInputError` for a tree that is too deep, `StorageError` if the store cannot take it,
+        and `BlobNotFoundError` if what the tree refers to already is gone: no tree comes back that refers
+        to what is not there. What it refers to already lives on as if it were stored anew.
         """
         limits = self._limits_of(threshold_bytes, segment, all_bytes=all_bytes)
         shrunk = self._shrunk(tree, owner, limits)
         if shrunk.stuck:
-            gaps = self._bounded(Gaps(tree, self._seals, within=shrunk.stuck))
+            gaps = self._bounded(self._read(tree, within=shrunk.stuck))
             shrunk = shrink(gaps.fill(self._runtime.load_many([part.ref for part in gaps.parts])), limits)
         draft = self._draft(shrunk, owner)
-        draft.store(self._runtime, owner)
+        draft.store(self._runtime, self._lives)
         return draft.tree
 
     async def aexternalize(
@@ -132,16 +139,17 @@ class Externalizer:
         segment: int | None = None,
         all_bytes: bool = False,
     ) -> Any:
-        """`externalize` for the event loop."""
+        """`externalize` for the event loop. Cancelled while it stores, it ends with that: a `release` that
+        comes after it has nothing to miss."""
         limits = self._limits_of(threshold_bytes, segment, all_bytes=all_bytes)
         shrunk = self._shrunk(tree, owner, limits)
         if shrunk.stuck:
-            gaps = self._bounded(Gaps(tree, self._seals, within=shrunk.stuck))
+            gaps = self._bounded(self._read(tree, within=shrunk.stuck))
             values = await self._runtime.aload_many([part.ref for part in gaps.parts])
             shrunk = shrink(gaps.fill(values), limits)
         draft = self._draft(shrunk, owner)
-        if draft.needs_store(owner):
-            await asyncio.to_thread(draft.store, self._runtime, owner)
+        if draft.needs_store(self._lives):
+            await to_the_end(partial(draft.store, self._runtime, self._lives))
         return draft.tree
 
     def rehydrate(self, tree: Any) -> Any:
@@ -151,31 +159,42 @@ class Externalizer:
         `InvalidRefError`, `UntrustedRefError`, `UnknownBackendError`, `BlobNotFoundError`,
         `IntegrityError`, `StorageError`, and `ValueTooLargeError` for more than `max_bytes`.
         """
-        gaps = self._bounded(Gaps(tree, self._seals))
+        gaps = self._bounded(self._read(tree))
         return gaps.fill(self._runtime.load_many([part.ref for part in gaps.parts]) if gaps.parts else [])
 
     async def arehydrate(self, tree: Any) -> Any:
         """`rehydrate` for the event loop."""
-        gaps = self._bounded(Gaps(tree, self._seals))
+        gaps = self._bounded(self._read(tree))
         return gaps.fill(await self._runtime.aload_many([part.ref for part in gaps.parts]))
 
     def refs(self, tree: Any) -> list[ContentRef]:
         """What an externalized tree refers to, in order, checked as `rehydrate` does. Loads nothing."""
-        return [part.ref for part in Gaps(tree, self._seals).parts]
+        return [part.ref for part in self._read(tree).parts]
 
     def adopt(self, tree: Any) -> Any:
         """An externalized tree that comes from outside, from JSON say, as `externalize` returned it: so
         that it can be changed and externalized again without loading anything. Raises what `refs` does.
         """
-        return adopt(tree, self._seals)
+        with _room():
+            return adopt(tree, self._seals)
+
+    def pin(self, owner: str, tree: Any) -> None:
+        """Let `owner` keep all that an externalized tree refers to, until `release`. Raises what `refs`
+        does, and `BlobNotFoundError` if anything of it is gone."""
+        self._pinning(owner, self.refs(tree))()
+
+    async def apin(self, owner: str, tree: Any) -> None:
+        """`pin` for the event loop."""
+        await to_the_end(self._pinning(owner, self.refs(tree)))
 
     def release(self, owner: str) -> None:
-        """Let go of all that was externalized for this owner. What nothing else keeps can be pruned."""
-        self._runtime.unpin([owner])
+        """Let go of all that was externalized for this owner, of this tenant if there is one. What nothing
+        else keeps can be pruned."""
+        self._runtime.unpin([self._owned(owner)])
 
     async def arelease(self, owner: str) -> None:
         """`release` for the event loop."""
-        await self._runtime.aunpin([owner])
+        await self._runtime.aunpin([self._owned(owner)])
 
     async def save_state(self, stateful: Stateful, *, owner: str | None = None) -> Any:
         """What `stateful.save_state()` returns, externalized."""
@@ -197,24 +216,40 @@ class Externalizer:
 
     def _shrunk(self, tree: Any, owner: str | None, limits: Limits) -> Shrunk:
         self._runtime.check_owner(owner)
-        return shrink(tree, limits)
+        with _room():
+            return shrink(tree, limits)
 
-    def _draft(self, shrunk: Shrunk, owner: str | None) -> "_Draft":
+    def _draft(self, shrunk: Shrunk, owner: str | None) -> Draft:
         outgoing = self._runtime.encode(
             [each.value for each in shrunk.pending], names=[each.path for each in shrunk.pending]
         )
-        refs = [self._name(each, ref) for each, ref in zip(shrunk.pending, outgoing.refs, strict=True)]
-        if owner is not None:
-            refs += [part.ref for stub in shrunk.kept for part in Gaps([stub], self._seals).parts]
-        return _Draft(shrunk.tree, outgoing, refs)
+        fresh = [self._name(each, ref) for each, ref in zip(shrunk.pending, outgoing.refs, strict=True)]
+        kept = [part.ref for part in self._read(shrunk.kept).parts] if shrunk.kept else []
+        keeper = None if owner is None else self._owned(owner)
+        return Draft(shrunk.tree, outgoing, fresh=fresh, kept=kept, owner=keeper)
 
     def _name(self, pending: Pending, ref: ContentRef | None) -> ContentRef:
         if (
             ref is None
-        ):  # texts, bytes and what is made of them: there is nothing that a codec could not know
+        ):  # of what texts, bytes and numbers are in, there is nothing that a codec does not know
             raise InvalidInputError(f"{pending.path} cannot be encoded.")
         pending.stub.update(self._seals.write(Part(ref, pending.items)))
         return ref
+
+    def _owned(self, owner: str) -> str:
+        """The name of a pin: no tenant's is another's, whatever either is called."""
+        if not self._tenant:
+            return owner
+        return f"{self._tenant.replace('%', '%25').replace(':', '%3A')}:{owner}"
+
+    def _pinning(self, owner: str, refs: list[ContentRef]) -> Callable[[], None]:
+        self._runtime.check_owner(owner)
+        draft = Draft(None, Outgoing([], []), fresh=[], kept=refs, owner=self._owned(owner))
+        return partial(draft.store, self._runtime, self._lives)
+
+    def _read(self, tree: Any, *, within: list[list[Any]] | None = None) -> Gaps:
+        with _room():
+            return Gaps(tree, self._seals, within=within)
 
     def _bounded(self, gaps: Gaps) -> Gaps:
         size = sum(part.ref.size for part in gaps.parts)
@@ -224,24 +259,6 @@ class Externalizer:
                 f"part of it, or raise max_bytes."
             )
         return gaps
-
-
-class _Draft:
-    """A tree whose values are encoded, and not stored yet."""
-
-    def __init__(self, tree: Any, outgoing: Outgoing, refs: list[ContentRef]) -> None:
-        self.tree = tree
-        self._outgoing = outgoing
-        self._refs = refs
-
-    def needs_store(self, owner: str | None) -> bool:
-        return bool(self._outgoing.encoded or (owner is not None and self._refs))
-
-    def store(self, runtime: Runtime, owner: str | None) -> None:
-        if owner is None:
-            runtime.store(self._outgoing)
-        else:
-            runtime.keep(self._outgoing, owner, self._refs)
 
 
 def _limits(threshold: object, segment: object) -> Limits:
@@ -265,3 +282,15 @@ def _stateful(given: object) -> Stateful:
 
 async def _result(given: Any) -> Any:
     return await given if inspect.isawaitable(given) else given
+
+
+@contextmanager
+def _room() -> Generator[None]:
+    """A tree may be within bounds, and the stack too full for it."""
+    try:
+        yield
+    except RecursionError:
+        raise InvalidInputError(
+            "The tree is nested more levels deep than this thread's stack has room for now. Call from a "
+            "thread of its own, or from higher up."
+        ) from None

@@ -89,10 +89,7 @@ class Gaps:
         return self._dict(tree, depth, counts=counts)
 
     def _gap(self, part: Part, *, is_item: bool) -> _Gap:
-        if part.items is not None and not is_item:
-            raise InvalidRefError(
-                f"The ref to {part.ref.hash} stands for {part.items:,} items of a list, and is in none."
-            )
+        _check_place(part, is_item=is_item)
         self.parts.append(part)
         return _Gap(len(self.parts) - 1)
 
@@ -132,8 +129,8 @@ class Gaps:
         return _Gap(-1, new, tree) if places else like(tree, new)
 
 
-def adopt(tree: Any, seals: Seals, depth: int = 0) -> Any:
-    """The tree with stubs in place of the dicts that are read as wire forms."""
+def adopt(tree: Any, seals: Seals, depth: int = 0, *, is_item: bool = False) -> Any:
+    """The tree with stubs, sealed by the first key, in place of the dicts that are read as wire forms."""
     if not isinstance(tree, (dict, list, tuple)):
         return tree
     if depth > _DEPTH:
@@ -141,13 +138,21 @@ def adopt(tree: Any, seals: Seals, depth: int = 0) -> Any:
     if isinstance(tree, dict):
         read = seals.read(tree) if is_marker(tree) else None
         if isinstance(read, Part):
-            return Stub(tree)
+            _check_place(read, is_item=is_item)
+            return Stub(seals.write(read))
         data = tree if read is None else read.data
         new = {key: adopt(value, seals, depth + 1) for key, value in data.items()}
         if read is not None:
             return escape(new)
         return tree if all(new[key] is value for key, value in tree.items()) else new
-    items = [adopt(item, seals, depth + 1) for item in tree]
+    items = [adopt(item, seals, depth + 1, is_item=isinstance(tree, list)) for item in tree]
     if all(one is other for one, other in zip(items, tree, strict=True)):
         return tree
     return like(tree, items)
+
+
+def _check_place(part: Part, *, is_item: bool) -> None:
+    if part.items is not None and not is_item:
+        raise InvalidRefError(
+            f"The ref to {part.ref.hash} stands for {part.items:,} items of a list, and is in none."
+        )

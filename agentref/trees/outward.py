@@ -73,13 +73,17 @@ class _Walk:
         self.kept: list[Stub] = []
         self.stuck: list[list[Any]] = []
 
-    def visit(self, part: Any, *, is_root: bool = False) -> _Seen:
+    def visit(self, part: Any, *, is_root: bool = False, in_list: bool = False) -> _Seen:
         kind = type(part)
         if kind is str or kind in _BYTES:
             return self._leaf(part)
         if kind in _NUMBERS:
             return (part, _NUMBER, _NUMBER, _PLAIN)
         if kind is Stub:
+            if is_segment(part) and not in_list:
+                raise InvalidInputError(
+                    f"{self._path()} stands for items of a list, and is in none. Rehydrate the list."
+                )
             self.kept.append(part)
             return (part, _STUB, _STUB, _REFERS)
         if len(self._where) >= MAX_DEPTH:
@@ -111,16 +115,16 @@ class _Walk:
         inline = whole = 2
         kind = _PLAIN if type(part) is dict else _FOREIGN
         new: dict[Any, Any] = part
-        small = max(self._limits.threshold // 4, _NUMBER)
-        large = small + 1
-        for key, value in part.items():
+        small = self._limits.threshold // 4
+        items = list(part.items())  # another thread may add some
+        for key, value in items:
             if type(key) is str:
                 own = len(key) + 6
             else:
                 own, kind = _NUMBER, _FOREIGN
             of = type(value)
-            size = len(value) if of is str else _NUMBER if of in _NUMBERS else large
-            if size <= small:  # most of it; worth no call
+            if (of is str and len(value) <= small) or of in _NUMBERS:  # most of it; worth no call
+                size = len(value) if of is str else _NUMBER
                 inline += own + size
                 whole += own + size
                 continue
@@ -132,7 +136,7 @@ class _Walk:
             kind = max(kind, its_kind)
             if other is not value:
                 if new is part:
-                    new = dict(part)
+                    new = dict(items)
                 new[key] = other
         if self._is_large(inline) and kind == _PLAIN and not is_root:
             return self._as_one(part, mark, whole)
@@ -140,35 +144,37 @@ class _Walk:
 
     def _sequence(self, part: Any, *, is_root: bool) -> _Seen:
         mark, where = len(self.pending), self._where
-        if type(part) is list and len(part) * _NUMBER > self._limits.threshold and _are_numbers(part):
-            return self._as_one(part, mark, len(part) * _NUMBER)
+        is_list = type(part) is list
+        items = list(part)  # another thread may take some away
+        if is_list and len(items) * _NUMBER > self._limits.threshold and _are_numbers(items):
+            return self._as_one(items, mark, len(items) * _NUMBER)
         new: list[Any] = []
         inlines: list[int] = []
         whole, begun, stubs = 2, mark, 0
         kind = _PLAIN if type(part) in {list, tuple} else _FOREIGN
         segments = Segments(self._limits.segment, self._limits.threshold, self._limits.threshold * _LARGE)
-        for index, item in enumerate(part):
+        for index, item in enumerate(items):
             where.append(index)
-            other, its_inline, its_whole, its_kind = self.visit(item)
+            other, its_inline, its_whole, its_kind = self.visit(item, in_list=is_list)
             where.pop()
             new.append(other)
             inlines.append(its_inline)
             whole += its_whole
             kind = max(kind, its_kind)
-            if type(part) is not list:
+            if not is_list:
                 continue
             stubs += is_segment(item)
             if segments.add(its_whole, is_plain=its_kind == _PLAIN):
                 del self.pending[begun:]  # a segment is stored as it is, whatever is in it
             if segments.is_empty:
                 begun = len(self.pending)
-        if kind == _REFERS and stubs < len(part) and len(part) - stubs >= self._limits.segment:
+        if is_list and kind == _REFERS and len(items) - stubs >= self._limits.segment:
             self.stuck.append(part)
-        self._seal(part, segments.closed, new, inlines)
+        self._seal(items, segments.closed, new, inlines)
         inline = 2 + sum(inlines)
         if self._is_large(inline) and kind == _PLAIN and not is_root:
             return self._as_one(part, mark, whole)
-        return _alike(part, new), inline, whole, kind
+        return (part if _are_same(new, items) else like(part, new)), inline, whole, kind
 
     def _seal(self, part: Any, closed: list[tuple[int, int]], new: list[Any], inlines: list[int]) -> None:
         for begin, end in reversed(closed):
@@ -196,6 +202,5 @@ def _are_numbers(part: list[Any]) -> bool:
     return _NUMBERS.issuperset(map(type, part))
 
 
-def _alike(part: Any, new: list[Any]) -> Any:
-    """The sequence itself if nothing in it changed; one of its kind if something did."""
-    return part if len(new) == len(part) and all(map(is_, new, part)) else like(part, new)
+def _are_same(new: list[Any], items: list[Any]) -> bool:
+    return len(new) == len(items) and all(map(is_, new, items))

@@ -124,6 +124,12 @@ def test_auto_adapt_takes_the_store_that_was_configured():
 def test_auto_adapt_says_what_is_missing():
     with pytest.raises(errors.ConfigurationError, match="backend="):
         agentref.auto_adapt(State, "langgraph")
+    with pytest.raises(errors.StateDefinitionError, match="AgentRefState"):
+        agentref.auto_adapt(dict, "autogen", backend=InMemoryCAS())
+    with pytest.raises(
+        errors.InvalidInputError, match="takes no inline_threshold_bytes; its options are also"
+    ):
+        agentref.auto_adapt(State, "autogen", backend=InMemoryCAS(), inline_threshold_bytes=9)
     with pytest.raises(errors.ConfigurationError, match="history storage"):
         agentref.auto_adapt(State, "ag2", backend=InMemoryCAS())
     with pytest.raises(errors.InvalidInputError, match="FilesystemCAS"):

@@ -4,6 +4,9 @@ import asyncio
 import json
 import math
 import random
+import sys
+import threading
+import time
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
@@ -272,6 +275,12 @@ class TestSeals:
         new = over_json(rotated.externalize({"a": LARGE}))
         assert self.sealed(cas, keys=OTHER_KEY).rehydrate(new) == {"a": LARGE}
 
+    def test_what_is_adopted_is_sealed_by_the_first_key(self, cas):
+        wire = over_json(self.sealed(cas).externalize([{"c": LARGE, REF_KEY: 1}] * 40))
+        rotated = self.sealed(cas, keys=[OTHER_KEY, KEY])
+        again = over_json(rotated.externalize(rotated.adopt(wire)))
+        assert self.sealed(cas, keys=OTHER_KEY).rehydrate(again) == [{"c": LARGE, REF_KEY: 1}] * 40
+
     @pytest.mark.parametrize(
         "options", [{"keys": b"short"}, {"keys": ["k" * 32]}, {"tenant": "x"}, {"tenant": 3, "keys": KEY}]
     )
@@ -348,6 +357,42 @@ class TestWhatComesFromOutside:
             with pytest.raises(errors.InvalidInputError, match="levels deep"):
                 verb(tree)
 
+    def test_a_stack_that_is_nearly_full(self, external):
+        def deep(frames, tree):
+            return deep(frames - 1, tree) if frames else external.rehydrate(tree)
+
+        tree = 1
+        for _ in range(400):
+            tree = [tree]
+        with pytest.raises(errors.InvalidInputError, match="room"):
+            deep(sys.getrecursionlimit() - 300, tree)
+
+    def test_a_segment_that_was_taken_out_of_its_list(self, external):
+        segment = external.externalize([{"c": LARGE}] * 40)[0]
+        for tree in ({"first": segment}, segment, (segment,), {"a": {"b": segment}}):
+            with pytest.raises(errors.InvalidInputError, match="items of a list"):
+                external.externalize(tree)
+            with pytest.raises(errors.InvalidRefError, match="in none"):
+                external.adopt((over_json(segment),) if isinstance(tree, tuple) else over_json(tree))
+
+    def test_a_list_that_another_thread_shortens(self, external):
+        stopped, items = threading.Event(), [{"c": "x" * 500, "n": n} for n in range(500)]
+
+        def shorten():
+            while not stopped.is_set():
+                del items[250:]
+                items.extend({"c": "x" * 500, "n": n} for n in range(250, 500))
+
+        thread = threading.Thread(target=shorten)
+        thread.start()
+        try:
+            for _ in range(60):
+                back = external.rehydrate(external.externalize(items))
+                assert [item["n"] for item in back] == list(range(len(back)))
+        finally:
+            stopped.set()
+            thread.join()
+
     def test_what_holds_itself(self, external, cas):
         loop = [LARGE]
         loop.append(loop)
@@ -397,6 +442,87 @@ class TestLives:
 
         with pytest.raises(errors.ConfigurationError, match="pins"):
             Externalizer(CAS(Blobs())).externalize({"a": LARGE}, owner="run")
+
+    def test_what_was_there_already_lives_on_when_it_is_saved_again(self, tmp_path):
+        with FilesystemCAS(tmp_path, default_ttl_seconds=1) as cas:
+            external, history, count = Externalizer(cas), [], 0
+            begun = time.monotonic()
+            while time.monotonic() - begun < 2.5:
+                history = external.externalize(
+                    external.adopt(over_json([*history, {"c": LARGE, "n": count}]))
+                )
+                time.sleep(0.05)
+                count += 1
+            ends = {info.digest: info.expires_at for info in cas._prunable().scan()}
+            assert all(ends[ref.digest] > time.time() + 0.3 for ref in external.refs(history))
+            assert len(external.rehydrate(history)) == count
+
+    def test_what_an_owner_kept_is_for_ever_once_it_is_saved_without_one(self, tmp_path):
+        with FilesystemCAS(tmp_path) as cas:
+            small = Externalizer(cas).externalize({"a": LARGE}, owner="run")
+            external = Externalizer(cas)
+            external.externalize(external.adopt(over_json(small)))
+            assert {info.expires_at for info in cas._prunable().scan()} == {math.inf}
+
+    @pytest.mark.parametrize("owner", [None, "run"])
+    def test_a_save_that_refers_to_what_is_gone_raises(self, tmp_path, owner):
+        with FilesystemCAS(tmp_path) as cas:
+            wire = over_json(Externalizer(cas).externalize({"a": LARGE}))
+            external = Externalizer(cas)
+            cas.delete(external.refs(wire)[0].hash)
+            for verb in (
+                lambda: external.externalize(external.adopt(wire), owner=owner),
+                lambda: external.pin("run", wire),
+                lambda: asyncio.run(external.apin("run", wire)),
+            ):
+                with pytest.raises(errors.BlobNotFoundError):
+                    verb()
+            assert not list(cas.iter_pins())
+
+    def test_pin_keeps_what_a_tree_refers_to(self, tmp_path):
+        with FilesystemCAS(tmp_path) as cas:
+            external = Externalizer(cas)
+            small = external.externalize({"a": LARGE, "b": [{"c": LARGE}] * 40})
+            external.pin("one", over_json(small))
+            asyncio.run(external.apin("other", small))
+            for owner in ("one", "other"):
+                pinned = {row.digest for row in cas._prunable().scan_pins() if row.owner == owner}
+                assert pinned == {ref.digest for ref in external.refs(small)}
+
+    @pytest.mark.parametrize(("ann", "bob"), [("ann", "bob"), ("a", "a:b"), ("a:b", "a%3Ab")])
+    def test_no_tenant_lets_go_of_what_another_keeps(self, tmp_path, ann, bob):
+        with FilesystemCAS(tmp_path) as cas:
+            one, other = (Externalizer(cas, keys=KEY, tenant=tenant) for tenant in (ann, bob))
+            one.externalize({"a": LARGE}, owner="b:chat")
+            other.release("b:chat")
+            other.release("chat")
+            assert len(list(cas.iter_pins())) == 1
+            one.release("b:chat")
+            assert not list(cas.iter_pins())
+
+    def test_who_is_cancelled_learns_of_it_when_the_pin_is_there(self, tmp_path):
+        async def run(cas):
+            external = Externalizer(cas)
+            verbs, begun = cas._prunable(), threading.Event()
+            pin = verbs.pin
+
+            def slowly(*given, **how):
+                begun.set()
+                time.sleep(0.2)
+                pin(*given, **how)
+
+            verbs.pin = slowly
+            task = asyncio.create_task(external.aexternalize({"a": LARGE}, owner="run"))
+            await asyncio.to_thread(begun.wait)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await external.arelease("run")
+            await asyncio.sleep(0.3)
+            assert not list(cas.iter_pins())
+
+        with FilesystemCAS(tmp_path) as cas:
+            asyncio.run(run(cas))
 
 
 class TestObjectsThatSaveTheirState:
