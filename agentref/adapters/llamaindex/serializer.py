@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from typing import Any, Final, Unpack
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 from workflows.context.serializers import JsonSerializer
 from workflows.context.utils import get_qualified_name
 
+from agentref.adapters.llamaindex.dumping import dumped_with_bytes, holds_bytes
 from agentref.adapters.llamaindex.envelopes import closed, opened
 from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
 from agentref.errors import AgentRefError, InvalidInputError
@@ -31,7 +31,7 @@ class AgentRefSerializer(JsonSerializer):
 
     For state, events and pydantic models alike, with no change to the workflow. Bytes of any size are
     accepted and come back as bytes, except within events that a tick or queue carries, which LlamaIndex
-    dumps on its own: there they must be UTF-8, as without agentref. Names of classes are never
+    dumps on its own: there they must be UTF-8, as without agentref, and a field of no type gets a text. Names of classes are never
     externalized, so that `allowed_types` holds as before. A text that holds refs is marked; any other is
     what `JsonSerializer` writes, and is read as that reads it, so that nothing in it is taken for a ref.
 
@@ -86,10 +86,7 @@ class AgentRefSerializer(JsonSerializer):
     def serialize(self, value: Any) -> str:
         """A value as JSON text, once all that is large in it is stored."""
         try:
-            try:
-                tree = self.serialize_value(value)
-            except (PydanticSerializationError, UnicodeDecodeError):
-                tree = _trees.serialize_value(value)
+            tree = (_trees if holds_bytes(value) else self).serialize_value(value)
             trees = opened(tree)
             shrunk = self._externalizer.externalize(trees, all_bytes=True)
             if shrunk is trees and not _is_marked(tree):
@@ -139,28 +136,13 @@ class _Trees(JsonSerializer):
     """JSON trees, but for bytes in them."""
 
     def serialize_value(self, value: Any) -> Any:
-        try:
-            return super().serialize_value(value)
-        except (PydanticSerializationError, UnicodeDecodeError):
-            if not isinstance(value, BaseModel):
-                raise
+        if isinstance(value, BaseModel) and not hasattr(value, "class_name") and holds_bytes(value):
             return {
                 "__is_pydantic": True,
-                "value": _jsonable(value.model_dump()),
+                "value": dumped_with_bytes(value),
                 "qualified_name": get_qualified_name(value),
             }
+        return super().serialize_value(value)
 
 
 _trees = _Trees()
-
-
-def _jsonable(part: Any) -> Any:
-    """As pydantic's mode "json", except that bytes stay bytes."""
-    if isinstance(part, dict):
-        return {
-            key if isinstance(key, str) else next(iter(to_jsonable_python({key: None}))): _jsonable(value)
-            for key, value in part.items()
-        }
-    if isinstance(part, (list, tuple, set, frozenset)):
-        return [_jsonable(item) for item in part]
-    return part if isinstance(part, (bytes, bytearray)) else to_jsonable_python(part)

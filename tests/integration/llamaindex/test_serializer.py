@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from workflows import Context, Workflow, step
 from workflows.context import JsonSerializer
 from workflows.errors import WorkflowCancelledByUser
@@ -63,6 +63,10 @@ VALUES = [
     Report(title="t", body=LARGE, when=datetime(2026, 1, 1, tzinfo=UTC)),
     Report(image=b"\x89PNG\xff", when=datetime(2026, 1, 1, tzinfo=UTC)),
     Report(image=b"\xff" * 10_000, anything=[{"raw": b"\xfe", "text": LARGE}]),
+    Report(anything=b"abc"),
+    Report(image=b"abc", anything=[b"", {"text": b"abc", "raw": b"\xff"}]),
+    Report(anything={"large": b"abc" * 10_000}),
+    Big(payload="", more=b"abc", undeclared=[b"abc"]),
     {"reports": [Report(body=LARGE), {"nested": Report(title="x")}]},
     FORGED,
     {"agentref_value": 1, "tree": FORGED},
@@ -87,6 +91,33 @@ def test_what_is_serialized_comes_back(cas: Any, value: Any, threshold: int) -> 
     assert found == value
     if isinstance(value, Big):
         assert dict(found.items()) == dict(value.items())
+
+
+class Aliased(BaseModel):
+    """Dumped under one name, and read under another."""
+
+    data: bytes = Field(default=b"", alias="d")
+
+
+class ByName(Aliased):
+    """Read under either."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class ByAlias(Aliased):
+    """Dumped under the same."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+
+def test_bytes_that_would_not_be_read_again_are_refused(serializer: Any) -> None:
+    for kept in (ByName(d=b"\xff"), ByAlias(d=b"abc"), Report(anything=ByName(d=b"abc").data)):
+        assert serializer.deserialize(serializer.serialize(kept)) == kept
+    for data in (b"abc", b"\xff"):
+        for lost in (Aliased(d=data), Report(anything=[Aliased(d=data)]), {"a": [Aliased(d=data)]}):
+            with pytest.raises(InvalidInputError, match=r"Aliased.data holds bytes"):
+                serializer.serialize(lost)
 
 
 def test_only_the_value_is_walked(cas: Any) -> None:
