@@ -83,8 +83,9 @@ class LlamaIndexAdapter(Generic[StateT]):
     def schema(self) -> type[BaseModel]:
         """The pydantic model for `Context[...]`, and so for typed state; the same object at each call.
 
-        `ctx.store` then refuses names that are no fields, inline fields are validated and come back from
-        JSON in their types, and external ones hold the wire form of a ref, or None. Without it (`Context`
+        `ctx.store` then refuses names that are no fields, `context_store` refuses inline values of another
+        type, they come back from JSON in their types, and external fields hold the wire form of a ref, or
+        None. Without it (`Context`
         alone) the state is LlamaIndex's `DictState`. `context_store` works over both, and over a user's own
         model with the same fields, external ones annotated with `Any`.
         """

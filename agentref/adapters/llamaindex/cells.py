@@ -54,6 +54,15 @@ def check_model(model: Any, schema: Schema) -> None:
                 f"The context's state is a {model.__qualname__}, which has no field {name!r}. Annotate the "
                 f"steps with Context[adapter.schema()], or give that model all fields of {schema.name}."
             )
+        if model.model_config.get("frozen") or field.frozen:
+            raise ConfigurationError(
+                f"{model.__qualname__}.{name} is frozen, so no step could write it. Leave `frozen` out."
+            )
+        if name in schema.external and field.exclude:
+            raise ConfigurationError(
+                f"{model.__qualname__}.{name} has exclude=True, so no saved context would hold its ref. "
+                f"Leave that out: a ref is small."
+            )
         if name in schema.external and not _takes_wire(field.annotation):
             raise ConfigurationError(
                 f"{model.__qualname__}.{name} cannot hold a ref, which is a dict: annotate it with Any, "

@@ -76,11 +76,12 @@ class ContextStore(Generic[StateT]):
 
         An external value is stored, and the context gets its ref; a `ContentRef` is taken as it is. Setting
         a part of one loads it, changes it and stores it anew. Raises `InlineSizeExceeded` for an inline
-        value that is larger than the adapter's limit.
+        value that is larger than the adapter's limit, and `InvalidInputError` for one that is not of the
+        type that the context's model declares, or would come back as another.
         """
         name = self._field_of(path)
         if path == name:
-            cell = await self._fields.cell(name, value, self._owner)
+            cell = await self._fields.cell(name, value, self._owner, self._store.state_type)
             await self._store.set(name, cell)
             return
         async with self._store.edit_state() as model:
@@ -89,7 +90,7 @@ class ContextStore(Generic[StateT]):
                 set_by_path(holder, path, value)
             except (AttributeError, TypeError, ValueError, LookupError) as error:
                 raise InvalidInputError(f"Path {path!r:.200} cannot be set: {error}") from error
-            write_cell(model, name, await self._fields.cell(name, holder[name], self._owner))
+            write_cell(model, name, await self._fields.cell(name, holder[name], self._owner, type(model)))
 
     async def get_state(self) -> StateT:
         """The state as it is now, its external fields not loaded: `await state.aload("docs")` before they
@@ -104,7 +105,7 @@ class ContextStore(Generic[StateT]):
         Whatever other steps wrote since `state` was read is overwritten: see `edit_state`.
         """
         self._check(state)
-        cells = await self._fields.cells_of(state, state, self._owner)
+        cells = await self._fields.cells_of(state, state, self._owner, self._store.state_type)
         async with self._store.edit_state() as model:
             self._write(model, cells, type(state).schema().fields)
 
@@ -122,7 +123,7 @@ class ContextStore(Generic[StateT]):
             state = self._state(cells)
             yield state
             changed = self._fields.changed(state)
-            self._write(model, await self._fields.cells_of(state, changed, self._owner), ())
+            self._write(model, await self._fields.cells_of(state, changed, self._owner, type(model)), ())
 
     async def clear(self) -> None:
         """Make the fields of the state class as they were at first. Other entries of the context stay."""

@@ -31,9 +31,10 @@ class AgentRefSerializer(JsonSerializer):
 
     For state, events and pydantic models alike, with no change to the workflow. Bytes of any size are
     accepted and come back as bytes, except within events that a tick or queue carries, which LlamaIndex
-    dumps on its own: there they must be UTF-8, as without agentref, and a field of no type gets a text. Names of classes are never
-    externalized, so that `allowed_types` holds as before. A text that holds refs is marked; any other is
-    what `JsonSerializer` writes, and is read as that reads it, so that nothing in it is taken for a ref.
+    dumps on its own: there they must be UTF-8, as without agentref, and become a text in a field that is
+    not declared as bytes. Names of classes are never externalized, so that `allowed_types` holds as before.
+    A text that holds refs is marked; any other is what `JsonSerializer` writes, and is read as that reads
+    it, so that nothing in it is taken for a ref.
 
     It is called on the event loop and waits for the store there. Over a store on the network use
     `AgentRefStateStorage` or `AgentRefWorkflowStore`, which do not.
