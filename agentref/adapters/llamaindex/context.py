@@ -56,7 +56,10 @@ class ContextStore(Generic[StateT]):
         name = self._field_of(path)
         cells = await self._cells()
         holder = await self._holder(name, cells)
-        found = get_by_path(holder, path, _NOTHING)
+        try:
+            found = get_by_path(holder, path, _NOTHING)
+        except ValueError:  # of more segments than LlamaIndex follows
+            found = _NOTHING
         if found is not _NOTHING:
             # What was loaded is nobody else's.
             return copied(found) if name in cells and holder[name] is cells[name] else found
@@ -115,8 +118,10 @@ class ContextStore(Generic[StateT]):
 
         No other write of this run comes in between: keep the block short. If it raises, nothing changes.
         Reads elsewhere see the state before it. Inside, `get` does too, and a write through the store, this
-        one or `ctx.store`, is a `RuntimeError`. Reading an external field loads it, which blocks, so
-        `await state.aload("docs")` first. What was read or assigned is stored, the rest keeps its ref.
+        one or `ctx.store`, is a `RuntimeError`; one from another task waits for the block to end, so a
+        block that awaits that task, by `gather` or `wait_for` say, never ends. Reading an external field
+        loads it, which blocks, so `await state.aload("docs")` first. What was read or assigned is stored,
+        the rest keeps its ref.
         """
         async with self._store.edit_state() as model:
             cells = read_cells(model, self._fields.schema)

@@ -2,9 +2,11 @@
 
 # ruff: noqa: SLF001  (a facade says in private ways only where it keeps what)
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Unpack
+from weakref import WeakValueDictionary
 
 from llama_agents.server import AbstractWorkflowStore, HandlerQuery, PersistentHandler
 from llama_agents.server._store.abstract_workflow_store import (
@@ -66,6 +68,9 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         self._externalizer = externalizer_of(type(self).__name__, backend, options)
         self._stored = Stored(self._externalizer, or_large=True)
         super().__init__()
+        # Rows of a run are written in the order of the calls: the first may take longest to externalize.
+        self._tick_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._event_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # One cache, so that what the store inside evicts is evicted.
         self._state_store_cache = inner._state_store_cache
         self.poll_interval = inner.poll_interval
@@ -123,8 +128,9 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
 
     async def append_event(self, run_id: str, event: Any) -> None:
         """Keep an event of a run."""
-        value = await self._stored.shrunk(event.value)
-        await self._inner.append_event(run_id, event.model_copy(update={"value": value}))
+        async with _lock_of(run_id, self._event_locks):
+            value = await self._stored.shrunk(event.value)
+            await self._inner.append_event(run_id, event.model_copy(update={"value": value}))
 
     async def query_events(
         self, run_id: str, after_sequence: int | None = None, limit: int | None = None
@@ -143,7 +149,8 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
 
     async def append_tick(self, run_id: str, tick_data: dict[str, Any]) -> None:
         """Keep a tick of a run."""
-        await self._inner.append_tick(run_id, await self._shrunk_tick(tick_data))
+        async with _lock_of(run_id, self._tick_locks):
+            await self._inner.append_tick(run_id, await self._shrunk_tick(tick_data))
 
     async def after_tick(self, run_id: str, tick_data: dict[str, Any]) -> None:
         """A tick has been worked off."""
@@ -194,6 +201,10 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
             event.model_copy(update={"event": event.event.model_copy(update={"value": value})})
             for event, value in zip(events, values, strict=True)
         ]
+
+
+def _lock_of(run_id: str, locks: WeakValueDictionary[str, asyncio.Lock]) -> asyncio.Lock:
+    return locks.setdefault(run_id, asyncio.Lock())
 
 
 async def _generator(source: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import signal
 import sqlite3
 import subprocess
@@ -317,6 +318,17 @@ def test_a_store_that_is_down_is_a_typed_error_for_reads_and_for_state(
                 await fails
         offline.end()
         assert await state.get("docs") == text
+
+    run(scenario())
+
+
+def test_rows_are_written_in_the_order_of_the_calls(store: Any) -> None:
+    async def scenario() -> None:
+        values = [{"n": n, "payload": secrets.token_hex(400_000 if n % 2 == 0 else 4)} for n in range(8)]
+        await asyncio.gather(*(store.append_event("run", envelope(value)) for value in values))
+        await asyncio.gather(*(store.append_tick("run", value) for value in values))
+        assert [event.event.value for event in await store.query_events("run")] == values
+        assert [tick.tick_data for tick in await store.get_ticks("run")] == values
 
     run(scenario())
 
