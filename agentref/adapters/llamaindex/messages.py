@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from llama_index.core.llms import ChatMessage
+from pydantic_core import PydanticSerializationError
 
 from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of, name_fault
 from agentref.errors import AgentRefError, InvalidInputError
@@ -22,7 +23,8 @@ class Messages:
     """Puts stand-ins in place of large messages, and messages in place of stand-ins. Thread-safe.
 
     A stand-in has the role of its message and no content: what it stands for is in `additional_kwargs`. A
-    message that holds nothing large stays as it is; one that looks like a stand-in gets one.
+    message that holds nothing large stays as it is, and so does one that cannot be dumped as JSON; one that
+    looks like a stand-in gets one.
     """
 
     def __init__(self, owner: str, backend: CAS | Externalizer | None, options: TreeOptions) -> None:
@@ -59,9 +61,22 @@ class Messages:
         return _filled(messages, found)
 
 
-def _trees(messages: Sequence[ChatMessage]) -> tuple[dict[str, Any], ...]:
+def _trees(messages: Sequence[ChatMessage]) -> tuple[dict[str, Any] | None, ...]:
     """A tuple, which is never cut into segments: each message stands on its own."""
-    return tuple(message.model_dump(mode="json") for message in messages)
+    return tuple(map(_tree, messages))
+
+
+def _tree(message: ChatMessage) -> dict[str, Any] | None:
+    """None for a message that holds what is no JSON: whether it can be kept is up to the store inside."""
+    try:
+        return message.model_dump(mode="json")
+    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
+        if _is_stand_in(message):
+            raise InvalidInputError(
+                f"A chat message has {_MARK!r} among its additional_kwargs, and holds what is no JSON, so "
+                f"it could not be told from one of agentref's: {error}. Use another name."
+            ) from error
+        return None
 
 
 def _stand_ins(
