@@ -50,6 +50,12 @@ def check_model(model: Any, schema: Schema) -> None:
         if field is None:
             if issubclass(model, DictLikeModel) or model.model_config.get("extra") == "allow":
                 continue
+            if issubclass(model, CellModel):
+                raise ConfigurationError(
+                    f"The context's state is of another state class than this {schema.name}: it has no "
+                    f"field {name!r}. If there are two of that name, a context that is restored finds the "
+                    f"one that an adapter was made for last: rename one."
+                )
             raise ConfigurationError(
                 f"The context's state is a {model.__qualname__}, which has no field {name!r}. Annotate the "
                 f"steps with Context[adapter.schema()], or give that model all fields of {schema.name}."

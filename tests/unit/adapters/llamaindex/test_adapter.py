@@ -1,12 +1,14 @@
 """`LlamaIndexAdapter`: what it refuses, and the model that it makes of a state class."""
 
+import gc
+import weakref
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 import pytest
 from pydantic import BaseModel, ValidationError
 from workflows.context import JsonSerializer
-from workflows.context.state_store import create_cleared_state
+from workflows.context.state_store import InMemoryStateStore, create_cleared_state
 
 from agentref import AgentRefState, Externalized, Inline, field
 from agentref.adapters.llamaindex import LlamaIndexAdapter
@@ -84,6 +86,28 @@ def test_the_model_is_the_same_at_each_call_and_for_each_adapter() -> None:
     assert models == [first.schema(), second.schema()]
     text = JsonSerializer().serialize(models[0](name="ada"))
     assert type(JsonSerializer().deserialize(text)) is models[1]
+
+
+def test_a_model_goes_with_its_state_class() -> None:
+    def made(name: str) -> LlamaIndexAdapter[Any]:
+        return adapter(type("Local", (AgentRefState,), {"__annotations__": {name: Inline[str]}}))
+
+    first = made("a")
+    text = JsonSerializer().serialize(first.schema()(a="ada"))
+    second = made("b")
+    found = JsonSerializer().deserialize(text)
+    assert type(found) is second.schema()
+    with pytest.raises(ConfigurationError, match="two of that name"):
+        first.context_store(InMemoryStateStore(found))
+    gone = weakref.ref(second.state_class)
+    del second, found
+    gc.collect()
+    assert gone() is None
+    assert type(JsonSerializer().deserialize(text)) is first.schema()
+    del first
+    gc.collect()
+    with pytest.raises(AttributeError, match="imported first"):
+        JsonSerializer().deserialize(text)
 
 
 def test_the_model_has_typed_inline_fields_and_untyped_cells() -> None:
