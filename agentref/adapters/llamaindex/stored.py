@@ -46,9 +46,9 @@ class Stored:
         """Each tree as it was, in one batch."""
         return await self._whole(trees, [_MARK in tree and isinstance(tree, dict) for tree in trees])
 
-    async def shrunk_text(self, text: str) -> str:
-        """The text, or what stands for it."""
-        marked = await self._shrunk(_taken_apart(text), is_marked=text.startswith(_FRONT))
+    async def shrunk_text(self, text: str, *, inline_bytes: int | None = None) -> str:
+        """The text, or what stands for it. With `inline_bytes` only leaves larger than that get refs."""
+        marked = await self._shrunk(_taken_apart(text), inline_bytes, is_marked=text.startswith(_FRONT))
         return json.dumps(marked) if marked else text
 
     async def whole_texts(self, texts: Sequence[Any]) -> list[Any]:
@@ -60,10 +60,17 @@ class Stored:
             _put_together(tree) if is_ours else tree for tree, is_ours in zip(found, are_ours, strict=True)
         ]
 
-    async def _shrunk(self, tree: Any, *, is_marked: bool) -> dict[str, Any] | None:
+    async def _shrunk(
+        self, tree: Any, threshold: int | None = None, *, is_marked: bool
+    ) -> dict[str, Any] | None:
         try:
             trees = opened(tree)
-            shrunk = await self._externalizer.aexternalize(trees, all_bytes=True)
+            shrunk = await self._externalizer.aexternalize(
+                trees,
+                threshold_bytes=threshold,
+                segment=None if threshold is None else _NEVER,
+                all_bytes=True,
+            )
         except AgentRefError as error:
             if not self._or_large:
                 raise

@@ -189,3 +189,28 @@ def test_what_cannot_be_externalized_is_written_whole_and_said_so(
 
     run(scenario())
     assert ("StoreUnavailableError" in caplog.text or "out of reach" in caplog.text) is ("text" in value)
+
+
+def test_inline_fields_of_typed_state_need_no_content_store(
+    store: Any, adapter: Any, offline: Any, text: str, in_files: Any
+) -> None:
+    async def scenario() -> None:
+        typed = store.create_state_store("run-1", adapter.schema())
+        context = adapter.context_store(typed)
+        large = {f"note {number}": "inline " * 1000 for number in range(8)}
+        await context.set("counts", large)
+        await context.set("docs", [{"text": text}])
+        offline.begin()
+        await context.set("current_step", "second")
+        assert await context.get("current_step") == "second"
+        assert await context.get("counts") == large
+        with pytest.raises(StoreUnavailableError):
+            await context.get("docs")
+        offline.end()
+        assert await context.get("docs") == [{"text": text}]
+        # What went past the adapter is kept out of the record all the same.
+        await typed.set("notes", text)
+        assert await context.get("notes") == text
+
+    run(scenario())
+    assert in_files(text) == []
