@@ -68,6 +68,32 @@ def test_an_adapter_of_another_version_says_which_it_knows(adapter, version, tmp
     assert f"{ADAPTERS[adapter][0]} {version} is installed" in done.stdout and "pip install" in done.stdout
 
 
+@pytest.mark.parametrize("broken", ["missing", "of another version"])
+def test_an_adapter_that_cannot_be_imported_leaves_no_framework_loaded(broken, tmp_path):
+    """Or that framework would count as one that is at work in this process."""
+    if broken == "missing":
+        prepare = "sys.modules['autogen_agentchat'] = None"
+    else:
+        installed(tmp_path, "autogen-agentchat", "0.6.4")
+        prepare = "pass"
+    done = python(
+        f"import sys; {prepare}\n"
+        "import agentref\n"
+        "from agentref.errors import ConfigurationError, NoFrameworkDetectedError\n"
+        "try:\n"
+        "    import agentref.adapters.autogen\n"
+        "except ConfigurationError:\n"
+        "    print('autogen_core' in sys.modules)\n"
+        "try:\n"
+        "    agentref.detect_active_framework()\n"
+        "except NoFrameworkDetectedError:\n"
+        "    print('none')\n",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "none"]
+
+
 @pytest.mark.parametrize(
     ("version", "is_known"),
     [

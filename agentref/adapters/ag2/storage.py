@@ -1,8 +1,10 @@
 """`AgentRefStorage`: around any history storage of AG2, which then gets events without payloads."""
 
+import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from ag2.annotations import Context
 from ag2.context import StreamId
@@ -32,7 +34,11 @@ class AgentRefStorage(Storage):
     is.
 
     The history of a stream pins what it refers to, in a store that keeps pins; `drop_history` lets go of
-    it. `set_history` pins what is new, and what it took away stays pinned until then.
+    it. `set_history` pins what is new, and what it took away stays pinned until then. The owner of the pins
+    is `ag2:NAMESPACE:STREAM`, after the tenant. So two storages with the same streams over one store, as
+    while streams are moved, each need a `namespace`, or dropping one stream frees the other.
+
+    What is written to one stream is written one after the other, in the order of the calls.
 
     Args:
         inner: where events go, and come from.
@@ -40,6 +46,8 @@ class AgentRefStorage(Storage):
         also: more stores, that are only read: the ones that older events refer to.
         threshold_bytes: texts that are larger get a ref.
         keys, tenant: seals for the refs, as for `Externalizer`.
+        namespace: what the inner storage is called among those over this store, the same in each process;
+            its class, if not given. Without colons.
         event_types: classes of your own in events: event classes, dataclasses, pydantic models, enums.
             AG2's codec would construct any class that stored data names; here, only these and AG2's.
         max_bytes: what one `get_history` may load.
@@ -57,6 +65,7 @@ class AgentRefStorage(Storage):
         threshold_bytes: int = DEFAULT_THRESHOLD_BYTES,
         keys: bytes | Sequence[bytes] = (),
         tenant: str = "",
+        namespace: str | None = None,
         event_types: Iterable[type] = (),
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
@@ -68,7 +77,15 @@ class AgentRefStorage(Storage):
             raise InvalidInputError(
                 f"inner is a history storage, with {', '.join(_VERBS)}, not {type(inner).__qualname__}."
             )
+        called: Any = type(inner).__qualname__ if namespace is None else namespace
+        if not isinstance(called, str) or not called or ":" in called:
+            raise InvalidInputError(
+                f"namespace must be a text without colons, and not empty, not {called!r:.60}. Leave it "
+                f"out for the class of the storage inside."
+            )
         self._inner = inner
+        self._namespace = called
+        self._turns: WeakValueDictionary[StreamId, asyncio.Lock] = WeakValueDictionary()
         self._external = Externalizer(
             backend,
             also=also,
@@ -95,8 +112,9 @@ class AgentRefStorage(Storage):
     async def save_event(self, event: BaseEvent, context: Context) -> None:
         """Append an event to the history of its stream. Payloads are stored before the inner storage gets
         it. Raises `StorageError`; then the history is as it was."""
-        (stored,) = await self._stored(context.stream.id, [event])
-        await self._inner.save_event(stored, context)
+        async with self._turn(context.stream.id):
+            (stored,) = await self._stored(context.stream.id, [event])
+            await self._inner.save_event(stored, context)
 
     async def get_history(self, stream_id: StreamId) -> Iterable[BaseEvent]:
         """The events of a stream, in order, with all their payloads, loaded in one batch.
@@ -115,13 +133,26 @@ class AgentRefStorage(Storage):
 
     async def set_history(self, stream_id: StreamId, events: Iterable[BaseEvent]) -> None:
         """Replace the history of a stream. Raises as `save_event` does."""
-        await self._inner.set_history(stream_id, await self._stored(stream_id, list(events)))
+        given = list(events)
+        async with self._turn(stream_id):
+            await self._inner.set_history(stream_id, await self._stored(stream_id, given))
 
     async def drop_history(self, stream_id: StreamId) -> None:
         """Forget a stream, and let go of its payloads: `prune_expired` may take what nothing else keeps."""
-        await self._inner.drop_history(stream_id)
-        if self._pins:
-            await self._external.arelease(_owner(stream_id))
+        async with self._turn(stream_id):
+            await self._inner.drop_history(stream_id)
+            if self._pins:
+                await self._external.arelease(self._owner(stream_id))
+
+    def _owner(self, stream_id: StreamId) -> str:
+        return f"ag2:{self._namespace}:{stream_id}"
+
+    def _turn(self, stream_id: StreamId) -> asyncio.Lock:
+        """Whoever writes to a stream waits for those before: a small event would overtake a large one."""
+        turn = self._turns.get(stream_id)
+        if turn is None:
+            turn = self._turns[stream_id] = asyncio.Lock()
+        return turn
 
     async def _stored(self, stream_id: StreamId, events: list[BaseEvent]) -> list[BaseEvent]:
         """What the inner storage gets: everything large is in the store when this returns."""
@@ -132,7 +163,7 @@ class AgentRefStorage(Storage):
                 datas[index] = self._external.adopt(parsed(event)[1])
             elif (data := self._types.data(event, self._threshold)) is not None:
                 datas[index] = data
-        owner = _owner(stream_id) if self._pins else None
+        owner = self._owner(stream_id) if self._pins else None
         trees = await self._external.aexternalize(datas, owner=owner) if datas else {}
         return [
             _with_refs(event, datas[index], trees[index]) if index in trees else event
@@ -148,7 +179,3 @@ def _with_refs(event: BaseEvent, data: Any, tree: Any) -> BaseEvent:
     return StoredEvent(
         kind=f"{kind.__module__}.{kind.__qualname__}", data=json.dumps(tree), created_at=event.created_at
     )
-
-
-def _owner(stream_id: StreamId) -> str:
-    return f"ag2:{stream_id}"

@@ -4,16 +4,18 @@ Needs the `autogen` extra; importing this room without it raises `MissingExtraEr
 AutoGen that it was not made for `ConfigurationError`.
 """
 
-from agentref.extras import require
+from agentref.extras import check, require
 
-for _distribution in ("autogen-core", "autogen-agentchat"):
-    require(
-        extra="autogen",
-        distribution=_distribution,
-        module=_distribution.replace("-", "_"),
-        since="0.7.5",
-        before="0.8",
-    )
+# All is checked before any is imported: one that is imported counts as a framework that is at work.
+for _look in (check, require):
+    for _distribution in ("autogen-core", "autogen-agentchat"):
+        _look(
+            extra="autogen",
+            distribution=_distribution,
+            module=_distribution.replace("-", "_"),
+            since="0.7.5",
+            before="0.8",
+        )
 
 from agentref.adapters.autogen.adapter import AutoGenAdapter  # noqa: E402
 from agentref.adapters.autogen.context import (  # noqa: E402

@@ -6,9 +6,9 @@ from typing import Any
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
 
 from agentref.adapters.autogen.histories import marked
-from agentref.adapters.autogen.holding import holding
+from agentref.adapters.autogen.holding import holding, tell
 from agentref.adapters.autogen.messages import Messages
-from agentref.adapters.autogen.states import checked_state, load_or_restore
+from agentref.adapters.autogen.states import checked_state, load_or_restore, plain_state
 from agentref.errors import ConfigurationError, InvalidInputError
 from agentref.storage import CAS
 from agentref.trees import (
@@ -65,6 +65,8 @@ class AutoGenAdapter:
             raise ConfigurationError(
                 "AutoGenAdapter needs a store for what is large: backend=FilesystemCAS('./state_blobs')."
             )
+        if isinstance(also, Iterable):
+            also = tuple(also)
         self._external = Externalizer(
             backend,
             also=also,
@@ -75,6 +77,9 @@ class AutoGenAdapter:
             max_bytes=max_bytes,
         )
         self._messages = Messages(custom_message_types)
+        self._stores = {
+            name for each in (*also, backend) for name in (each.backend_id, *each.backend_aliases)
+        }
         self._limits = (threshold_bytes, segment)
 
     @property
@@ -123,9 +128,10 @@ class AutoGenAdapter:
         is not there.
         """
         items = self._messages.plain(_sequence(messages))
-        return marked(
-            self._external.externalize(items, owner=owner, threshold_bytes=threshold_bytes, segment=segment)
+        history = self._external.externalize(
+            items, owner=owner, threshold_bytes=threshold_bytes, segment=segment
         )
+        return marked(_told(history))
 
     async def aexternalize_message_history(
         self,
@@ -137,11 +143,10 @@ class AutoGenAdapter:
     ) -> list[Any]:
         """`externalize_message_history` for the event loop."""
         items = self._messages.plain(_sequence(messages))
-        return marked(
-            await self._external.aexternalize(
-                items, owner=owner, threshold_bytes=threshold_bytes, segment=segment
-            )
+        history = await self._external.aexternalize(
+            items, owner=owner, threshold_bytes=threshold_bytes, segment=segment
         )
+        return marked(_told(history))
 
     def hydrate_message_history(self, history: Sequence[Any]) -> list[Any]:
         """The messages of an externalized history, in order: dicts as dicts, objects as objects.
@@ -166,11 +171,11 @@ class AutoGenAdapter:
     def externalize_state(self, state: Any, *, owner: str | None = None) -> Any:
         """What some `save_state()` returned, with refs in place of what is large. Raises as
         `Externalizer.externalize` does."""
-        return self._external.externalize(state, owner=owner)
+        return _told(self._external.externalize(state, owner=owner))
 
     async def aexternalize_state(self, state: Any, *, owner: str | None = None) -> Any:
         """`externalize_state` for the event loop."""
-        return await self._external.aexternalize(state, owner=owner)
+        return _told(await self._external.aexternalize(state, owner=owner))
 
     def hydrate_state(self, state: Any) -> Any:
         """A state for `load_state()`, of one that was externalized; others come back as they are. Raises as
@@ -187,22 +192,28 @@ class AutoGenAdapter:
         Args:
             obj: what has `save_state()` and `load_state()`. AutoGen asks that it does not run meanwhile.
             owner: pins what the state refers to under this name, until `release`: also what model contexts
-                of ours hold.
+                of ours hold, and what agents in it saved by an adapter.
 
-        Raises `InvalidInputError`, `StorageError`; `obj` is only read.
+        Raises `InvalidInputError`, `StorageError`, and `ConfigurationError` for an owner if a context or an
+        agent in it has an adapter over a store that this one has not, or with other keys or another tenant.
+        `obj` is only read.
         """
         with holding() as held:
-            state = await self._external.save_state(obj, owner=owner)
+            state = await plain_state(obj)
         if owner is not None:
-            await held.pin(owner)
-        return state
+            held.check(self._external, self._stores)
+        state = await self._external.aexternalize(state, owner=owner)
+        if owner is not None:
+            await held.pin(self._external, owner)
+        return _told(state)
 
     async def load_state(self, obj: Stateful, state: Any) -> None:
         """Give `obj` a state that `save_state` returned here or in another process, or one of AutoGen's
         own.
 
         All of it is loaded and checked before `obj` sees any of it, and if `obj` refuses it, `obj` gets
-        back the state that it had. Raises `InvalidInputError` for a state of something else, what
+        back the state that it had. In a state of AutoGen's own nothing was escaped: a dict in it that looks
+        like a ref is taken for one. Raises `InvalidInputError` for a state of something else, what
         `hydrate_message_history` raises, and what `obj` does.
         """
         loaded = await self._external.arehydrate(checked_state(obj, state))
@@ -215,6 +226,11 @@ class AutoGenAdapter:
     async def arelease(self, owner: str) -> None:
         """`release` for the event loop."""
         await self._external.arelease(owner)
+
+
+def _told(tree: Any) -> Any:
+    tell(tree)
+    return tree
 
 
 def _sequence(messages: Any) -> Sequence[Any]:

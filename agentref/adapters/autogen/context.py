@@ -1,7 +1,7 @@
 """A model context whose messages live in a store, and whose state names them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from autogen_core import Component
 from autogen_core.model_context import (
@@ -16,10 +16,11 @@ from pydantic import BaseModel
 
 from agentref.adapters.autogen.adapter import AutoGenAdapter
 from agentref.adapters.autogen.holding import tell
+from agentref.adapters.autogen.kinds import CONTEXT_STATE
 from agentref.adapters.autogen.messages import dump_llm, load_llm
+from agentref.adapters.autogen.owned import Owned
 from agentref.adapters.autogen.registry import adapter_for
 from agentref.adapters.autogen.sealing import SealedMessages
-from agentref.adapters.autogen.states import CONTEXT_STATE
 from agentref.errors import InvalidInputError, InvalidRefError
 
 __all__ = ["AgentRefChatCompletionContext", "AgentRefChatCompletionContextConfig"]
@@ -63,12 +64,17 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         adapter: which store, and how.
         inner: what decides which messages are shown; all of them, if not given. It is used here alone.
         initial_messages: messages to begin with.
-        owner: pins what is stored under this name, until `clear`. Without, a saved state pins it if that
+        owner: pins what is stored under this name, and what a state that is loaded refers to, until
+            `clear`. Without, a saved state pins it if that
             has an owner.
 
     As a component: its config names the store by `backend_id`, and `load_component` asks `register`ed
     adapters for it. Dumping and loading one whose inner context has large initial messages blocks on the
     store.
+
+    A message that is changed after it was added is saved as it is by then, until its segment is sealed;
+    then it stays as it was. One of a class of your own stays in memory as the object that it is, and is
+    saved as AutoGen saves it, as what it inherits from.
 
     For one event loop at a time, as AutoGen's own. A call that raises or is cancelled changed nothing.
     Raises `StorageError`, and when messages are loaded `BlobNotFoundError`, `IntegrityError`.
@@ -98,18 +104,9 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         self._adapter = adapter
         self._external = adapter.externalizer
         self._inner = inner
-        self._owner = owner
+        self._owned = Owned(self._external, owner)
         self._begun = False
-        self._kept = (
-            SealedMessages(
-                self._external,
-                threshold_bytes=adapter.threshold_bytes,
-                segment=adapter.segment,
-                owner=owner,
-            )
-            if type(inner) in _VIEWS
-            else None
-        )
+        self._kept = self._empty() if type(inner) in _VIEWS else None
 
     async def add_message(self, message: LLMMessage) -> None:
         """Add a message. When a segment is full, it is stored before this returns."""
@@ -130,7 +127,9 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
     async def clear(self) -> None:
         """Forget all messages. What was stored stays in the store, but for the pins of `owner`."""
         await self._inner.clear()
-        if self._kept is not None:
+        if self._kept is None:
+            await self._owned.release()
+        else:
             self._begun = True
             await self._kept.clear()
 
@@ -138,17 +137,17 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         """A state that names the messages."""
         if self._kept is not None:
             messages = await (await self._ready(self._kept)).save()
-            tell(self._external, messages)
+            tell(messages)
             return {"type": CONTEXT_STATE, "messages": messages}
-        inner = await self._external.aexternalize(dict(await self._inner.save_state()), owner=self._owner)
-        tell(self._external, inner)
+        inner = await self._owned.externalize(dict(await self._inner.save_state()))
+        tell(inner)
         return {"type": CONTEXT_STATE, "inner": inner}
 
     async def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up a state that was saved here, in another process, or by a context of AutoGen's."""
         is_ours = state.get("type") == CONTEXT_STATE
         if self._kept is not None:
-            await self._take(self._kept, state, is_ours=is_ours)
+            await self._take(state, is_ours=is_ours)
         elif is_ours and "inner" in state:
             await self._inner.load_state(await self._external.arehydrate(state["inner"]))
         elif is_ours:
@@ -157,21 +156,30 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         else:
             await self._inner.load_state(state)
 
-    async def _take(self, kept: SealedMessages, state: Mapping[str, Any], *, is_ours: bool) -> None:
+    async def _take(self, state: Mapping[str, Any], *, is_ours: bool) -> None:
+        kept = self._empty()
         if is_ours and "inner" not in state:
             await kept.replace(_messages(state))
         else:
             plain = await self._external.arehydrate(state["inner"]) if is_ours else state
             kept.put(load_llm(_messages(plain)))
             await kept.seal()
-        self._begun = True
         await self._inner.clear()
+        self._kept, self._begun = kept, True
+
+    def _empty(self) -> SealedMessages:
+        return SealedMessages(
+            self._owned, threshold_bytes=self._adapter.threshold_bytes, segment=self._adapter.segment
+        )
 
     async def _ready(self, kept: SealedMessages) -> SealedMessages:
         """The messages, with those at first that the context inside was made with."""
         if not self._begun:
+            # All of them, whatever the context inside would show.
+            first: list[Any] = await UnboundedChatCompletionContext.get_messages(cast("Any", self._inner))
+            # Of a context that was loaded from its config, they are data.
+            kept.put(load_llm([each])[0] if isinstance(each, dict) else each for each in first)
             self._begun = True
-            kept.put(load_llm(_messages(await self._inner.save_state())))
             await self._inner.clear()
         return kept
 
@@ -187,9 +195,11 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
             await self._inner.clear()
 
     def _to_config(self) -> AgentRefChatCompletionContextConfig:
-        inner = self._external.externalize(self._inner.dump_component().model_dump(), owner=self._owner)
+        inner = self._external.externalize(
+            self._inner.dump_component().model_dump(), owner=self._owned.owner
+        )
         return AgentRefChatCompletionContextConfig(
-            backend_id=self._adapter.backend.backend_id, inner=inner, owner=self._owner
+            backend_id=self._adapter.backend.backend_id, inner=inner, owner=self._owned.owner
         )
 
     @classmethod

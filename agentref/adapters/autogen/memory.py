@@ -16,6 +16,7 @@ from autogen_core.models import SystemMessage
 from pydantic import BaseModel, Field
 
 from agentref.adapters.autogen.adapter import AutoGenAdapter
+from agentref.adapters.autogen.owned import Owned
 from agentref.adapters.autogen.registry import adapter_for
 from agentref.errors import InvalidInputError, MalformedBlobError, UnsupportedTypeError
 from agentref.trees import Stub
@@ -47,7 +48,7 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
         name: as with `ListMemory`.
         memory_contents: what to begin with; storing that blocks.
         owner: pins the contents under this name, until `clear`. Without, they live as long as the store's
-            default says.
+            default says. Loading a dumped memory with an owner pins what it names, which blocks.
 
     For one event loop at a time. A call that raises or is cancelled changed nothing. Raises
     `UnsupportedTypeError` for a dict with more than plain data in it, `StorageError`, and when contents are
@@ -74,7 +75,7 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
         self._adapter = adapter
         self._external = adapter.externalizer
         self._name = name or "default_list_memory"
-        self._owner = owner
+        self._owned = Owned(self._external, owner)
         self._refs: list[Stub] = []
         if memory_contents is not None:
             self.content = list(memory_contents)
@@ -87,12 +88,12 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
     @property
     def content(self) -> list[MemoryContent]:
         """All contents, loaded, which blocks: a new list each time. Setting it stores other ones."""
-        return _contents(self._external.rehydrate(list(self._refs)))
+        return _contents(self._external.rehydrate(self._stored()))
 
     @content.setter
     def content(self, value: list[MemoryContent]) -> None:
         trees = {str(index): _tree(content) for index, content in enumerate(value)}
-        self._refs = _stubs(self._external.externalize(trees, owner=self._owner, threshold_bytes=0))
+        self._refs = _stubs(self._external.externalize(trees, owner=self._owned.owner, threshold_bytes=0))
 
     async def update_context(self, model_context: ChatCompletionContext) -> UpdateContextResult:
         """Add all contents to a model context, as one system message, in the words of `ListMemory`."""
@@ -121,13 +122,7 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
         place = Stub()
         self._refs.append(place)
         try:
-            place.update(
-                *_stubs(
-                    await self._external.aexternalize(
-                        {"0": _tree(content)}, owner=self._owner, threshold_bytes=0
-                    )
-                )
-            )
+            place.update(*_stubs(await self._owned.externalize({"0": _tree(content)}, threshold_bytes=0)))
         except BaseException:
             self._refs = [ref for ref in self._refs if ref is not place]
             raise
@@ -135,22 +130,24 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
     async def clear(self) -> None:
         """Forget all contents. What was stored stays in the store, but for the pins of `owner`."""
         self._refs = []
-        if self._owner is not None:
-            await self._external.arelease(self._owner)
+        await self._owned.release()
 
     async def close(self) -> None:
         """Nothing: the store is the caller's."""
 
     async def _load(self) -> list[MemoryContent]:
-        # One that is being added is not there yet.
-        return _contents(await self._external.arehydrate([ref for ref in self._refs if ref]))
+        return _contents(await self._external.arehydrate(self._stored()))
+
+    def _stored(self) -> list[Stub]:
+        """The refs of what is there: one that is being added is not, yet."""
+        return [ref for ref in self._refs if ref]
 
     def _to_config(self) -> AgentRefMemoryConfig:
         return AgentRefMemoryConfig(
             backend_id=self._adapter.backend.backend_id,
             name=self._name,
-            memory_contents=[dict(ref) for ref in self._refs if ref],
-            owner=self._owner,
+            memory_contents=[dict(ref) for ref in self._stored()],
+            owner=self._owned.owner,
         )
 
     @classmethod
@@ -159,6 +156,8 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
         adopted = memory._external.adopt(config.memory_contents)
         if len(memory._external.refs(adopted)) != len(adopted):
             raise MalformedBlobError("memory_contents of a dumped AgentRefMemory is a list of refs.")
+        if config.owner is not None:
+            memory._external.pin(config.owner, adopted)
         memory._refs = adopted
         return memory
 

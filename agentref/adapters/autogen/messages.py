@@ -1,6 +1,6 @@
 """Message objects as plain data, marked, and back again: only types that AutoGen or the caller names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage, MessageFactory
@@ -17,7 +17,7 @@ from agentref.errors import InvalidInputError, MalformedBlobError, UntrustedType
 from agentref.refs import REF_KEY
 from agentref.trees import Stub
 
-__all__ = ["MESSAGE_KEY", "Messages", "Placed", "dump_llm", "load_llm"]
+__all__ = ["MESSAGE_KEY", "Messages", "Placed", "dump_llm", "is_llm", "load_llm"]
 
 MESSAGE_KEY: Final = "__autogen__"
 """A dict with exactly this key is a message object, or a user's dict that has this key."""
@@ -60,8 +60,8 @@ class Messages:
     def plain(self, items: Sequence[Any]) -> list[Any]:
         """The items as data: stubs and dicts as they are, message objects and look-alikes of them marked.
 
-        Raises `InvalidInputError` for an item that is neither, that no factory here could make again, or
-        that is a ref in the form that JSON gives it.
+        Raises `InvalidInputError` for an item that is neither, that no factory here could make again, that
+        AutoGen itself cannot dump, or that is a ref in the form that JSON gives it.
         """
         return [self._plain(index, item) for index, item in enumerate(items)]
 
@@ -80,9 +80,15 @@ class Messages:
             return dict(item)
         if isinstance(item, (BaseChatMessage, BaseAgentEvent)):
             self._check(index, item)
-            return {MESSAGE_KEY: [_CHAT, dict(item.dump())]}
+            return {MESSAGE_KEY: [_CHAT, _dumped(index, item.dump)]}
         if isinstance(item, _LLM_TYPES):
-            return {MESSAGE_KEY: [_LLM, dump_llm(item)]}
+            if not is_llm(item):
+                raise InvalidInputError(
+                    f"messages[{index}] is of type {type(item).__qualname__}, which could not be made "
+                    f"again: AutoGen knows its own messages to and from a model. Give one of those, or a "
+                    f"dict."
+                )
+            return {MESSAGE_KEY: [_LLM, _dumped(index, item.model_dump)]}
         if not isinstance(item, dict):
             raise InvalidInputError(
                 f"messages[{index}] is {type(item).__qualname__}, which is no message. Give dicts, or "
@@ -140,6 +146,11 @@ class Messages:
             ) from error
 
 
+def is_llm(message: object) -> bool:
+    """Whether it is a message to or from a model that comes back as what it was: a subclass does not."""
+    return type(message) in _LLM_TYPES
+
+
 def dump_llm(message: LLMMessage) -> dict[str, Any]:
     """A message to or from a model as plain data; images as base64."""
     return message.model_dump()
@@ -154,6 +165,14 @@ def load_llm(data: Sequence[Any], index: int = 0) -> list[LLMMessage]:
         raise MalformedBlobError(
             f"From message {index} on, the history is not of messages to and from a model: {error!s:.400}"
         ) from error
+
+
+def _dumped(index: int, dump: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """A message as AutoGen dumps it. That refuses bytes that are no text, say."""
+    try:
+        return dict(dump())
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(f"messages[{index}] cannot be dumped by AutoGen: {error!s:.200}") from error
 
 
 def _is_marked(item: dict[Any, Any]) -> bool:

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 from autogen_core.models import LLMMessage
 
-from agentref.adapters.autogen.messages import dump_llm, load_llm
-from agentref.trees import Externalizer, Stub
+from agentref.adapters.autogen.messages import dump_llm, is_llm, load_llm
+from agentref.adapters.autogen.owned import Owned
+from agentref.trees import Stub
 
 __all__ = ["SealedMessages"]
 
@@ -15,7 +16,8 @@ _SEAL_AT: Final = 16
 
 
 class _Segments:
-    """Messages in a row that were sealed: their stubs, and the messages themselves if none is large."""
+    """Messages in a row that were sealed: their stubs, and the messages themselves if none is large, or if
+    one is of a class that would not come back."""
 
     __slots__ = ("messages", "stubs")
 
@@ -27,19 +29,19 @@ class _Segments:
 class SealedMessages:
     """A list of messages that grows at its end. Segments with large messages in them are not in memory.
 
+    What is saved of a message is what it is when its segment is sealed, or else when it is saved.
+
     For one event loop at a time. Whatever raises, or is cancelled, leaves the list as it was: what is
     changed is changed between two awaits.
     """
 
-    def __init__(
-        self, external: Externalizer, *, threshold_bytes: int, segment: int, owner: str | None
-    ) -> None:
-        self._external = external
+    def __init__(self, owned: Owned, *, threshold_bytes: int, segment: int) -> None:
+        self._owned = owned
+        self._external = owned.external
         self._limit = threshold_bytes
         self._segment = segment
-        self._owner = owner
         self._sealed: list[_Segments] = []
-        self._open: list[tuple[LLMMessage, dict[str, Any]]] = []
+        self._open: list[tuple[LLMMessage, int]] = []  # and about how large it is
         self._weight = 0
         self._is_sealing = False
         self._epoch = 0
@@ -47,9 +49,9 @@ class SealedMessages:
     async def add(self, message: LLMMessage) -> None:
         """Append a message. Raises `StorageError` if it has to be stored and cannot be; then it is not
         added."""
-        entry = (message, dump_llm(message))
+        entry = (message, _weight(dump_llm(message)))
         self._open.append(entry)
-        self._weight += _weight(entry[1])
+        self._weight += entry[1]
         if self._is_sealing or not self._is_due():
             return
         epoch = self._epoch
@@ -64,17 +66,23 @@ class SealedMessages:
         """Store what fills a segment. What is added meanwhile stays open."""
         if self._is_sealing:
             return
-        self._is_sealing, epoch, entries = True, self._epoch, list(self._open)
+        self._is_sealing, epoch = True, self._epoch
         try:
-            result = await self._externalized([tree for _, tree in entries])
+            trees = [dump_llm(message) for message, _ in self._open]
+            # Whoever added a message may change it still, and what is sealed stays as it was sealed.
+            kept = [
+                message.model_copy(deep=True) if is_llm(message) and self._is_small(tree) else message
+                for (message, _), tree in zip(self._open, trees, strict=True)
+            ]
+            result = await self._owned.externalize(trees)
         finally:
             self._is_sealing = False
         stubs = [item for item in result if type(item) is Stub]
         if stubs and epoch == self._epoch:
-            closed = entries[: len(entries) - (len(result) - len(stubs))]
-            small = all(self._is_small(tree) for _, tree in closed)
-            self._sealed.append(_Segments(stubs, [message for message, _ in closed] if small else None))
-            self._reopen(self._open[len(closed) :])
+            count = len(trees) - (len(result) - len(stubs))
+            stay = all(map(self._is_small, trees[:count])) or not all(map(is_llm, kept[:count]))
+            self._sealed.append(_Segments(stubs, kept[:count] if stay else None))
+            self._reopen(self._open[count:])
 
     async def load(self, last: int | None = None) -> list[LLMMessage]:
         """All messages in order, or at least the last so many. The large ones are new objects each time."""
@@ -88,11 +96,13 @@ class SealedMessages:
     async def save(self) -> list[Any]:
         """The messages as an externalized list."""
         stubs = [stub for each in self._sealed for stub in each.stubs]
-        result: list[Any] = await self._externalized([*stubs, *(tree for _, tree in self._open)])
+        trees = [dump_llm(message) for message, _ in self._open]
+        result: list[Any] = await self._owned.externalize([*stubs, *trees])
         return result
 
     async def replace(self, items: Sequence[Any]) -> None:
-        """Take up what `save` returned, here or in another process; segments are not loaded.
+        """Take up what `save` returned, here or in another process; segments are not loaded. An owner keeps
+        them from now on.
 
         Raises `InvalidRefError`, `UntrustedRefError`, `MalformedBlobError`, and what loading raises.
         """
@@ -101,11 +111,12 @@ class SealedMessages:
         while front < len(adopted) and type(adopted[front]) is Stub:
             front += 1
         rest = load_llm(await self._external.arehydrate(adopted[front:]))
+        await self._owned.pin(adopted)
         self.put(rest, adopted[:front])
 
     def put(self, messages: Iterable[LLMMessage], stubs: Sequence[Any] = ()) -> None:
         """These instead of what was there."""
-        opened = [(message, dump_llm(message)) for message in messages]
+        opened = [(message, _weight(dump_llm(message))) for message in messages]
         self._epoch += 1
         self._sealed = [_Segments([stub]) for stub in stubs]
         self._reopen(opened)
@@ -113,8 +124,7 @@ class SealedMessages:
     async def clear(self) -> None:
         """Forget all, and let go of what an owner kept."""
         self.put(())
-        if self._owner is not None:
-            await self._external.arelease(self._owner)
+        await self._owned.release()
 
     async def _messages(self, sealed: Sequence[_Segments]) -> list[LLMMessage]:
         """The messages of segments; those that are not in memory are loaded in one batch."""
@@ -133,17 +143,14 @@ class SealedMessages:
     def _is_small(self, tree: dict[str, Any]) -> bool:
         return _longest(tree) <= self._limit
 
-    def _reopen(self, entries: list[tuple[LLMMessage, dict[str, Any]]]) -> None:
+    def _reopen(self, entries: list[tuple[LLMMessage, int]]) -> None:
         self._open = entries
-        self._weight = sum(_weight(tree) for _, tree in entries)
+        self._weight = sum(weight for _, weight in entries)
 
     def _is_due(self) -> bool:
         """Whether to seal would pay: the externalizer looks through all that is open each time."""
         full = len(self._open) >= self._segment
         return self._weight > self._limit * (1 if full else _SEAL_AT)
-
-    async def _externalized(self, items: list[Any]) -> Any:
-        return await self._external.aexternalize(items, owner=self._owner)
 
 
 def _longest(part: Any) -> int:

@@ -5,35 +5,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from autogen_agentchat.agents import AssistantAgent, SocietyOfMindAgent
-from autogen_agentchat.teams import BaseGroupChat
-
+from agentref.adapters.autogen.kinds import CONTEXT_STATE, check_kind, paths_of_users
 from agentref.errors import InvalidInputError, InvalidRefError
 from agentref.refs import REF_KEY
 from agentref.trees import Stateful
 
-__all__ = ["CONTEXT_STATE", "checked_state", "load_or_restore"]
+__all__ = ["checked_state", "load_or_restore", "plain_state"]
 
-CONTEXT_STATE: Final = "AgentRefChatCompletionContextState"
-"""The `type` of the state of our model context, whose messages are still refs for AutoGen."""
-
-_EXPECTED: Final[tuple[tuple[type, str], ...]] = (
-    (BaseGroupChat, "TeamState"),
-    (AssistantAgent, "AssistantAgentState"),
-    (SocietyOfMindAgent, "SocietyOfMindAgentState"),
-)
 _MESSAGES: Final = frozenset({"messages", "message_thread", "message_buffer"})
 _STATES: Final = frozenset({"agent_state", "llm_context", "inner_team_state", "agent_states"})
 
 
+async def plain_state(obj: object) -> Any:
+    """What `obj` saves. Raises `InvalidInputError` if it has no state."""
+    return await _result(_stateful(obj).save_state())
+
+
 def checked_state(obj: object, state: Any) -> Any:
     """The state, if it can be one. Raises `InvalidInputError`."""
-    if not isinstance(obj, Stateful):
-        raise InvalidInputError(
-            f"{type(obj).__qualname__} has not got both save_state() and load_state(). Give an agent, a "
-            f"team "
-            f"or a runtime."
-        )
+    _stateful(obj)
     if not isinstance(state, Mapping):
         raise InvalidInputError(
             f"A state is a dict, not {type(state).__qualname__}. If it is JSON: json.loads(text)."
@@ -41,12 +31,22 @@ def checked_state(obj: object, state: Any) -> Any:
     return state if isinstance(state, dict) else dict(state)
 
 
+def _stateful(obj: object) -> Stateful:
+    if not isinstance(obj, Stateful):
+        raise InvalidInputError(
+            f"{type(obj).__qualname__} has not got both save_state() and load_state(). Give an agent, a "
+            f"team or a runtime."
+        )
+    return obj
+
+
 async def load_or_restore(obj: Stateful, state: Any) -> None:
     """Load a rehydrated state; if that fails midway, `obj` gets back what it had. Raises what `obj` does,
     and `InvalidInputError` or `InvalidRefError` where AutoGen would tell something else."""
-    _check_kind(obj, state)
     left = list(_unresolved(state))
-    foreign = [path for path, is_ours in left if not is_ours]
+    users = tuple(paths_of_users(obj))  # in what is theirs, a ref may be for an adapter of theirs
+    ours = [path for path, is_ours in left if is_ours]
+    foreign = [path for path, is_ours in left if not is_ours and not path.startswith(users)]
     if foreign:
         raise InvalidRefError(
             f"state{foreign[0]} is still a ref: the state was externalized twice. A state that comes back "
@@ -54,38 +54,18 @@ async def load_or_restore(obj: Stateful, state: Any) -> None:
             f"JSON is loaded, not externalized again."
         )
     before = await _result(obj.save_state())
+    check_kind(obj, before, state)
     try:
         await _result(obj.load_state(state))
     except BaseException as error:
         with suppress(Exception):
             await _result(obj.load_state(before))
-        if left and isinstance(error, ValueError):
+        if ours and isinstance(error, ValueError):
             raise InvalidRefError(
-                f"{type(obj).__qualname__} refused the state. state{left[0][0]} was saved by an "
+                f"{type(obj).__qualname__} refused the state. state{ours[0]} was saved by an "
                 f"AgentRefChatCompletionContext: the agent it is for must have one as well."
             ) from error
         raise
-
-
-def _check_kind(obj: Stateful, state: Any) -> None:
-    """An agent takes a state of something else for one without messages, and forgets its own."""
-    found = state.get("type") if isinstance(state, Mapping) else None
-    for kind, expected in _EXPECTED:
-        if isinstance(obj, kind) and found != expected and "load_state" in _framework_verbs(obj):
-            raise InvalidInputError(
-                f"{type(obj).__qualname__} loads a state of type {expected!r}, and this one is of "
-                f"{found!r:.60}. "
-                f"It was saved by something else, or is damaged."
-            )
-
-
-def _framework_verbs(obj: object) -> set[str]:
-    """Which verbs of a class are AutoGen's own: others may have any state."""
-    return {
-        name
-        for name in ("load_state",)
-        if getattr(getattr(type(obj), name), "__module__", "").startswith("autogen_agentchat.")
-    }
 
 
 def _unresolved(part: Any, path: str = "", *, is_ours: bool = False) -> Iterator[tuple[str, bool]]:

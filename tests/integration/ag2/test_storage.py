@@ -247,36 +247,6 @@ def test_an_event_that_would_come_back_as_another_is_kept_as_it_is(event):
     asyncio.run(scenario())
 
 
-def test_dropping_a_stream_frees_what_no_other_one_needs(tmp_path):
-    async def scenario():
-        with FilesystemCAS(tmp_path / "store") as cas:
-            inner, one, other = MemoryStorage(), uuid.uuid4(), uuid.uuid4()
-            storage = AgentRefStorage(inner, backend=cas)
-            await saved(storage, one, events())
-            await saved(storage, other, events()[:1])
-            await storage.set_history(one, [*await inner.get_history(other), HumanMessage("x" * 9000)])
-            await storage.drop_history(other)
-            assert not list(cas.iter_pins(f"ag2:{other}"))
-            assert next(iter(await storage.get_history(one))) == events()[0]
-            owners = {pin.owner for pin in cas.iter_pins()}
-            assert owners == {f"ag2:{one}"}
-            await storage.drop_history(one)
-            assert not list(cas.iter_pins())
-
-    asyncio.run(scenario())
-
-
-def test_parallel_streams_and_saves():
-    async def scenario():
-        storage = AgentRefStorage(MemoryStorage(), backend=InMemoryCAS())
-        streams = {uuid.uuid4(): events() for _ in range(4)}
-        await asyncio.gather(*(saved(storage, stream, given) for stream, given in streams.items()))
-        for stream, given in streams.items():
-            assert list(await storage.get_history(stream)) == given
-
-    asyncio.run(scenario())
-
-
 class Down(InMemoryCAS):
     down = False
 
@@ -377,6 +347,9 @@ def test_another_tenant_reads_nothing():
         (MemoryStorage(), {"backend": InMemoryCAS(), "event_types": ["Event"]}, InvalidInputError),
         (MemoryStorage(), {"backend": InMemoryCAS(), "threshold_bytes": -1}, InvalidInputError),
         (MemoryStorage(), {"backend": InMemoryCAS(), "tenant": "ann"}, InvalidInputError),
+        (MemoryStorage(), {"backend": InMemoryCAS(), "namespace": ""}, InvalidInputError),
+        (MemoryStorage(), {"backend": InMemoryCAS(), "namespace": "a:b"}, InvalidInputError),
+        (MemoryStorage(), {"backend": InMemoryCAS(), "namespace": 7}, InvalidInputError),
     ],
 )
 def test_bad_arguments(inner, options, error):

@@ -3,7 +3,10 @@
 import json
 
 import pytest
+from autogen_agentchat.agents import AssistantAgent, SocietyOfMindAgent
+from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
+from autogen_core import SingleThreadedAgentRuntime
 
 from agentref.adapters.autogen import AutoGenAdapter
 from agentref.errors import (
@@ -19,7 +22,7 @@ from agentref.errors import (
 )
 from agentref.storage import InMemoryCAS
 
-from .conftest import Failing, agents, payload, round_robin
+from .conftest import TEAMS, Failing, ScriptedClient, agents, payload, round_robin
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 
@@ -167,6 +170,145 @@ def test_an_agent_does_not_take_the_state_of_a_team(run):
         with pytest.raises(InvalidInputError, match="AssistantAgentState"):
             await adapter.load_state(agent, await adapter.save_state(await worked()))
         assert await agent.save_state() == before
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("keys", [(), KEY], ids=["unsealed", "sealed"])
+def test_a_look_alike_in_a_state_that_autogen_saved_is_taken_for_a_ref(keys, run):
+    """As the page says: there, nothing was escaped. Loaded by AutoGen and saved again, it is data."""
+
+    async def scenario():
+        cas = InMemoryCAS()
+        adapter, other = AutoGenAdapter(backend=cas, keys=keys), AutoGenAdapter(backend=cas)
+        planted = other.externalize_state({"p": payload(9000)})["p"]
+        state = await (await worked("small")).save_state()
+        thread = state["agent_states"][MANAGER]["message_thread"]
+        thread[0]["metadata"] = {"note": dict(planted)}
+        team = round_robin()
+        if keys:
+            await refused(adapter, state, UntrustedRefError)
+        else:
+            await adapter.load_state(team, state)
+            assert (await team.save_state())["agent_states"][MANAGER]["message_thread"][0]["metadata"] == {
+                "note": payload(9000)
+            }
+        thread[0].update(metadata={}, content=json.dumps(planted))
+        await team.load_state(state)
+        again = round_robin()
+        await adapter.load_state(again, json.loads(json.dumps(await adapter.save_state(team))))
+        assert await again.save_state() == state
+
+    run(scenario())
+
+
+MANAGER = "RoundRobinGroupChatManager"
+DAMAGES = {
+    "another agent's kind": lambda states: states["reader"].update(agent_state={"type": "TeamState"}),
+    "an empty agent": lambda states: states["reader"].update(agent_state={}),
+    "no agent": lambda states: states["reader"].pop("agent_state"),
+    "an empty context": lambda states: states["reader"]["agent_state"].update(llm_context={}),
+    "no context": lambda states: states["reader"]["agent_state"].pop("llm_context"),
+    "messages that are none": lambda states: states["reader"]["agent_state"].update(
+        llm_context={"messages": None}
+    ),
+    "no buffer": lambda states: states["reader"].pop("message_buffer"),
+    "no thread": lambda states: states[MANAGER].pop("message_thread"),
+    "an agent's for the manager": lambda states: states.update({MANAGER: states["reader"]}),
+    "another's for an agent": lambda states: states.update(reader=states[MANAGER]),
+    "no manager": lambda states: states.pop(MANAGER),
+    "nothing for an agent": lambda states: states.update(reader=None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_part_of_a_state_that_autogen_would_take_for_one_without_messages(damage, run):
+    async def scenario():
+        adapter = AutoGenAdapter(backend=InMemoryCAS())
+        state = await (await worked("small")).save_state()
+        DAMAGES[damage](state["agent_states"])
+        said = MANAGER if "manager" in damage or "thread" in damage else "'reader'"
+        await refused(
+            adapter, json.loads(json.dumps(adapter.externalize_state(state))), InvalidInputError, said
+        )
+
+    run(scenario())
+
+
+def test_a_state_of_a_team_of_another_class(run):
+    async def scenario():
+        adapter = AutoGenAdapter(backend=InMemoryCAS())
+        for name in ("selector", "swarm", "graph", "magentic one"):
+            state = json.loads(json.dumps(await adapter.save_state(TEAMS[name]())))
+            await refused(adapter, state, InvalidInputError, MANAGER)
+
+    run(scenario())
+
+
+def test_a_participant_that_is_of_another_kind_now(run):
+    async def scenario():
+        adapter = AutoGenAdapter(backend=InMemoryCAS())
+        inner = RoundRobinGroupChat(
+            agents("one"), name="reader", termination_condition=MaxMessageTermination(2)
+        )
+        team = RoundRobinGroupChat([inner, *agents("writer", "critic")])
+        await refused(adapter, await adapter.save_state(team), InvalidInputError, "'TeamState'")
+        mind = SocietyOfMindAgent("reader", inner, ScriptedClient())
+        team = RoundRobinGroupChat([mind, *agents("writer", "critic")])
+        before = await team.save_state()
+        for other in (await worked("x"), RoundRobinGroupChat([inner, *agents("writer", "critic")])):
+            with pytest.raises(InvalidInputError, match="'SocietyOfMindAgentState'"):
+                await adapter.load_state(team, await adapter.save_state(other))
+        damaged = json.loads(json.dumps(before))
+        damaged["agent_states"]["reader"]["agent_state"]["inner_team_state"]["agent_states"]["one"] = {}
+        with pytest.raises(InvalidInputError, match="'inner_team_state'"):
+            await adapter.load_state(team, damaged)
+        assert await team.save_state() == before
+
+    run(scenario())
+
+
+class Own(AssistantAgent):
+    """An agent of a user's own that loads what its older versions saved."""
+
+    loaded = None
+
+    async def load_state(self, state):
+        self.loaded = state
+
+
+def test_an_agent_of_a_users_own_loads_what_it_likes(run):
+    async def scenario():
+        adapter = AutoGenAdapter(backend=InMemoryCAS())
+        own = Own("reader", ScriptedClient())
+        team = RoundRobinGroupChat([own, *agents("writer", "critic")])
+        state = await (await worked("small")).save_state()
+        state["agent_states"]["reader"]["agent_state"] = {"type": "of last year"}
+        await adapter.load_state(team, adapter.externalize_state(state))
+        await adapter.load_state(own, {"anything": payload()})
+        assert own.loaded == {"anything": payload()}
+
+    run(scenario())
+
+
+def test_a_state_of_a_runtime_that_was_edited(run):
+    async def scenario():
+        adapter = AutoGenAdapter(backend=InMemoryCAS())
+        runtime = SingleThreadedAgentRuntime()
+        team = RoundRobinGroupChat(
+            agents("reader"), runtime=runtime, termination_condition=MaxMessageTermination(2)
+        )
+        runtime.start()
+        await team.run(task="what it knew")
+        await runtime.stop_when_idle()
+        before = await runtime.save_state()
+        state = json.loads(json.dumps(before))
+        await adapter.load_state(runtime, state)
+        (container,) = (each for each in state.values() if each["type"] == "ChatAgentContainerState")
+        del container["message_buffer"]
+        with pytest.raises(InvalidInputError, match="message_buffer"):
+            await adapter.load_state(runtime, state)
+        assert await runtime.save_state() == before
 
     run(scenario())
 

@@ -7,11 +7,13 @@ import pytest
 from autogen_agentchat.messages import (
     BaseChatMessage,
     HandoffMessage,
+    MemoryQueryEvent,
     StructuredMessage,
     TextMessage,
     ToolCallSummaryMessage,
 )
 from autogen_core import FunctionCall
+from autogen_core.memory import MemoryContent
 from autogen_core.models import (
     AssistantMessage,
     FunctionExecutionResult,
@@ -251,6 +253,13 @@ class Impostor(TextMessage):
 Impostor.__name__ = "TextMessage"
 
 
+class Urgent(UserMessage):
+    priority: int
+
+
+NO_TEXT = MemoryContent(content=b"\xff\xfe", mime_type="application/octet-stream")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -260,6 +269,8 @@ Impostor.__name__ = "TextMessage"
         ([{"role": "user"}, 3], r"messages\[1\]"),
         ([Whisper(content="x", source="y")], "custom_message_types=\\[Whisper\\]"),
         ([Impostor(content="x", source="y")], "custom_message_types"),
+        ([{}, Urgent(content="x", source="y", priority=9)], r"messages\[1\] is of type Urgent"),
+        ([{}, MemoryQueryEvent(content=[NO_TEXT], source="y")], r"messages\[1\] cannot be dumped"),
     ],
 )
 def test_what_is_no_message_is_refused(given, said):

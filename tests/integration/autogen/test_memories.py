@@ -121,7 +121,7 @@ def test_a_store_that_is_down_and_a_cancelled_call_add_nothing(run):
         slow.go.clear()
         adding = asyncio.create_task(memory.add(contents()[0]))
         await asyncio.to_thread(slow.entered.wait)
-        assert (await memory.query()).results == []
+        assert (await memory.query()).results == memory.content == []
         adding.cancel()
         slow.go.set()
         with pytest.raises(asyncio.CancelledError):

@@ -192,6 +192,48 @@ def test_an_owner_of_a_context_keeps_its_segments_until_it_is_cleared(run):
     run(scenario())
 
 
+class Urgent(UserMessage):
+    """A message class of a user's own."""
+
+    priority: int = 0
+
+
+@pytest.mark.parametrize("size", [20, 3000])
+def test_a_message_of_another_class_stays_the_object_that_it_is(size, run):
+    async def scenario():
+        made = [Urgent(content=payload(size, n), source="user", priority=n) for n in range(9)]
+        made.insert(4, UserMessage(content=payload(size), source="user"))
+        context = AgentRefChatCompletionContext(
+            AutoGenAdapter(backend=InMemoryCAS(), threshold_bytes=256, segment=4),
+            initial_messages=made[:1],
+        )
+        for each in made[1:]:
+            await context.add_message(each)
+        await context.save_state()
+        got = await context.get_messages()
+        assert got == made and [type(each) for each in got] == [type(each) for each in made]
+
+    run(scenario())
+
+
+def test_what_is_saved_of_a_changed_message_is_what_is_shown(run):
+    async def scenario():
+        adapter = AutoGenAdapter(backend=InMemoryCAS(), threshold_bytes=2000, segment=4)
+        context, other = (AgentRefChatCompletionContext(adapter) for _ in range(2))
+        made = [UserMessage(content=payload(900, n), source="user") for n in range(6)]
+        for each in made:
+            await context.add_message(each)
+        assert context._kept._sealed and context._kept._open
+        for each in made:
+            each.content = "redacted"
+        await other.load_state(json.loads(json.dumps(await context.save_state())))
+        shown = await context.get_messages()
+        assert await other.get_messages() == shown
+        assert shown[0].content == payload(900, 0) and shown[-1].content == "redacted"
+
+    run(scenario())
+
+
 def test_a_store_that_is_down_leaves_the_context_as_it_was(run):
     async def scenario():
         cas = Failing()

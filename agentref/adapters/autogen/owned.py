@@ -1,0 +1,43 @@
+"""What a model context or a memory stores for its owner, and lets go of."""
+
+import asyncio
+from typing import Any, Final
+
+from agentref.trees import Externalizer
+
+__all__ = ["Owned"]
+
+
+class Owned:
+    """An externalizer for one owner, or for none.
+
+    With an owner it does one call at a time: to let go takes place after all that was asked for before, so
+    that nothing is pinned by a call that was still on its way.
+
+    For one event loop at a time. Raises what the externalizer does.
+    """
+
+    def __init__(self, external: Externalizer, owner: str | None) -> None:
+        self.external: Final = external
+        self.owner: Final = owner
+        self._turn = asyncio.Lock()
+
+    async def externalize(self, tree: Any, *, threshold_bytes: int | None = None) -> Any:
+        """The tree with refs, pinned if there is an owner."""
+        if self.owner is None:
+            return await self.external.aexternalize(tree, threshold_bytes=threshold_bytes)
+        async with self._turn:
+            return await self.external.aexternalize(tree, owner=self.owner, threshold_bytes=threshold_bytes)
+
+    async def pin(self, tree: Any) -> None:
+        """Keep what an externalized tree refers to as well, if there is an owner. Raises
+        `BlobNotFoundError` for what is gone."""
+        if self.owner is not None:
+            async with self._turn:
+                await self.external.apin(self.owner, tree)
+
+    async def release(self) -> None:
+        """Let go of all that was pinned."""
+        if self.owner is not None:
+            async with self._turn:
+                await self.external.arelease(self.owner)
