@@ -4,7 +4,8 @@ LlamaIndex sets a field of a model without a look at its type, and reads the who
 another type, and a saved state can never be read again. Pure.
 """
 
-from typing import Annotated, Any, Final
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -42,7 +43,7 @@ def check_declared(model: type[BaseModel], name: str, value: Any, called: str) -
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, (called, *wrong["loc"])))
         raise InvalidInputError(
-            f"{kind}, and a {type(value).__name__} is none: {wrong['msg']} ({where:.200})."
+            f"{kind}, and this {type(value).__name__} is none: {wrong['msg']} ({where:.200})."
         ) from None
     if not _is_same(read, value):
         raise InvalidInputError(
@@ -71,4 +72,7 @@ def _adapter(field: FieldInfo) -> TypeAdapter[Any] | None:
 
 
 def _spelled(kind: Any) -> str:
-    return kind.__qualname__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+    given = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) in {Union, UnionType} and len(given) == 1:
+        return _spelled(given[0])  # every field may be without a value
+    return kind.__qualname__ if type(kind) is type else str(kind).replace("typing.", "")

@@ -1,8 +1,10 @@
 """`LlamaIndexAdapter`: what it refuses, and the model that it makes of a state class."""
 
+import asyncio
 import gc
 import weakref
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
@@ -13,7 +15,7 @@ from workflows.context.state_store import InMemoryStateStore, create_cleared_sta
 from agentref import AgentRefState, Externalized, Inline, field
 from agentref.adapters.llamaindex import LlamaIndexAdapter
 from agentref.errors import ConfigurationError, InvalidInputError, StateDefinitionError
-from agentref.storage import InMemoryCAS
+from agentref.storage import FilesystemCAS, InMemoryCAS
 
 
 class Opaque:
@@ -132,3 +134,22 @@ def test_only_what_is_set_is_dumped_and_types_come_back() -> None:
     assert found == state
     assert found.model_fields_set == {"name", "tags", "when"}
     assert JsonSerializer(allowed_types=[model]).deserialize(JsonSerializer().serialize(state)) == state
+
+
+def test_an_owner_is_of_its_tenant(tmp_path: Path) -> None:
+    with FilesystemCAS(tmp_path) as cas:
+        ada, eve = (adapter(backend=cas, keys=bytes(32), tenant=tenant) for tenant in ("ada", "eve"))
+
+        def pinned() -> int:
+            return len(list(cas._prunable().scan_pins()))
+
+        for each in (ada, eve):
+            store = each.context_store(InMemoryStateStore(each.schema()()), owner="run-1")
+            asyncio.run(store.set("docs", [{"text": each.schema().__name__}]))
+        assert pinned() == 2
+        eve.release("run-1")
+        assert pinned() == 1
+        asyncio.run(eve.arelease("run-1"))
+        assert pinned() == 1
+        ada.release("run-1")
+        assert pinned() == 0
