@@ -119,10 +119,24 @@ def clear_cell(state: BaseModel, name: str) -> None:
 def copied(value: Any) -> Any:
     """A copy to hand out. What cannot be copied, a live handle say, is the same one, as LlamaIndex has it
     in its `edit_state`."""
-    if type(value) in _ATOMS:
+    try:
+        return _copied(value)
+    except RecursionError:  # of a value that holds itself
+        return deepcopy(value)
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind in _ATOMS:
         return value
+    if kind is list:
+        return value.copy() if _ATOMS.issuperset(map(type, value)) else [_copied(item) for item in value]
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
     try:
         return deepcopy(value)
+    except RecursionError:
+        raise
     except Exception:  # noqa: BLE001  (of a class that is the user's)
         return value
 

@@ -43,10 +43,19 @@ def test_what_is_read_of_the_context_itself_is_a_copy(store: Any, state_store: A
 
 
 @pytest.mark.parametrize("state_store", ["dict", "typed"], indirect=True)
-def test_a_live_handle_in_the_context_is_handed_out_itself(store: Any) -> None:
+def test_a_live_handle_in_the_context_is_handed_out_itself(store: Any, state_store: Any) -> None:
     async def scenario() -> None:
         handle = threading.Lock()
-        await store.set("counts", {"lock": handle})
+        endless: list[Any] = []
+        endless.append(endless)
+        await store.set("counts", {"lock": handle, "plain": [1, (2, [3])]})
+        await state_store.set("notes", endless)
+        (await store.get("counts"))["plain"].append("not written")
+        (await store.get("counts"))["plain"][1][1].append("not written")
+        assert await store.get("counts.plain") == [1, (2, [3])]
+        found = await store.get("notes")
+        assert found is not endless
+        assert found[0] is found
         assert (await store.get("counts.lock")) is handle
         assert (await store.get_state()).counts["lock"] is handle
 
