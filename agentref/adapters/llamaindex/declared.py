@@ -36,18 +36,19 @@ def check_declared(model: type[BaseModel], name: str, value: Any, called: str) -
     adapter = known[name]
     if adapter is None or value is None:  # None is what a field without a default begins as
         return
-    kind = f"{called} is declared as {_spelled(field.annotation)}"
     try:
         read = adapter.validate_python(value)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, (called, *wrong["loc"])))
         raise InvalidInputError(
-            f"{kind}, and this {type(value).__name__} is none: {wrong['msg']} ({where:.200})."
+            f"{_said(called, field)}, and this {type(value).__name__} is none: {wrong['msg']} "
+            f"({where:.200})."
         ) from None
     if not _is_same(read, value):
         raise InvalidInputError(
-            f"{kind}, and this {type(value).__name__} would come back as another value. Convert it first."
+            f"{_said(called, field)}, and this {type(value).__name__} would come back as another value. "
+            f"Convert it first."
         )
 
 
@@ -69,6 +70,10 @@ def _adapter(field: FieldInfo) -> TypeAdapter[Any] | None:
         except (PydanticSchemaGenerationError, PydanticUserError, TypeError, NameError):
             continue
     return None
+
+
+def _said(called: str, field: FieldInfo) -> str:
+    return f"{called} is declared as {_spelled(field.annotation)}"
 
 
 def _spelled(kind: Any) -> str:
