@@ -4,7 +4,10 @@ A cell is what the context itself carries: an inline value, or the wire form of 
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
+from datetime import date, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
@@ -17,8 +20,23 @@ from agentref.refs import REF_KEY, ContentRef, Digest
 from agentref.state import Schema
 from agentref.trees import Part, Seals
 
-__all__ = ["check_model", "clear_cell", "read_cells", "ref_in", "write_cell"]
+__all__ = ["check_model", "clear_cell", "copied", "read_cells", "ref_in", "write_cell"]
 
+_ATOMS: Final = frozenset(
+    {
+        str,
+        int,
+        float,
+        bool,
+        type(None),
+        bytes,
+        datetime,
+        date,
+        timedelta,
+        UUID,
+        ContentRef,
+    }
+)
 _WIRE: Final = ContentRef(Digest(bytes(32)), "raw", 0).to_dict()
 
 
@@ -32,9 +50,24 @@ def check_model(model: Any, schema: Schema) -> None:
         if field is None:
             if issubclass(model, DictLikeModel) or model.model_config.get("extra") == "allow":
                 continue
+            if issubclass(model, CellModel):
+                raise ConfigurationError(
+                    f"The context's state is of another state class than this {schema.name}: it has no "
+                    f"field {name!r}. If there are two of that name, a context that is restored finds the "
+                    f"one that an adapter was made for last: rename one."
+                )
             raise ConfigurationError(
                 f"The context's state is a {model.__qualname__}, which has no field {name!r}. Annotate the "
                 f"steps with Context[adapter.schema()], or give that model all fields of {schema.name}."
+            )
+        if model.model_config.get("frozen") or field.frozen:
+            raise ConfigurationError(
+                f"{model.__qualname__}.{name} is frozen, so no step could write it. Leave `frozen` out."
+            )
+        if name in schema.external and field.exclude:
+            raise ConfigurationError(
+                f"{model.__qualname__}.{name} has exclude=True, so no saved context would hold its ref. "
+                f"Leave that out: a ref is small."
             )
         if name in schema.external and not _takes_wire(field.annotation):
             raise ConfigurationError(
@@ -81,6 +114,31 @@ def clear_cell(state: BaseModel, name: str) -> None:
         )
     setattr(state, name, default)
     state.model_fields_set.discard(name)
+
+
+def copied(value: Any) -> Any:
+    """A copy to hand out. What cannot be copied, a live handle say, is the same one, as LlamaIndex has it
+    in its `edit_state`."""
+    try:
+        return _copied(value)
+    except RecursionError:  # of a value that holds itself
+        return deepcopy(value)
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is list:
+        return value.copy() if _ATOMS.issuperset(map(type, value)) else [_copied(item) for item in value]
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    try:
+        return deepcopy(value)
+    except RecursionError:
+        raise
+    except Exception:  # noqa: BLE001  (of a class that is the user's)
+        return value
 
 
 def ref_in(cell: Any, seals: Seals) -> ContentRef | None:

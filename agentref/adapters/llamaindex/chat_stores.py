@@ -24,7 +24,11 @@ class AgentRefChatStore(BaseChatStore):
         memory = ChatMemoryBuffer.from_defaults(chat_store=chat_store, chat_store_key="user1")
 
     A text, image or tool result of more than the threshold goes to the content store, wherever in the
-    message it is. A message is written after all that it refers to; those from before are read. Deleting
+    message it is. Such a message comes back as a `ChatMessage` of plain data, as it does from a database:
+    an object of a class of its own in `additional_kwargs`, a tool call say, as a dict. One that cannot be
+    dumped as JSON is handed on as it is, and the store inside takes it or not.
+
+    A message is written after all that it refers to; those from before are read. Deleting
     messages leaves content where it is. Dumped, it is dumped with the store inside, and so without payload:
     to restore it, load that one, and wrap it again.
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 from pydantic import BaseModel
 from workflows.context.state_store import StateStore, get_by_path, set_by_path
 
-from agentref.adapters.llamaindex.cells import clear_cell, read_cells, write_cell
+from agentref.adapters.llamaindex.cells import clear_cell, copied, read_cells, write_cell
 from agentref.adapters.llamaindex.fields import Fields
 from agentref.errors import InvalidInputError, StateDefinitionError
 from agentref.state import AgentRefState
@@ -33,8 +33,9 @@ class ContextStore(Generic[StateT]):
     A name that the state class does not declare is `UnknownFieldError`, with a default too; a path that
     leads nowhere is `InvalidInputError`, a `ValueError`, as in LlamaIndex.
 
-    What `get` and `get_state` return of an external field is a copy, as with LlamaIndex's durable state
-    stores: changing it in place changes nothing in the context. Change it in `edit_state`, or by `set`.
+    What `get` and `get_state` return is a copy, as with LlamaIndex's durable state stores: changing it in
+    place changes nothing in the context. Change it in `edit_state`, or by `set`. A value in the context
+    itself that cannot be copied, such as a live handle, is returned itself.
     """
 
     def __init__(
@@ -53,10 +54,15 @@ class ContextStore(Generic[StateT]):
         if path == "":
             return await self.get_state()
         name = self._field_of(path)
-        holder = await self._holder(name, await self._cells())
-        found = get_by_path(holder, path, _NOTHING)
+        cells = await self._cells()
+        holder = await self._holder(name, cells)
+        try:
+            found = get_by_path(holder, path, _NOTHING)
+        except ValueError:  # of more segments than LlamaIndex follows
+            found = _NOTHING
         if found is not _NOTHING:
-            return found
+            # What was loaded is nobody else's.
+            return copied(found) if name in cells and holder[name] is cells[name] else found
         if default is not ...:
             return default
         raise InvalidInputError(
@@ -73,11 +79,12 @@ class ContextStore(Generic[StateT]):
 
         An external value is stored, and the context gets its ref; a `ContentRef` is taken as it is. Setting
         a part of one loads it, changes it and stores it anew. Raises `InlineSizeExceeded` for an inline
-        value that is larger than the adapter's limit.
+        value that is larger than the adapter's limit, and `InvalidInputError` for one that is not of the
+        type that the context's model declares, or would come back as another.
         """
         name = self._field_of(path)
         if path == name:
-            cell = await self._fields.cell(name, value, self._owner)
+            cell = await self._fields.cell(name, value, self._owner, self._store.state_type)
             await self._store.set(name, cell)
             return
         async with self._store.edit_state() as model:
@@ -86,13 +93,13 @@ class ContextStore(Generic[StateT]):
                 set_by_path(holder, path, value)
             except (AttributeError, TypeError, ValueError, LookupError) as error:
                 raise InvalidInputError(f"Path {path!r:.200} cannot be set: {error}") from error
-            write_cell(model, name, await self._fields.cell(name, holder[name], self._owner))
+            write_cell(model, name, await self._fields.cell(name, holder[name], self._owner, type(model)))
 
     async def get_state(self) -> StateT:
         """The state as it is now, its external fields not loaded: `await state.aload("docs")` before they
         are read, or that blocks. A copy; `set_state` writes it back, with what was changed in place.
         """
-        return self._state(await self._cells())
+        return self._copy(await self._cells())
 
     async def set_state(self, state: AgentRefState) -> None:
         """Replace the state: fields that are unset in `state` are unset then. One of a base class of the
@@ -101,7 +108,7 @@ class ContextStore(Generic[StateT]):
         Whatever other steps wrote since `state` was read is overwritten: see `edit_state`.
         """
         self._check(state)
-        cells = await self._fields.cells_of(state, state, self._owner)
+        cells = await self._fields.cells_of(state, state, self._owner, self._store.state_type)
         async with self._store.edit_state() as model:
             self._write(model, cells, type(state).schema().fields)
 
@@ -111,15 +118,17 @@ class ContextStore(Generic[StateT]):
 
         No other write of this run comes in between: keep the block short. If it raises, nothing changes.
         Reads elsewhere see the state before it. Inside, `get` does too, and a write through the store, this
-        one or `ctx.store`, is a `RuntimeError`. Reading an external field loads it, which blocks, so
-        `await state.aload("docs")` first. What was read or assigned is stored, the rest keeps its ref.
+        one or `ctx.store`, is a `RuntimeError`; one from another task waits for the block to end, so a
+        block that awaits that task, by `gather` or `wait_for` say, never ends. Reading an external field
+        loads it, which blocks, so `await state.aload("docs")` first. What was read or assigned is stored,
+        the rest keeps its ref.
         """
         async with self._store.edit_state() as model:
             cells = read_cells(model, self._fields.schema)
             state = self._state(cells)
             yield state
             changed = self._fields.changed(state)
-            self._write(model, await self._fields.cells_of(state, changed, self._owner), ())
+            self._write(model, await self._fields.cells_of(state, changed, self._owner, type(model)), ())
 
     async def clear(self) -> None:
         """Make the fields of the state class as they were at first. Other entries of the context stay."""
@@ -131,7 +140,7 @@ class ContextStore(Generic[StateT]):
         values are. Loads nothing; stores an external value that stands in the context itself.
         """
         cells = await self._cells()
-        return await self._fields.cells_of(self._state(cells), cells, self._owner)
+        return await self._fields.cells_of(self._copy(cells), cells, self._owner)
 
     def is_over(self, fields: Fields) -> bool:
         """Whether it is of the adapter that these fields are of."""
@@ -159,7 +168,13 @@ class ContextStore(Generic[StateT]):
         return read_cells(await self._store.get_state(), self._fields.schema)
 
     def _state(self, cells: dict[str, Any]) -> StateT:
-        return self._state_class.from_checkpoint_dict(self._fields.opened(cells), self._fields.values)
+        return self._made(self._fields.opened(cells))
+
+    def _copy(self, cells: dict[str, Any]) -> StateT:
+        return self._made({name: copied(cell) for name, cell in self._fields.opened(cells).items()})
+
+    def _made(self, opened: dict[str, Any]) -> StateT:
+        return self._state_class.from_checkpoint_dict(opened, self._fields.values)
 
     def _check(self, state: object) -> None:
         if not isinstance(state, AgentRefState) or not (

@@ -4,7 +4,10 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import BaseModel
+
 from agentref.adapters.llamaindex.cells import ref_in
+from agentref.adapters.llamaindex.declared import check_declared
 from agentref.adapters.llamaindex.values import Values
 from agentref.codecs import name_error, surely_fits
 from agentref.errors import AgentRefError, InlineSizeExceeded, UnsupportedTypeError
@@ -47,17 +50,22 @@ class Fields:
             return cell
         return (await self.runtime.aload_many([ref], names=[self.qualified(name)]))[0]
 
-    async def cell(self, name: str, value: Any, owner: str | None) -> Any:
+    async def cell(self, name: str, value: Any, owner: str | None, model: type[BaseModel]) -> Any:
         """What a context carries for a value, when that is stored, and pinned if it has an owner."""
-        return (await self.cells({name: value}, owner))[name]
+        return (await self.cells({name: value}, owner, model))[name]
 
-    async def cells(self, values: Mapping[str, Any], owner: str | None) -> dict[str, Any]:
-        """The same for many, in one batch. Raises before anything is stored."""
+    async def cells(
+        self, values: Mapping[str, Any], owner: str | None, model: type[BaseModel] | None
+    ) -> dict[str, Any]:
+        """The same for many, in one batch. Raises before anything is stored, also for an inline value that
+        is not of the type that the model declares, if that is given."""
         cells: dict[str, Any] = {}
         pending: dict[str, Any] = {}
         known: list[ContentRef] = []
         for name, value in values.items():
             if name not in self.schema.external:
+                if model is not None:
+                    check_declared(model, name, value, self.qualified(name))
                 cells[name] = self._checked(name, value)
             elif isinstance(value, ContentRef):
                 cells[name] = self._wire(value)
@@ -91,12 +99,16 @@ class Fields:
         return await self.values.akeep_many(values, owner, known)
 
     async def cells_of(
-        self, state: AgentRefState, names: Iterable[str], owner: str | None
+        self,
+        state: AgentRefState,
+        names: Iterable[str],
+        owner: str | None,
+        model: type[BaseModel] | None = None,
     ) -> dict[str, Any]:
         """The cells of these fields of a state. What is not loaded keeps its ref."""
         refs = state.refs()
         values = {name: refs[name] if name in refs else state[name] for name in names}
-        return await self.cells(values, owner)
+        return await self.cells(values, owner, model)
 
     def changed(self, state: AgentRefState) -> list[str]:
         """The fields of a state that may have changed: the inline ones, and what was read or assigned."""

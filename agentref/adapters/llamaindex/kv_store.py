@@ -1,12 +1,13 @@
 """`AgentRefKVStore`: a key-value store of llama-index-core whose values carry refs."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Unpack
 
 from llama_index.core.storage.kvstore.types import DEFAULT_BATCH_SIZE, DEFAULT_COLLECTION, BaseKVStore
 
-from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
-from agentref.errors import InvalidInputError
+from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of, name_fault
+from agentref.errors import AgentRefError, InvalidInputError
 from agentref.storage import CAS
 from agentref.trees import Externalizer
 
@@ -95,14 +96,22 @@ class AgentRefKVStore(BaseKVStore):
         return found
 
     def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, Value]:
-        """Every value of a collection, in one batch."""
+        """Every value of a collection, in one batch; all of it, or an error that names a key."""
         small = self._inner.get_all(collection=collection)
-        return dict(zip(small, self._externalizer.rehydrate(tuple(small.values())), strict=True))
+        try:
+            return dict(zip(small, self._externalizer.rehydrate(tuple(small.values())), strict=True))
+        except AgentRefError as error:
+            name_fault(error, self._externalizer, _named(small))
+            raise
 
     async def aget_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, Value]:
         """`get_all` for the event loop."""
         small = await self._inner.aget_all(collection=collection)
-        return dict(zip(small, await self._externalizer.arehydrate(tuple(small.values())), strict=True))
+        try:
+            return dict(zip(small, await self._externalizer.arehydrate(tuple(small.values())), strict=True))
+        except AgentRefError as error:
+            await asyncio.to_thread(name_fault, error, self._externalizer, _named(small))
+            raise
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
         """Delete a key; whether it was there."""
@@ -117,3 +126,7 @@ def _columns(pairs: Sequence[tuple[str, Value]]) -> tuple[list[str], tuple[Value
     """A tuple of values, which is never cut into segments."""
     pairs = list(pairs)
     return [key for key, _ in pairs], tuple(value for _, value in pairs)
+
+
+def _named(values: dict[str, Value]) -> list[tuple[str, Value]]:
+    return [(f"the value of key {key!r:.200}", value) for key, value in values.items()]

@@ -5,6 +5,7 @@ them again by name in a process that has made the adapter. Nothing is imported b
 """
 
 from typing import Any, Final, Optional
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -15,8 +16,7 @@ from agentref.state import Field as StateField
 
 __all__ = ["CellModel", "model_for"]
 
-_models: Final[dict[str, type["CellModel"]]] = {}
-_by_class: Final[dict[type[AgentRefState], type["CellModel"]]] = {}
+_by_class: Final[WeakKeyDictionary[type[AgentRefState], type["CellModel"]]] = WeakKeyDictionary()
 
 
 class CellModel(BaseModel):
@@ -31,7 +31,8 @@ class CellModel(BaseModel):
 
 def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
     """The model of a state class: the same object at each call. Of two classes of one name, as when a cell
-    of a notebook is run again, each has its own, and the later one is found by name.
+    of a notebook is run again, each has its own, and the later one is found by name. A model goes with its
+    state class.
 
     Inline fields have their type, if pydantic knows it, and their default; external fields hold the wire
     form of a ref, or None. Raises `StateDefinitionError` for a field that a pydantic model cannot have.
@@ -55,13 +56,13 @@ def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
         __doc__=f"What a workflow's context keeps of a {state_class.__qualname__}.",
         **definitions,
     )
-    _models[name] = model = _by_class.setdefault(state_class, model)
-    return model
+    return _by_class.setdefault(state_class, model)
 
 
 def __getattr__(name: str) -> type[CellModel]:
-    if name in _models:
-        return _models[name]
+    for model in reversed(list(_by_class.values())):  # the later one of two, while it is there
+        if model.__name__ == name:
+            return model
     raise AttributeError(
         f"{__name__} has no {name!r}. If a context is being restored: the module that makes the "
         f"LlamaIndexAdapter for its state must be imported first."

@@ -1,13 +1,13 @@
 """The settings that whatever walks trees takes by name, and the one way from them to an externalizer."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from agentref.errors import ConfigurationError, InvalidInputError
+from agentref.errors import AgentRefError, ConfigurationError, InvalidInputError, StorageError
 from agentref.storage import CAS
 from agentref.trees import Externalizer
 
-__all__ = ["TreeOptions", "externalizer_of"]
+__all__ = ["TreeOptions", "externalizer_of", "name_fault"]
 
 
 class TreeOptions(TypedDict, total=False):
@@ -35,3 +35,18 @@ def externalizer_of(owner: str, backend: CAS | Externalizer | None, options: Tre
             f"{owner} needs a store for what is large: backend=FilesystemCAS('./state_blobs')."
         )
     return Externalizer(backend, **options)
+
+
+def name_fault(error: AgentRefError, externalizer: Externalizer, trees: Iterable[tuple[str, Any]]) -> None:
+    """Add to the error of a batch which tree it came from, by its name. Loads them one by one until one
+    fails; that a store is down is the fault of none."""
+    if isinstance(error, StorageError):
+        return
+    for name, tree in trees:
+        try:
+            externalizer.rehydrate(tree)
+        except StorageError:
+            return
+        except AgentRefError:
+            error.add_note(f"It is {name} that cannot be read. Restore its content, or delete it.")
+            return

@@ -1,5 +1,6 @@
 """What a workflow returned, as a store of llama-agents-server keeps it: a `StopEvent` with refs in it."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -8,10 +9,12 @@ from workflows.context.serializers import JsonSerializer
 from workflows.events import StopEvent
 
 from agentref.adapters.llamaindex.stored import Stored
-from agentref.errors import AgentRefError
+from agentref.errors import AgentRefError, StorageError
 
 __all__ = ["shrunk_handler", "whole_handlers"]
 
+_log: Final = logging.getLogger("agentref.adapters.llamaindex")
+_GONE: Final = object()
 _KEY: Final = "agentref"
 _plain: Final = JsonSerializer()
 
@@ -33,25 +36,40 @@ async def whole_handlers(
 ) -> list[PersistentHandler]:
     """The handlers with their results, in one batch; each read by the decoder of its workflow.
 
-    A result that cannot be had is marked unreadable, as LlamaIndex does it, if it is this one's own fault;
-    that the store is down is an error.
+    A result that cannot be had is marked unreadable, as LlamaIndex does it, if it is this one's own fault:
+    its content is gone, it was edited. That a store is down is a `StorageError`.
     """
     found = list(handlers)
     places = [place for place, handler in enumerate(found) if _stand_in(handler.result) is not None]
-    trees = await stored.whole([_stand_in(found[place].result) for place in places])
+    trees = await _whole(stored, [_stand_in(found[place].result) for place in places])
     for place, tree in zip(places, trees, strict=True):
         result = tree.get(_KEY, tree) if isinstance(tree, dict) else tree
         found[place] = _with_result(found[place], result, decoder)
     return found
 
 
+async def _whole(stored: Stored, trees: Sequence[Any]) -> list[Any]:
+    """Each tree as it was; `_GONE` for one that cannot be had."""
+    try:
+        return await stored.whole(trees)
+    except StorageError:
+        raise
+    except AgentRefError as error:
+        if len(trees) > 1:  # one of them is to blame, and the others are looked at alone
+            return [part for tree in trees for part in await _whole(stored, [tree])]
+        _log.warning("A result of a run cannot be read: %s", error)
+        return [_GONE]
+
+
 def _with_result(
     handler: PersistentHandler, tree: Any, decoder: Callable[[str], JsonSerializer] | None
 ) -> PersistentHandler:
+    if tree is _GONE:
+        return handler.model_copy(update={"result": None, "result_unreadable": True})
     try:
         serializer = _plain if decoder is None else decoder(handler.workflow_name)
         result = serializer.deserialize_value(tree)
-    except AgentRefError:
+    except StorageError:
         raise
     except Exception:  # noqa: BLE001  (the class is the user's, and so is its validation)
         result = None

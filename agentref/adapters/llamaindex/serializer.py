@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 from workflows.context.serializers import JsonSerializer
 from workflows.context.utils import get_qualified_name
 
+from agentref.adapters.llamaindex.dumping import dumped_with_bytes, holds_bytes
 from agentref.adapters.llamaindex.envelopes import closed, opened
 from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
 from agentref.errors import AgentRefError, InvalidInputError
@@ -16,6 +16,10 @@ from agentref.storage import CAS
 from agentref.trees import Externalizer
 
 __all__ = ["AgentRefSerializer"]
+
+_VERSION: Final = 1
+_MARK: Final = "agentref_value"
+_TREE: Final = "tree"
 
 
 class AgentRefSerializer(JsonSerializer):
@@ -27,9 +31,10 @@ class AgentRefSerializer(JsonSerializer):
 
     For state, events and pydantic models alike, with no change to the workflow. Bytes of any size are
     accepted and come back as bytes, except within events that a tick or queue carries, which LlamaIndex
-    dumps on its own: there they must be UTF-8, as without agentref. Names of classes are never
-    externalized, so that
-    `allowed_types` holds as before. What was saved by `JsonSerializer` is read.
+    dumps on its own: there they must be UTF-8, as without agentref, and become a text in a field that is
+    not declared as bytes. Names of classes are never externalized, so that `allowed_types` holds as before.
+    A text that holds refs is marked; any other is what `JsonSerializer` writes, and is read as that reads
+    it, so that nothing in it is taken for a ref.
 
     It is called on the event loop and waits for the store there. Over a store on the network use
     `AgentRefStateStorage` or `AgentRefWorkflowStore`, which do not.
@@ -82,12 +87,12 @@ class AgentRefSerializer(JsonSerializer):
     def serialize(self, value: Any) -> str:
         """A value as JSON text, once all that is large in it is stored."""
         try:
-            try:
-                tree = self.serialize_value(value)
-            except (PydanticSerializationError, UnicodeDecodeError):
-                tree = _trees.serialize_value(value)
+            tree = (_trees if holds_bytes(value) else self).serialize_value(value)
             trees = opened(tree)
-            return json.dumps(closed(self._externalizer.externalize(trees, all_bytes=True)))
+            shrunk = self._externalizer.externalize(trees, all_bytes=True)
+            if shrunk is trees and not _is_marked(tree):
+                return json.dumps(tree)
+            return json.dumps({_MARK: _VERSION, _TREE: closed(shrunk)})
         except AgentRefError:
             raise
         except (TypeError, ValueError, RecursionError, AttributeError) as error:
@@ -95,42 +100,50 @@ class AgentRefSerializer(JsonSerializer):
             raise InvalidInputError(f"Failed to serialize value: {type(value)}: {error}") from error
 
     def deserialize(self, value: str) -> Any:
-        """The value of a text that `serialize` returned."""
+        """The value of a text that `serialize` returned, or that of a `JsonSerializer`."""
         try:
-            trees = opened(json.loads(value))
+            tree = json.loads(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidInputError(
                 f"What is to be deserialized is no JSON, or not all of it: {error}"
             ) from error
-        return self.deserialize_value(closed(self._externalizer.rehydrate(trees)))
+        if _is_marked(tree):
+            tree = closed(self._externalizer.rehydrate(opened(_unmarked(tree))))
+        try:
+            return self.deserialize_value(tree)
+        except AgentRefError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, ImportError, RecursionError) as error:
+            raise InvalidInputError(
+                f"What is to be deserialized cannot be made an object again: {type(error).__name__}: "
+                f"{error!s:.400}"
+            ) from error
+
+
+def _is_marked(tree: Any) -> bool:
+    return isinstance(tree, dict) and _MARK in tree
+
+
+def _unmarked(tree: dict[str, Any]) -> Any:
+    if tree.keys() != {_MARK, _TREE} or tree[_MARK] != _VERSION:
+        raise InvalidInputError(
+            f"What is to be deserialized is marked as agentref's and is none of version {_VERSION}: "
+            f"{tree!r:.80}. It was edited, or written by a newer agentref."
+        )
+    return tree[_TREE]
 
 
 class _Trees(JsonSerializer):
     """JSON trees, but for bytes in them."""
 
     def serialize_value(self, value: Any) -> Any:
-        try:
-            return super().serialize_value(value)
-        except (PydanticSerializationError, UnicodeDecodeError):
-            if not isinstance(value, BaseModel):
-                raise
+        if isinstance(value, BaseModel) and not hasattr(value, "class_name") and holds_bytes(value):
             return {
                 "__is_pydantic": True,
-                "value": _jsonable(value.model_dump()),
+                "value": dumped_with_bytes(value),
                 "qualified_name": get_qualified_name(value),
             }
+        return super().serialize_value(value)
 
 
 _trees = _Trees()
-
-
-def _jsonable(part: Any) -> Any:
-    """As pydantic's mode "json", except that bytes stay bytes."""
-    if isinstance(part, dict):
-        return {
-            key if isinstance(key, str) else next(iter(to_jsonable_python({key: None}))): _jsonable(value)
-            for key, value in part.items()
-        }
-    if isinstance(part, (list, tuple, set, frozenset)):
-        return [_jsonable(item) for item in part]
-    return part if isinstance(part, (bytes, bytearray)) else to_jsonable_python(part)

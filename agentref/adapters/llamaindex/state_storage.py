@@ -7,9 +7,11 @@ from typing import Any, Unpack
 from workflows.context.state_store import StateStorage
 from workflows.context.state_store_integration import StateRecord
 
+from agentref.adapters.llamaindex.models import CellModel
 from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
 from agentref.adapters.llamaindex.stored import Stored
 from agentref.errors import InvalidInputError
+from agentref.state import DEFAULT_INLINE_THRESHOLD_BYTES
 from agentref.storage import CAS
 from agentref.trees import Externalizer
 
@@ -67,7 +69,12 @@ class AgentRefStateStorage:
     async def save(self, record: StateRecord) -> None:
         """Keep a record, once all that is large in it is stored."""
         if isinstance(record.data, str):
-            record = record.model_copy(update={"data": await self._stored.shrunk_text(record.data)})
+            # What an adapter's model holds is inline or a ref already: to read it is not to need the store.
+            of_adapter = record.state_module == CellModel.__module__
+            small = await self._stored.shrunk_text(
+                record.data, inline_bytes=DEFAULT_INLINE_THRESHOLD_BYTES if of_adapter else None
+            )
+            record = record.model_copy(update={"data": small})
         await self._inner.save(record)
 
     @asynccontextmanager

@@ -1,16 +1,20 @@
 """How a text or tree that a store of LlamaIndex keeps is written with refs in it, and read back."""
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
 from agentref.adapters.llamaindex.envelopes import closed, opened
-from agentref.errors import InvalidInputError
+from agentref.errors import AgentRefError, InvalidInputError
+from agentref.refs import ContentRef
 from agentref.trees import Externalizer
 
 __all__ = ["Stored"]
 
+_log: Final = logging.getLogger("agentref.adapters.llamaindex")
 _VERSION: Final = 1
+_NEVER: Final = 2**62  # a threshold that nothing is over, and a segment that nothing fills
 _MARK: Final = "agentref"
 _TREE: Final = "tree"
 _FRONT: Final = f'{{"{_MARK}": '
@@ -23,10 +27,16 @@ class Stored:
     What holds nothing large is kept as it is, and so is read what was written without agentref. Else the
     large leaves of a tree, and of a text that is JSON, get refs; a text that is not, a pickle in base64
     say, gets one as a whole. The result is marked, so that nothing else is ever taken for it.
+
+    Args:
+        externalizer: what puts refs there.
+        or_large: of what cannot be externalized, as when the content store is down, write all with a
+            warning in the log, for a record whose lack would do more harm than its size.
     """
 
-    def __init__(self, externalizer: Externalizer) -> None:
+    def __init__(self, externalizer: Externalizer, *, or_large: bool = False) -> None:
         self._externalizer = externalizer
+        self._or_large = or_large
 
     async def shrunk(self, tree: dict[str, Any]) -> dict[str, Any]:
         """The tree, or what stands for it."""
@@ -36,9 +46,9 @@ class Stored:
         """Each tree as it was, in one batch."""
         return await self._whole(trees, [_MARK in tree and isinstance(tree, dict) for tree in trees])
 
-    async def shrunk_text(self, text: str) -> str:
-        """The text, or what stands for it."""
-        marked = await self._shrunk(_taken_apart(text), is_marked=text.startswith(_FRONT))
+    async def shrunk_text(self, text: str, *, inline_bytes: int | None = None) -> str:
+        """The text, or what stands for it. With `inline_bytes` only leaves larger than that get refs."""
+        marked = await self._shrunk(_taken_apart(text), inline_bytes, is_marked=text.startswith(_FRONT))
         return json.dumps(marked) if marked else text
 
     async def whole_texts(self, texts: Sequence[Any]) -> list[Any]:
@@ -50,12 +60,32 @@ class Stored:
             _put_together(tree) if is_ours else tree for tree, is_ours in zip(found, are_ours, strict=True)
         ]
 
-    async def _shrunk(self, tree: Any, *, is_marked: bool) -> dict[str, Any] | None:
-        trees = opened(tree)
-        shrunk = await self._externalizer.aexternalize(trees, all_bytes=True)
+    async def _shrunk(
+        self, tree: Any, threshold: int | None = None, *, is_marked: bool
+    ) -> dict[str, Any] | None:
+        try:
+            trees = opened(tree)
+            shrunk = await self._externalizer.aexternalize(
+                trees,
+                threshold_bytes=threshold,
+                segment=None if threshold is None else _NEVER,
+                all_bytes=True,
+            )
+        except AgentRefError as error:
+            if not self._or_large:
+                raise
+            _log.warning("A record is written with its payload, since it cannot be externalized: %s", error)
+            if not is_marked:
+                return None
+            trees = opened(tree)
+            shrunk = await self._externalizer.aexternalize(trees, threshold_bytes=_NEVER, segment=_NEVER)
         if shrunk is trees and not is_marked:
             return None
         return {_MARK: _VERSION, _TREE: closed(shrunk)}
+
+    def refs(self, tree: Any) -> list[ContentRef]:
+        """What a text or tree that was read refers to. Loads nothing."""
+        return self._externalizer.refs(opened(_unmarked(_parsed(tree)))) if _is_ours(tree) else []
 
     async def _whole(self, trees: Sequence[Any], are_ours: Sequence[bool]) -> list[Any]:
         parts = [

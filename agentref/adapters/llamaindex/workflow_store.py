@@ -2,9 +2,11 @@
 
 # ruff: noqa: SLF001  (a facade says in private ways only where it keeps what)
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Unpack
+from weakref import WeakValueDictionary
 
 from llama_agents.server import AbstractWorkflowStore, HandlerQuery, PersistentHandler
 from llama_agents.server._store.abstract_workflow_store import (
@@ -18,6 +20,7 @@ from workflows.context.state_store import StateStorage, StateStoreFacade
 
 from agentref.adapters.llamaindex.options import TreeOptions, externalizer_of
 from agentref.adapters.llamaindex.results import shrunk_handler, whole_handlers
+from agentref.adapters.llamaindex.resuming import TICK, check_content
 from agentref.adapters.llamaindex.state_storage import AgentRefStateStorage
 from agentref.adapters.llamaindex.stored import Stored
 from agentref.errors import InvalidInputError
@@ -26,7 +29,6 @@ from agentref.trees import Externalizer
 
 __all__ = ["AgentRefWorkflowStore"]
 
-_TICK: Final = "serialized_tick"
 _PAGE: Final = 32
 
 
@@ -38,15 +40,16 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
 
     Nothing of the content store's I/O happens on the event loop. A row is written after all that it refers
     to. What was written before the store was wrapped is read. Deleting a handler leaves content where it
-    is; give the backend a `default_ttl_seconds` if runs are to be forgotten.
+    is. If runs are to be forgotten, give the backend a `default_ttl_seconds` that is longer than any run
+    goes on, waits for a human say, and then is asked for: content lives from when it was written, and a run
+    whose ticks are gone fails when it is resumed.
 
-    Args:
-        inner: the store: SQLite, Postgres, agent data; also one in memory, whose state then stays as it is.
-        backend: where large values go and come from; or an `Externalizer`.
-        **options: settings of an `Externalizer`.
+    A run whose ticks have a hole can never be resumed, and LlamaIndex goes on when one cannot be written.
+    So while the content store cannot take what is large, ticks, events and results are written with it,
+    and a warning goes to the log `agentref.adapters.llamaindex`. State is not: there the step sees the
+    error. Whatever the content store raises on reading comes out of the method that needed it.
 
-    As with every workflow store, one instance serves one server. Whatever the content store raises comes
-    out of the method that needed it.
+    As with every workflow store, one instance serves one server.
     """
 
     def __init__(
@@ -63,8 +66,11 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
             )
         self._inner = inner
         self._externalizer = externalizer_of(type(self).__name__, backend, options)
-        self._stored = Stored(self._externalizer)
+        self._stored = Stored(self._externalizer, or_large=True)
         super().__init__()
+        # Rows of a run are written in the order of the calls: the first may take longest to externalize.
+        self._tick_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._event_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # One cache, so that what the store inside evicts is evicted.
         self._state_store_cache = inner._state_store_cache
         self.poll_interval = inner.poll_interval
@@ -84,8 +90,14 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         self._inner.result_decoder = decoder
 
     async def start(self) -> None:
-        """Open what the store inside needs."""
+        """Open what the store inside needs, and look whether the content store is the one that the runs
+        which go on from here need: one that cannot be read when its server resumes it is failed for good.
+
+        Raises `StorageError` if it is out of reach, and `UnknownBackendError` if it is another one; then
+        the server does not start, and the runs stay as they are.
+        """
         await self._inner.start()
+        await check_content(self._inner, self._externalizer.backend, self._stored)
 
     def _build_state_store(
         self,
@@ -116,8 +128,9 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
 
     async def append_event(self, run_id: str, event: Any) -> None:
         """Keep an event of a run."""
-        value = await self._stored.shrunk(event.value)
-        await self._inner.append_event(run_id, event.model_copy(update={"value": value}))
+        async with _lock_of(run_id, self._event_locks):
+            value = await self._stored.shrunk(event.value)
+            await self._inner.append_event(run_id, event.model_copy(update={"value": value}))
 
     async def query_events(
         self, run_id: str, after_sequence: int | None = None, limit: int | None = None
@@ -136,7 +149,8 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
 
     async def append_tick(self, run_id: str, tick_data: dict[str, Any]) -> None:
         """Keep a tick of a run."""
-        await self._inner.append_tick(run_id, await self._shrunk_tick(tick_data))
+        async with _lock_of(run_id, self._tick_locks):
+            await self._inner.append_tick(run_id, await self._shrunk_tick(tick_data))
 
     async def after_tick(self, run_id: str, tick_data: dict[str, Any]) -> None:
         """A tick has been worked off."""
@@ -165,19 +179,19 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         return None if legacy is None else legacy.get_legacy_ctx(run_id)
 
     async def _shrunk_tick(self, data: dict[str, Any]) -> dict[str, Any]:
-        text = data.get(_TICK)
-        if data.keys() == {_TICK} and isinstance(text, str):
-            return {_TICK: await self._stored.shrunk_text(text)}
+        text = data.get(TICK)
+        if data.keys() == {TICK} and isinstance(text, str):
+            return {TICK: await self._stored.shrunk_text(text)}
         return await self._stored.shrunk(data)
 
     async def _whole_ticks(self, ticks: Sequence[StoredTick]) -> list[StoredTick]:
-        is_text = [tick.tick_data.keys() == {_TICK} for tick in ticks]
-        texts = [tick.tick_data[_TICK] for tick, text in zip(ticks, is_text, strict=True) if text]
+        is_text = [tick.tick_data.keys() == {TICK} for tick in ticks]
+        texts = [tick.tick_data[TICK] for tick, text in zip(ticks, is_text, strict=True) if text]
         trees = [tick.tick_data for tick, text in zip(ticks, is_text, strict=True) if not text]
         whole_texts = iter(await self._stored.whole_texts(texts) if texts else [])
         whole = iter(await self._stored.whole(trees) if trees else [])
         return [
-            tick.model_copy(update={"tick_data": {_TICK: next(whole_texts)} if text else next(whole)})
+            tick.model_copy(update={"tick_data": {TICK: next(whole_texts)} if text else next(whole)})
             for tick, text in zip(ticks, is_text, strict=True)
         ]
 
@@ -187,6 +201,10 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
             event.model_copy(update={"event": event.event.model_copy(update={"value": value})})
             for event, value in zip(events, values, strict=True)
         ]
+
+
+def _lock_of(run_id: str, locks: WeakValueDictionary[str, asyncio.Lock]) -> asyncio.Lock:
+    return locks.setdefault(run_id, asyncio.Lock())
 
 
 async def _generator(source: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,16 @@ from llama_index.core.memory import ChatMemoryBuffer, Memory
 from llama_index.core.storage.chat_store import SimpleChatStore
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
+from pydantic import BaseModel
 
 from agentref.adapters.llamaindex import AgentRefAsyncDBChatStore, AgentRefChatStore
-from agentref.errors import ConfigurationError, InvalidInputError, StoreUnavailableError, UntrustedRefError
+from agentref.errors import (
+    BlobNotFoundError,
+    ConfigurationError,
+    InvalidInputError,
+    StoreUnavailableError,
+    UntrustedRefError,
+)
 
 from .conftest import run
 
@@ -191,3 +199,49 @@ def test_bad_arguments(cas: Any) -> None:
         AgentRefAsyncDBChatStore(SimpleChatStore(), backend=cas)
     with pytest.raises(ConfigurationError, match="needs a store"):
         AgentRefChatStore(SimpleChatStore())
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_chat_of_which_one_message_is_gone_says_which(store: Any, cas: Any, is_async: bool) -> None:
+    call = face_of(store, is_async)
+    call("set_messages", "ada", [message("short"), message("first " * 2000)])
+    before = set(cas.iter_hashes())
+    call("add_message", "ada", message("lost " * 2000))
+    for digest in set(cas.iter_hashes()) - before:
+        cas.delete(digest)
+    with pytest.raises(BlobNotFoundError) as caught:
+        call("get_messages", "ada")
+    assert "the message with index 2" in caught.value.__notes__[-1]
+    with pytest.raises(BlobNotFoundError):
+        call("delete_message", "ada", 2)
+    assert call("get_messages", "ada") == [message("short"), message("first " * 2000)]
+
+
+class Call(BaseModel):
+    """What some clients leave among the arguments of a message."""
+
+    name: str
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_what_is_no_json_is_handed_on(store: Any, is_async: bool) -> None:
+    call = face_of(store, is_async)
+    odd = [
+        message("short", raw=object()),
+        message("large " * 2000, raw=threading.Lock()),
+        message("s", raw=b"\xff"),
+    ]
+    call("set_messages", "ada", odd)
+    call("add_message", "ada", odd[0])
+    assert call("get_messages", "ada") == [*odd, odd[0]]
+    with pytest.raises(InvalidInputError, match="no JSON"):
+        call("add_message", "ada", message("a look-alike", agentref=object()))
+
+
+def test_an_object_in_a_large_message_comes_back_as_plain_data(store: Any) -> None:
+    store.set_messages(
+        "ada", [message("short", call=Call(name="x")), message("large " * 2000, call=Call(name="x"))]
+    )
+    short, large = store.get_messages("ada")
+    assert short.additional_kwargs == {"call": Call(name="x")}
+    assert large.additional_kwargs == {"call": {"name": "x"}}

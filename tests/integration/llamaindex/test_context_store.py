@@ -265,6 +265,9 @@ def test_bad_paths_and_names_are_typed_errors(store: Any) -> None:
             await store.set("docs.7.id", "x")
         with pytest.raises(InvalidInputError, match="cannot be set"):
             await store.set("docs." * 2000 + "x", 1)
+        with pytest.raises(InvalidInputError, match="not found in state"):
+            await store.get("docs." * 2000 + "x")
+        assert await store.get("docs." * 2000 + "x", "default") == "default"
         assert await store.get("docs") == [{"id": "doc-1"}]
         assert await store.get("") == await store.get_state()
 

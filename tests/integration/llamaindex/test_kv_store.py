@@ -178,3 +178,18 @@ def test_the_loop_is_free_while_the_store_waits(store: Any, cas: Any, monkeypatc
         assert await store.aget("key") == VALUES["large"]
 
     run(scenario())
+
+
+def test_a_collection_of_which_one_value_is_gone_says_which(face: Any, cas: Any) -> None:
+    face.put("first", {"text": "first " * 2000})
+    before = set(cas.iter_hashes())
+    face.put("lost", {"text": "lost " * 2000})
+    lost = set(cas.iter_hashes()) - before
+    face.put("last", {"text": "last " * 2000})
+    for digest in lost:
+        cas.delete(digest)
+    with pytest.raises(BlobNotFoundError) as caught:
+        face.get_all()
+    assert "the value of key 'lost'" in caught.value.__notes__[-1]
+    assert face.delete("lost")
+    assert list(face.get_all()) == ["first", "last"]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from workflows import Context, Workflow, step
 from workflows.context import JsonSerializer
 from workflows.errors import WorkflowCancelledByUser
@@ -63,8 +63,14 @@ VALUES = [
     Report(title="t", body=LARGE, when=datetime(2026, 1, 1, tzinfo=UTC)),
     Report(image=b"\x89PNG\xff", when=datetime(2026, 1, 1, tzinfo=UTC)),
     Report(image=b"\xff" * 10_000, anything=[{"raw": b"\xfe", "text": LARGE}]),
+    Report(anything=b"abc"),
+    Report(image=b"abc", anything=[b"", {"text": b"abc", "raw": b"\xff"}]),
+    Report(anything={"large": b"abc" * 10_000}),
+    Big(payload="", more=b"abc", undeclared=[b"abc"]),
     {"reports": [Report(body=LARGE), {"nested": Report(title="x")}]},
     FORGED,
+    {"agentref_value": 1, "tree": FORGED},
+    {"agentref_value": 1, "tree": LARGE},
     [FORGED, {"at": FORGED, "text": LARGE}, {"__agentref__": {"escaped": FORGED}}],
     Report(anything=FORGED),
     Report(body=LARGE, anything=[FORGED]),
@@ -87,9 +93,36 @@ def test_what_is_serialized_comes_back(cas: Any, value: Any, threshold: int) -> 
         assert dict(found.items()) == dict(value.items())
 
 
+class Aliased(BaseModel):
+    """Dumped under one name, and read under another."""
+
+    data: bytes = Field(default=b"", alias="d")
+
+
+class ByName(Aliased):
+    """Read under either."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class ByAlias(Aliased):
+    """Dumped under the same."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+
+def test_bytes_that_would_not_be_read_again_are_refused(serializer: Any) -> None:
+    for kept in (ByName(d=b"\xff"), ByAlias(d=b"abc"), Report(anything=ByName(d=b"abc").data)):
+        assert serializer.deserialize(serializer.serialize(kept)) == kept
+    for data in (b"abc", b"\xff"):
+        for lost in (Aliased(d=data), Report(anything=[Aliased(d=data)]), {"a": [Aliased(d=data)]}):
+            with pytest.raises(InvalidInputError, match=r"Aliased.data holds bytes"):
+                serializer.serialize(lost)
+
+
 def test_only_the_value_is_walked(cas: Any) -> None:
     text = AgentRefSerializer(cas, threshold_bytes=0).serialize({"event": Big(payload="x")})
-    assert json.loads(text)["event"]["qualified_name"] == f"{__name__}.Big"
+    assert json.loads(text)["tree"]["event"]["qualified_name"] == f"{__name__}.Big"
 
 
 def test_a_name_that_is_not_allowed_is_refused_as_before(cas: Any) -> None:
@@ -100,10 +133,12 @@ def test_a_name_that_is_not_allowed_is_refused_as_before(cas: Any) -> None:
         closed.deserialize(text)
     assert closed.with_types(Report).deserialize(text) == Report(title="x")
     # Nor can the name come out of the store.
-    named = json.loads(text)
-    hidden = json.loads(open_to_all.serialize(named["qualified_name"]))
+    marked = json.loads(text)
+    hidden = json.loads(open_to_all.serialize(marked["tree"]["qualified_name"]))["tree"]
     with pytest.raises(InvalidInputError, match="no name of a class"):
-        open_to_all.deserialize(json.dumps({**named, "qualified_name": hidden}))
+        open_to_all.deserialize(
+            json.dumps({**marked, "tree": {**marked["tree"], "qualified_name": hidden}})
+        )
 
 
 def test_with_types_goes_on_externalizing(cas: Any) -> None:
@@ -133,8 +168,35 @@ def test_what_an_event_says_is_not_read_twice(serializer: Any) -> None:
 
 
 def test_what_stock_wrote_is_read(serializer: Any) -> None:
-    for value in ({"text": LARGE, "n": [1]}, Report(body=LARGE), Big(payload=LARGE)):
+    for value in ({"text": LARGE, "n": [1]}, Report(body=LARGE), Big(payload=LARGE), FORGED, [FORGED]):
         assert serializer.deserialize(JsonSerializer().serialize(value)) == value
+
+
+def test_what_holds_no_ref_is_written_as_stock_writes_it(serializer: Any) -> None:
+    for value in ({"text": "small", "n": [1]}, Report(body="small"), Big(payload=""), [], "agentref_value"):
+        assert serializer.serialize(value) == JsonSerializer().serialize(value)
+
+
+EDITED = [
+    {"agentref_value": 2, "tree": {}},
+    {"agentref_value": 1},
+    {"agentref_value": 1, "tree": {}, "more": 1},
+    {"__is_pydantic": True, "qualified_name": "no_such.Module"},
+    {"__is_pydantic": True, "qualified_name": "no_such.Module", "value": {}},
+    {"__is_pydantic": True, "qualified_name": f"{__name__}.NoSuch", "value": {}},
+    {"__is_pydantic": True, "qualified_name": f"{__name__}.Report", "value": {"when": "never"}},
+    {"__is_pydantic": True, "qualified_name": f"{__name__}.Report"},
+    {"__is_component": True, "qualified_name": f"{__name__}.Report", "value": {}},
+]
+
+
+@pytest.mark.parametrize("tree", EDITED, ids=range(len(EDITED)))
+def test_an_edited_text_is_a_typed_error(serializer: Any, tree: Any) -> None:
+    for text in (json.dumps(tree), json.dumps({"agentref_value": 1, "tree": tree})):
+        if text.startswith('{"agentref_value": 1, "tree": {"agentref_value"'):
+            continue  # there it is a value
+        with pytest.raises(InvalidInputError, match="What is to be deserialized"):
+            serializer.deserialize(text)
 
 
 def test_a_list_that_grows_is_not_stored_again(serializer: Any, cas: Any) -> None:
@@ -217,7 +279,7 @@ def test_a_state_file_that_was_edited_or_cut_is_refused(serializer: Any) -> None
         with pytest.raises((InvalidInputError, InvalidRefError)):
             serializer.deserialize(damaged)
     other = json.loads(text)
-    other["docs"]["__agentref__"][1] = "ab" * 32
+    other["tree"]["docs"]["__agentref__"][1] = "ab" * 32
     with pytest.raises(KeyError, match="abab"):
         serializer.deserialize(json.dumps(other))
 
@@ -228,7 +290,7 @@ def test_with_keys_another_tenants_state_is_refused(cas: Any) -> None:
     eve = AgentRefSerializer(cas, keys=key, tenant="eve")
     text = ada.serialize({"secret": LARGE})
     loaded = cas.counters.values_loaded
-    for stolen in (text, json.dumps({"secret": json.loads(text)["secret"]}), json.dumps(FORGED)):
+    for stolen in (text, json.dumps({**json.loads(text), "tree": FORGED})):
         with pytest.raises(UntrustedRefError):
             eve.deserialize(stolen)
     assert cas.counters.values_loaded == loaded

@@ -1,17 +1,21 @@
 """`LlamaIndexAdapter`: what it refuses, and the model that it makes of a state class."""
 
+import asyncio
+import gc
+import weakref
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
 from pydantic import BaseModel, ValidationError
 from workflows.context import JsonSerializer
-from workflows.context.state_store import create_cleared_state
+from workflows.context.state_store import InMemoryStateStore, create_cleared_state
 
 from agentref import AgentRefState, Externalized, Inline, field
 from agentref.adapters.llamaindex import LlamaIndexAdapter
 from agentref.errors import ConfigurationError, InvalidInputError, StateDefinitionError
-from agentref.storage import InMemoryCAS
+from agentref.storage import FilesystemCAS, InMemoryCAS
 
 
 class Opaque:
@@ -86,6 +90,28 @@ def test_the_model_is_the_same_at_each_call_and_for_each_adapter() -> None:
     assert type(JsonSerializer().deserialize(text)) is models[1]
 
 
+def test_a_model_goes_with_its_state_class() -> None:
+    def made(name: str) -> LlamaIndexAdapter[Any]:
+        return adapter(type("Local", (AgentRefState,), {"__annotations__": {name: Inline[str]}}))
+
+    first = made("a")
+    text = JsonSerializer().serialize(first.schema()(a="ada"))
+    second = made("b")
+    found = JsonSerializer().deserialize(text)
+    assert type(found) is second.schema()
+    with pytest.raises(ConfigurationError, match="two of that name"):
+        first.context_store(InMemoryStateStore(found))
+    gone = weakref.ref(second.state_class)
+    del second, found
+    gc.collect()
+    assert gone() is None
+    assert type(JsonSerializer().deserialize(text)) is first.schema()
+    del first
+    gc.collect()
+    with pytest.raises(AttributeError, match="imported first"):
+        JsonSerializer().deserialize(text)
+
+
 def test_the_model_has_typed_inline_fields_and_untyped_cells() -> None:
     model = adapter().schema()
     state = model(name="ada", when="2026-01-01T00:00:00Z", docs={"any": "cell"})
@@ -108,3 +134,22 @@ def test_only_what_is_set_is_dumped_and_types_come_back() -> None:
     assert found == state
     assert found.model_fields_set == {"name", "tags", "when"}
     assert JsonSerializer(allowed_types=[model]).deserialize(JsonSerializer().serialize(state)) == state
+
+
+def test_an_owner_is_of_its_tenant(tmp_path: Path) -> None:
+    with FilesystemCAS(tmp_path) as cas:
+        ada, eve = (adapter(backend=cas, keys=bytes(32), tenant=tenant) for tenant in ("ada", "eve"))
+
+        def pinned() -> int:
+            return len(list(cas._prunable().scan_pins()))
+
+        for each in (ada, eve):
+            store = each.context_store(InMemoryStateStore(each.schema()()), owner="run-1")
+            asyncio.run(store.set("docs", [{"text": each.schema().__name__}]))
+        assert pinned() == 2
+        eve.release("run-1")
+        assert pinned() == 1
+        asyncio.run(eve.arelease("run-1"))
+        assert pinned() == 1
+        ada.release("run-1")
+        assert pinned() == 0
