@@ -1,7 +1,7 @@
 """Codes of the wire format. They are append-only: a code never changes its meaning."""
 
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["CODEC_ID", "MAX_NESTING", "Ext", "surely_fits"]
 
@@ -58,4 +58,15 @@ def surely_fits(value: object, limit: int) -> bool:
         return len(value) * 4 + _HEADS <= limit  # type: ignore[arg-type]  # UTF-8: four bytes at most
     if kind is int:
         return limit >= _HEADS and value.bit_length() <= 64  # type: ignore[attr-defined]
+    if kind is list:
+        return _flat_list_fits(value, limit)  # type: ignore[arg-type]
     return limit >= _HEADS and (kind is bool or kind is float or value is None)
+
+
+def _flat_list_fits(items: list[Any], limit: int) -> bool:
+    """The same for a list of texts, or of numbers of one kind."""
+    room = limit - _HEADS * (len(items) + 1)
+    kinds = set(map(type, items)) if room >= 0 else {list}
+    if kinds <= {str}:
+        return sum(map(len, items)) * 4 <= room
+    return kinds == {float} or (kinds == {int} and max(map(int.bit_length, items)) <= 64)

@@ -16,7 +16,7 @@ from agentref.errors import InvalidInputError
 from agentref.runtime import typed_runtime
 from agentref.state import DEFAULT_INLINE_THRESHOLD_BYTES, AgentRefState
 from agentref.storage import CAS
-from agentref.trees import Externalizer, Seals
+from agentref.trees import Seals
 
 __all__ = ["LlamaIndexAdapter"]
 
@@ -71,9 +71,8 @@ class LlamaIndexAdapter(Generic[StateT]):
         )
         self.state_class = state_class
         self._sealed_by: TreeOptions = {"keys": keys, "tenant": tenant} if keys else {}
-        self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes, Seals(keys, tenant))
-        # Owners are named as those of the trees of the same tenant are.
-        self._owned = Externalizer(runtime.backend, keys=keys, tenant=tenant)._owned  # noqa: SLF001
+        self._seals = Seals(keys, tenant)
+        self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes, self._seals)
         self._checked: set[type[BaseModel]] = set()
         self.schema()
 
@@ -87,9 +86,8 @@ class LlamaIndexAdapter(Generic[StateT]):
 
         `ctx.store` then refuses names that are no fields, `context_store` refuses inline values of another
         type, they come back from JSON in their types, and external fields hold the wire form of a ref, or
-        None. Without it (`Context`
-        alone) the state is LlamaIndex's `DictState`. `context_store` works over both, and over a user's own
-        model with the same fields, external ones annotated with `Any`.
+        None. Without it (`Context` alone) the state is LlamaIndex's `DictState`. `context_store` works over
+        both, and over a user's own model with the same fields, external ones annotated with `Any`.
         """
         return model_for(self.state_class)
 
@@ -106,7 +104,7 @@ class LlamaIndexAdapter(Generic[StateT]):
         without these fields, or for an owner where the backend keeps no pins.
         """
         self._fields.runtime.check_owner(owner)
-        owner = owner if owner is None else self._owned(owner)
+        owner = owner if owner is None else self._seals.keeper(owner)
         given: Any = store  # whatever the type checker was told
         if isinstance(given, ContextStore) and given.is_over(self._fields):
             return given.of(owner)
@@ -125,11 +123,11 @@ class LlamaIndexAdapter(Generic[StateT]):
 
     def release(self, owner: str) -> None:
         """Let go of all that was written for this owner. What nothing else keeps can be pruned."""
-        self._fields.runtime.unpin([self._owned(owner)])
+        self._fields.runtime.unpin([self._seals.keeper(owner)])
 
     async def arelease(self, owner: str) -> None:
         """`release` for the event loop."""
-        await self._fields.runtime.aunpin([self._owned(owner)])
+        await self._fields.runtime.aunpin([self._seals.keeper(owner)])
 
     def serializer(
         self, *, allowed_types: Iterable[type[Any] | str] | None = None, **options: Unpack[TreeOptions]

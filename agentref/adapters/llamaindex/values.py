@@ -33,7 +33,11 @@ class Values:
     async def akeep_many(
         self, values: Sequence[object], owner: str, known: Sequence[ContentRef]
     ) -> list[ContentRef]:
-        """`adump_many`, pinned for an owner, and with that the refs that are known."""
+        """`adump_many`, pinned for an owner, and with that the refs that are known. Raises
+        `BlobNotFoundError` if one of these is gone."""
+        ours = [ref for ref in known if self._runtime.store_for(ref) is self._runtime.backend]
+        if ours:
+            await self._runtime.backend.atouch(ours, ttl=self._runtime.lease_seconds)
         encoded = self._runtime.backend.encode(values)
         refs = list(encoded.refs)
         outgoing = Outgoing([*refs], [encoded] if refs else [])
