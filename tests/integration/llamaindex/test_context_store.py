@@ -12,6 +12,7 @@ from workflows.context.state_store import DictState, InMemoryStateStore
 from agentref import AgentRefState, Externalized, Inline
 from agentref.adapters.llamaindex import ContextStore, LlamaIndexAdapter
 from agentref.errors import (
+    BlobNotFoundError,
     ConfigurationError,
     InlineSizeExceeded,
     InvalidInputError,
@@ -382,3 +383,16 @@ def test_an_owner_keeps_all_that_it_ever_wrote_until_it_lets_go(
 def test_without_an_owner_nothing_is_pinned(store: Any, cas: Any) -> None:
     run(store.set("docs", [{"text": "a"}]))
     assert not list(cas._prunable().scan_pins())
+
+
+def test_what_an_owner_is_to_keep_must_be_there(adapter: Any, state_store: Any, cas: Any) -> None:
+    async def scenario() -> None:
+        await adapter.context_store(state_store).set("docs", [{"text": "a" * 9_000}])
+        store = adapter.context_store(state_store, owner="run")
+        state = await store.get_state()
+        cas.delete(state.refs()["docs"].hash)
+        with pytest.raises(BlobNotFoundError):
+            await store.set_state(state)
+        assert not list(cas.iter_pins())
+
+    run(scenario())
