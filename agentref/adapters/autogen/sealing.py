@@ -7,7 +7,7 @@ from autogen_core.models import LLMMessage
 
 from agentref.adapters.autogen.messages import dump_llm, is_llm, load_llm
 from agentref.adapters.autogen.owned import Owned
-from agentref.trees import Stub
+from agentref.trees.stubs import is_segment
 
 __all__ = ["SealedMessages"]
 
@@ -77,7 +77,8 @@ class SealedMessages:
             result = await self._owned.externalize(trees)
         finally:
             self._is_sealing = False
-        stubs = [item for item in result if type(item) is Stub]
+        # A message may be one stub of its own, behind others that are still open: it is in no segment yet.
+        stubs = result[: _segments(result)]
         if stubs and epoch == self._epoch:
             count = len(trees) - (len(result) - len(stubs))
             stay = all(map(self._is_small, trees[:count])) or not all(map(is_llm, kept[:count]))
@@ -107,9 +108,7 @@ class SealedMessages:
         Raises `InvalidRefError`, `UntrustedRefError`, `MalformedBlobError`, and what loading raises.
         """
         adopted = list(self._external.adopt(list(items)))
-        front = 0
-        while front < len(adopted) and type(adopted[front]) is Stub:
-            front += 1
+        front = _segments(adopted)
         rest = load_llm(await self._external.arehydrate(adopted[front:]))
         await self._owned.pin(adopted)
         self.put(rest, adopted[:front])
@@ -151,6 +150,11 @@ class SealedMessages:
         """Whether to seal would pay: the externalizer looks through all that is open each time."""
         full = len(self._open) >= self._segment
         return self._weight > self._limit * (1 if full else _SEAL_AT)
+
+
+def _segments(items: Sequence[Any]) -> int:
+    """How many segments an externalized list begins with."""
+    return next((index for index, item in enumerate(items) if not is_segment(item)), len(items))
 
 
 def _longest(part: Any) -> int:
