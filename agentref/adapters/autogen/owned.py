@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from agentref.trees import Externalizer
 
@@ -14,30 +15,38 @@ class Owned:
     With an owner it does one call at a time: to let go takes place after all that was asked for before, so
     that nothing is pinned by a call that was still on its way.
 
-    For one event loop at a time. Raises what the externalizer does.
+    For one event loop at a time, and another one after it. Raises what the externalizer does.
     """
 
     def __init__(self, external: Externalizer, owner: str | None) -> None:
         self.external: Final = external
         self.owner: Final = owner
-        self._turn = asyncio.Lock()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     async def externalize(self, tree: Any, *, threshold_bytes: int | None = None) -> Any:
         """The tree with refs, pinned if there is an owner."""
         if self.owner is None:
             return await self.external.aexternalize(tree, threshold_bytes=threshold_bytes)
-        async with self._turn:
+        async with self._turn():
             return await self.external.aexternalize(tree, owner=self.owner, threshold_bytes=threshold_bytes)
 
     async def pin(self, tree: Any) -> None:
         """Keep what an externalized tree refers to as well, if there is an owner. Raises
         `BlobNotFoundError` for what is gone."""
         if self.owner is not None:
-            async with self._turn:
+            async with self._turn():
                 await self.external.apin(self.owner, tree)
 
     async def release(self) -> None:
         """Let go of all that was pinned."""
         if self.owner is not None:
-            async with self._turn:
+            async with self._turn():
                 await self.external.arelease(self.owner)
+
+    def _turn(self) -> asyncio.Lock:
+        """A lock stays with the first event loop that waited for it."""
+        loop = asyncio.get_running_loop()
+        turn = self._turns.get(loop)
+        if turn is None:
+            turn = self._turns[loop] = asyncio.Lock()
+        return turn

@@ -206,3 +206,23 @@ def test_owners_of_two_tenants_are_two(run):
         assert {pin.owner for pin in cas.iter_pins()} == {"ann:reader", "ann:run"}
 
     run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["context", "memory"])
+def test_one_event_loop_after_another(kind):
+    adapter = AutoGenAdapter(backend=InMemoryCAS())
+    if kind == "context":
+        holder = AgentRefChatCompletionContext(adapter, owner="holder")
+    else:
+        holder = AgentRefMemory(adapter, owner="holder")
+
+    async def at_once():
+        if kind == "context":
+            await holder.add_message(large())
+            await asyncio.gather(*(holder.save_state() for _ in range(3)))
+            return len(await holder.get_messages())
+        await asyncio.gather(*(holder.add(note(number)) for number in range(3)))
+        return len((await holder.query()).results)
+
+    counts = [asyncio.run(at_once()) for _ in range(2)]
+    assert counts == ([1, 2] if kind == "context" else [3, 6])
