@@ -125,13 +125,15 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         return await self._shown(await (await self._ready(self._kept)).load(last))
 
     async def clear(self) -> None:
-        """Forget all messages. What was stored stays in the store, but for the pins of `owner`."""
+        """Forget all messages. What was stored stays in the store, but for the pins of `owner`.
+
+        Cancelled while the store lets go of them, it has cleared if that succeeds.
+        """
+        if self._kept is not None:
+            await (await self._ready(self._kept)).clear()
+            return
+        await self._owned.release()
         await self._inner.clear()
-        if self._kept is None:
-            await self._owned.release()
-        else:
-            self._begun = True
-            await self._kept.clear()
 
     async def save_state(self) -> Mapping[str, Any]:
         """A state that names the messages."""

@@ -1,10 +1,12 @@
 """What a model context or a memory stores for its owner, and lets go of."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from agentref.trees import Externalizer
+from agentref.trees.drafts import to_the_end
 
 __all__ = ["Owned"]
 
@@ -37,11 +39,25 @@ class Owned:
             async with self._turn():
                 await self.external.apin(self.owner, tree)
 
-    async def release(self) -> None:
-        """Let go of all that was pinned."""
-        if self.owner is not None:
+    async def release(self, undo: Callable[[], object] = bool) -> None:
+        """Let go of all that was pinned. If it raises or is cancelled before that, `undo` is called."""
+        owner = self.owner
+        if owner is None:
+            return
+        released = False
+
+        def work() -> None:
+            nonlocal released
+            self.external.release(owner)
+            released = True
+
+        try:
             async with self._turn():
-                await self.external.arelease(self.owner)
+                await to_the_end(work)
+        except BaseException:
+            if not released:
+                undo()
+            raise
 
     def _turn(self) -> asyncio.Lock:
         """A lock stays with the first event loop that waited for it."""

@@ -1,6 +1,7 @@
 """The messages of a model context: segments in a store, and the few that fill none yet."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from autogen_core.models import LLMMessage
@@ -16,8 +17,8 @@ _SEAL_AT: Final = 16
 
 
 class _Segments:
-    """Messages in a row that were sealed: their stubs, and the messages themselves if none is large, or if
-    one is of a class that would not come back."""
+    """Messages in a row: what is saved of them, which is stubs of segments but for one case, and the
+    messages themselves if none is large, or if one is of a class that would not come back."""
 
     __slots__ = ("messages", "stubs")
 
@@ -54,12 +55,10 @@ class SealedMessages:
         self._weight += entry[1]
         if self._is_sealing or not self._is_due():
             return
-        epoch = self._epoch
         try:
             await self.seal()
         except BaseException:
-            if epoch == self._epoch:
-                self._reopen([other for other in self._open if other is not entry])
+            self._reopen([other for other in self._open if other is not entry])
             raise
 
     async def seal(self) -> None:
@@ -121,9 +120,21 @@ class SealedMessages:
         self._reopen(opened)
 
     async def clear(self) -> None:
-        """Forget all, and let go of what an owner kept."""
+        """Forget all, and let go of what an owner kept. Raises `StorageError`; then all is there still."""
+        sealed, opened = self._sealed, self._open
         self.put(())
-        await self._owned.release()
+        await self._owned.release(partial(self._restore, sealed, opened, self._epoch))
+
+    def _restore(self, sealed: list[_Segments], opened: list[tuple[LLMMessage, int]], epoch: int) -> None:
+        """Put what was there before what was added since, if only that has happened."""
+        if epoch != self._epoch:
+            return
+        self._epoch += 1  # what is being sealed now counts from the front
+        if self._sealed and opened:
+            messages = [message for message, _ in opened]
+            sealed, opened = [*sealed, _Segments(list(map(dump_llm, messages)), messages)], []
+        self._sealed = [*sealed, *self._sealed]
+        self._reopen([*opened, *self._open])
 
     async def _messages(self, sealed: Sequence[_Segments]) -> list[LLMMessage]:
         """The messages of segments; those that are not in memory are loaded in one batch."""
