@@ -151,9 +151,9 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         if self._kept is not None:
             await self._take(state, is_ours=is_ours)
         elif is_ours and "inner" in state:
-            await self._inner.load_state(await self._external.arehydrate(state["inner"]))
+            await self._inner.load_state(await self._loaded(state["inner"]))
         elif is_ours:
-            messages = load_llm(await self._external.arehydrate(_messages(state)))
+            messages = load_llm(await self._loaded(_messages(state)))
             await self._inner.load_state({"messages": [dump_llm(message) for message in messages]})
         else:
             await self._inner.load_state(state)
@@ -163,11 +163,17 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         if is_ours and "inner" not in state:
             await kept.replace(_messages(state))
         else:
-            plain = await self._external.arehydrate(state["inner"]) if is_ours else state
+            plain = await self._loaded(state["inner"]) if is_ours else state
             kept.put(load_llm(_messages(plain)))
             await kept.seal()
         await self._inner.clear()
         self._kept, self._begun = kept, True
+
+    async def _loaded(self, tree: Any) -> Any:
+        """What an externalized tree stands for; an owner keeps what it refers to from now on."""
+        loaded = await self._external.arehydrate(tree)
+        await self._owned.pin(tree)
+        return loaded
 
     def _empty(self) -> SealedMessages:
         return SealedMessages(

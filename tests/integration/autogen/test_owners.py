@@ -7,6 +7,7 @@ import pytest
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.memory import Memory, MemoryContent
+from autogen_core.model_context import UnboundedChatCompletionContext
 from autogen_core.models import UserMessage
 
 from agentref.adapters.autogen import (
@@ -43,7 +44,29 @@ async def filled(adapter, **options):
     return context
 
 
-def test_a_context_with_an_owner_keeps_what_it_loads(run):
+class Own(UnboundedChatCompletionContext):
+    """A context of a user's own."""
+
+
+@pytest.mark.parametrize("of", [UnboundedChatCompletionContext, Own])
+@pytest.mark.parametrize("into", [UnboundedChatCompletionContext, Own])
+def test_a_context_with_an_owner_keeps_what_it_loads(of, into, run):
+    async def scenario():
+        cas = InMemoryCAS()
+        adapter = AutoGenAdapter(backend=cas)
+        first = await filled(adapter, inner=of())
+        state = json.loads(json.dumps(await first.save_state()))
+        fork = AgentRefChatCompletionContext(adapter, into(), owner="fork")
+        await fork.load_state(state)
+        assert {ref.hash for ref in adapter.externalizer.refs(state)} <= pinned(cas, "fork")
+        assert await fork.get_messages() == await first.get_messages()
+        await fork.clear()
+        assert not list(cas.iter_pins())
+
+    run(scenario())
+
+
+def test_a_context_with_an_owner_keeps_what_it_loads_for_itself(run):
     async def scenario():
         cas = InMemoryCAS()
         adapter = AutoGenAdapter(backend=cas)
