@@ -214,9 +214,9 @@ class AutoGenAdapter:
         own.
 
         All of it is loaded and checked before `obj` sees any of it, and if `obj` refuses it, `obj` gets
-        back the state that it had, unless it could not save one. In a state of AutoGen's own nothing was escaped: a dict in it that looks
-        like a ref is taken for one. Raises `InvalidInputError` for a state of something else, what
-        `hydrate_message_history` raises, and what `obj` does.
+        back the state that it had, unless it could not save one. In a state of AutoGen's own nothing was
+        escaped: a dict in it that looks like a ref is taken for one. Raises `InvalidInputError` for a state
+        of something else, what `hydrate_message_history` raises, and what `obj` does.
         """
         loaded = await self._external.arehydrate(checked_state(obj, state))
         await load_or_restore(obj, loaded)

@@ -1,14 +1,28 @@
 """What a model context or a memory stores for its owner, and lets go of."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from agentref.trees import Externalizer
 from agentref.trees.drafts import to_the_end
 
-__all__ = ["Owned"]
+__all__ = ["Owned", "unowned"]
+
+_unowned: ContextVar[bool] = ContextVar("agentref_autogen_unowned", default=False)
+
+
+@contextmanager
+def unowned() -> Iterator[None]:
+    """What this task saves meanwhile is pinned by no owner: it is for a load that may fail soon."""
+    token = _unowned.set(True)
+    try:
+        yield
+    finally:
+        _unowned.reset(token)
 
 
 class Owned:
@@ -27,7 +41,7 @@ class Owned:
 
     async def externalize(self, tree: Any, *, threshold_bytes: int | None = None) -> Any:
         """The tree with refs, pinned if there is an owner."""
-        if self.owner is None:
+        if self.owner is None or _unowned.get():
             return await self.external.aexternalize(tree, threshold_bytes=threshold_bytes)
         async with self._turn():
             return await self.external.aexternalize(tree, owner=self.owner, threshold_bytes=threshold_bytes)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from agentref.adapters.autogen.kinds import CONTEXT_STATE, check_kind, paths_of_users
+from agentref.adapters.autogen.owned import unowned
 from agentref.errors import AgentRefError, InvalidInputError, InvalidRefError
 from agentref.refs import REF_KEY
 from agentref.trees import Stateful
@@ -62,7 +63,7 @@ async def load_or_restore(obj: Stateful, state: Any) -> None:
         if before is not None:
             with suppress(Exception):
                 await _result(obj.load_state(before))
-        if ours and isinstance(error, ValueError):
+        if ours and isinstance(error, ValueError) and not isinstance(error, AgentRefError):
             raise InvalidRefError(
                 f"{type(obj).__qualname__} refused the state. state{ours[0]} was saved by an "
                 f"AgentRefChatCompletionContext: the agent it is for must have one as well."
@@ -74,7 +75,8 @@ async def _before(obj: Stateful) -> Any:
     """What `obj` has to get back if it refuses a state; None if it cannot save yet, as an agent of a user's
     own that has not run."""
     try:
-        return await _result(obj.save_state())
+        with unowned():
+            return await _result(obj.save_state())
     except AgentRefError:
         raise
     except Exception:  # noqa: BLE001  (of a user's code, and AutoGen would not have called it)

@@ -16,7 +16,7 @@ from agentref.adapters.autogen import (
     AutoGenAdapter,
     registered,
 )
-from agentref.errors import BlobNotFoundError, ConfigurationError
+from agentref.errors import BlobNotFoundError, ConfigurationError, InvalidInputError, MalformedBlobError
 from agentref.storage import InMemoryCAS
 
 from .conftest import ScriptedClient, Slow, payload, round_robin
@@ -249,3 +249,33 @@ def test_one_event_loop_after_another(kind):
 
     counts = [asyncio.run(at_once()) for _ in range(2)]
     assert counts == ([1, 2] if kind == "context" else [3, 6])
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_a_load_that_is_refused_pins_nothing_and_says_why(is_damaged, run):
+    async def scenario():
+        cas = InMemoryCAS()
+        adapter = AutoGenAdapter(backend=cas)
+        context = AgentRefChatCompletionContext(adapter, owner="reader")
+        agent = AssistantAgent("reader", ScriptedClient(), model_context=context)
+        await agent.run(task=payload(9000))  # large, and in no segment yet
+        had = await context.get_messages()
+        other = AssistantAgent(
+            "reader", ScriptedClient(), model_context=await filled(AutoGenAdapter(backend=cas))
+        )
+        state = json.loads(json.dumps(await adapter.save_state(other)))
+        if is_damaged:
+            state["llm_context"]["messages"].append({"no": "message"})
+            with pytest.raises(MalformedBlobError):
+                await adapter.load_state(agent, state)
+        else:
+            with pytest.raises(InvalidInputError, match="llm_context"):
+                await adapter.load_state(agent, {"type": state["type"]})
+        assert await context.get_messages() == had
+        pins = pinned(cas, "reader")
+        if is_damaged:  # and it got back what it had
+            assert pins <= {ref.hash for ref in adapter.externalizer.refs(await context.save_state())}
+        else:
+            assert not pins
+
+    run(scenario())
