@@ -30,15 +30,21 @@ class Held:
         self.is_pinning: Final = is_pinning
         self._trees: list[Any] = []
         self._markers: list[Any] = []
+        self._is_open = is_pinning
 
     def add(self, *trees: Any) -> None:
-        """Take note of trees."""
-        self._trees += trees
+        """Take note of trees, until `close`."""
+        if self._is_open:
+            self._trees += trees
 
     def look_through(self, state: Any) -> None:
         """Take note of the dicts in a plain state that look like refs: some may be a user's own."""
         if self.is_pinning:
             self._markers += _markers(state)
+
+    def close(self) -> None:
+        """Take note of no more: a task that was started meanwhile may go on for ever, and tell of much."""
+        self._is_open = False
 
     def check(self, external: Externalizer, stores: Collection[str]) -> None:
         """Raise `ConfigurationError` if this externalizer, over stores of these names, could not pin all of
@@ -74,6 +80,7 @@ class Held:
         except BlobNotFoundError:
             for marker in markers:
                 await _pin_if_there(external, owner, marker)
+        self._trees, self._markers = [], []
 
     def hand_on(self, outer: "Held") -> None:
         """Let an outer one hold all of it too."""
@@ -131,6 +138,7 @@ def holding(*, is_pinning: bool) -> Iterator[Held]:
         yield held
     finally:
         _current.reset(token)
+        held.close()
     if outer is not None:
         held.hand_on(outer)
 

@@ -2,15 +2,19 @@
 it saved."""
 
 import asyncio
+import gc
 import json
+import weakref
 
 import pytest
 from autogen_agentchat.agents import BaseChatAgent
 from autogen_agentchat.base import Response
 from autogen_agentchat.messages import TextMessage
 from autogen_agentchat.teams import RoundRobinGroupChat
+from autogen_core.models import UserMessage
 
-from agentref.adapters.autogen import AutoGenAdapter
+from agentref.adapters.autogen import AgentRefChatCompletionContext, AutoGenAdapter
+from agentref.adapters.autogen.holding import tell
 from agentref.errors import ConfigurationError
 from agentref.storage import InMemoryCAS
 
@@ -72,6 +76,43 @@ def test_it_is_pinned(how, extra, run):
         assert resumed.history[0] == {"text": payload(100_000)}
         adapter.release("run")
         assert not list(cas.iter_pins())
+
+    run(scenario())
+
+
+class Background(Noting):
+    """Starts a task in its save, which goes on to save a context of its own."""
+
+    async def save_state(self):
+        gate = asyncio.Event()
+
+        async def go_on():
+            await gate.wait()
+            context = AgentRefChatCompletionContext(self.adapter)
+            await context.add_message(UserMessage(content=payload(100_000, 7), source="user"))
+            kept = Kept(await context.save_state())
+            tell(kept)
+            told = weakref.ref(kept)
+            del kept
+            gc.collect()
+            return told() is not None
+
+        self.gate, self.task = gate, asyncio.create_task(go_on())
+        return {"history": []}
+
+
+class Kept(dict):
+    """A dict that can be asked whether anybody has it."""
+
+
+@pytest.mark.parametrize("owner", ["run", None])
+def test_a_task_that_outlives_the_save_that_it_was_started_in_tells_nobody(owner, run):
+    async def scenario():
+        adapter = AutoGenAdapter(backend=InMemoryCAS())
+        agent = Background(adapter)
+        await adapter.save_state(agent, owner=owner)
+        agent.gate.set()
+        assert not await agent.task
 
     run(scenario())
 
