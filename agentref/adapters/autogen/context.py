@@ -119,10 +119,13 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         """What the context inside shows of the messages; loads what of that is in the store."""
         if self._kept is None:
             return await self._inner.get_messages()
-        last = None
+        kept, last, first = await self._ready(self._kept), None, 0
         if isinstance(self._inner, BufferedChatCompletionContext):
             last = self._inner.dump_component().config["buffer_size"]
-        return await self._shown(await (await self._ready(self._kept)).load(last))
+        elif isinstance(self._inner, HeadAndTailChatCompletionContext):
+            sizes = self._inner.dump_component().config
+            last, first = sizes["tail_size"], sizes["head_size"]
+        return await self._shown(await kept.load(last, first))
 
     async def clear(self) -> None:
         """Forget all messages. What was stored stays in the store, but for the pins of `owner`.

@@ -4,16 +4,21 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from autogen_core.models import LLMMessage
+from autogen_core.models import LLMMessage, UserMessage
 
 from agentref.adapters.autogen.messages import dump_llm, is_llm, load_llm
 from agentref.adapters.autogen.owned import Owned
+from agentref.refs import REF_KEY
 from agentref.trees.stubs import is_segment
 
 __all__ = ["SealedMessages"]
 
 _SEAL_AT: Final = 16
 """Thresholds' worth of open messages. The externalizer seals as much, or as many as fill a segment."""
+
+_SKIPPED: Final = UserMessage(content="", source="user")
+_MOST_SKIPPED: Final = 1_000_000
+"""A state from outside may say any number, and so many messages are made of it."""
 
 
 class _Segments:
@@ -25,6 +30,13 @@ class _Segments:
     def __init__(self, stubs: list[Any], messages: list[LLMMessage] | None = None) -> None:
         self.stubs = stubs
         self.messages = messages
+
+    @property
+    def count(self) -> int:
+        """How many messages these are, by what their refs say, which is checked when they are loaded."""
+        if self.messages is not None:
+            return len(self.messages)
+        return sum(stub[REF_KEY][5] for stub in self.stubs)
 
 
 class SealedMessages:
@@ -84,14 +96,27 @@ class SealedMessages:
             self._sealed.append(_Segments(stubs, kept[:count] if stay else None))
             self._reopen(self._open[count:])
 
-    async def load(self, last: int | None = None) -> list[LLMMessage]:
-        """All messages in order, or at least the last so many. The large ones are new objects each time."""
+    async def load(self, last: int | None = None, first: int = 0) -> list[LLMMessage]:
+        """All messages in order, or at least the first and the last so many, with as many empty ones
+        between as there are. The large ones are new objects each time."""
         sealed, live = list(self._sealed), [message for message, _ in self._open]
         if last is None:
             return await self._messages(sealed) + live
-        while sealed and len(live) < last:
-            live = await self._messages([sealed.pop()]) + live
-        return live
+        tail: list[_Segments] = []
+        count = len(live)
+        while sealed and count < last:
+            tail.insert(0, sealed.pop())
+            count += tail[0].count
+        head: list[_Segments] = []
+        count = 0
+        while sealed and count < first:
+            head.append(sealed.pop(0))
+            count += head[-1].count
+        skipped = sum(each.count for each in sealed) if first else 0
+        if skipped > _MOST_SKIPPED:
+            return await self._messages([*head, *sealed, *tail]) + live
+        shown, begin = await self._messages([*head, *tail]), count
+        return [*shown[:begin], *([_SKIPPED] * skipped), *shown[begin:], *live]
 
     async def save(self) -> list[Any]:
         """The messages as an externalized list."""
