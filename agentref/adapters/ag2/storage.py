@@ -1,10 +1,8 @@
 """`AgentRefStorage`: around any history storage of AG2, which then gets events without payloads."""
 
-import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 from ag2.annotations import Context
 from ag2.context import StreamId
@@ -12,6 +10,7 @@ from ag2.events import BaseEvent
 from ag2.history import Storage
 
 from agentref.adapters.ag2.events import EventTypes, StoredEvent, parsed
+from agentref.adapters.ag2.turns import Turns
 from agentref.errors import ConfigurationError, InvalidInputError
 from agentref.storage import CAS
 from agentref.trees import DEFAULT_MAX_BYTES, DEFAULT_THRESHOLD_BYTES, Externalizer
@@ -38,7 +37,8 @@ class AgentRefStorage(Storage):
     is `ag2:NAMESPACE:STREAM`, after the tenant. So two storages with the same streams over one store, as
     while streams are moved, each need a `namespace`, or dropping one stream frees the other.
 
-    What is written to one stream is written one after the other, in the order of the calls.
+    What is written to one stream is written one after the other, in the order of the calls. The inner
+    storage may call this one back while it writes.
 
     Args:
         inner: where events go, and come from.
@@ -52,7 +52,8 @@ class AgentRefStorage(Storage):
             AG2's codec would construct any class that stored data names; here, only these and AG2's.
         max_bytes: what one `get_history` may load.
 
-    Safe for the tasks of one event loop, and as safe as `inner` is beyond that. Raises `ConfigurationError`
+    Safe for the tasks of one event loop, and as safe as `inner` is beyond that: loops in several threads do
+    not wait for each other. Raises `ConfigurationError`
     without a store, `InvalidInputError`.
     """
 
@@ -85,7 +86,7 @@ class AgentRefStorage(Storage):
             )
         self._inner = inner
         self._namespace = called
-        self._turns: WeakValueDictionary[StreamId, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
         self._external = Externalizer(
             backend,
             also=also,
@@ -112,7 +113,7 @@ class AgentRefStorage(Storage):
     async def save_event(self, event: BaseEvent, context: Context) -> None:
         """Append an event to the history of its stream. Payloads are stored before the inner storage gets
         it. Raises `StorageError`; then the history is as it was."""
-        async with self._turn(context.stream.id):
+        async with self._turns.of(context.stream.id):
             (stored,) = await self._stored(context.stream.id, [event])
             await self._inner.save_event(stored, context)
 
@@ -134,25 +135,18 @@ class AgentRefStorage(Storage):
     async def set_history(self, stream_id: StreamId, events: Iterable[BaseEvent]) -> None:
         """Replace the history of a stream. Raises as `save_event` does."""
         given = list(events)
-        async with self._turn(stream_id):
+        async with self._turns.of(stream_id):
             await self._inner.set_history(stream_id, await self._stored(stream_id, given))
 
     async def drop_history(self, stream_id: StreamId) -> None:
         """Forget a stream, and let go of its payloads: `prune_expired` may take what nothing else keeps."""
-        async with self._turn(stream_id):
+        async with self._turns.of(stream_id):
             await self._inner.drop_history(stream_id)
             if self._pins:
                 await self._external.arelease(self._owner(stream_id))
 
     def _owner(self, stream_id: StreamId) -> str:
         return f"ag2:{self._namespace}:{stream_id}"
-
-    def _turn(self, stream_id: StreamId) -> asyncio.Lock:
-        """Whoever writes to a stream waits for those before: a small event would overtake a large one."""
-        turn = self._turns.get(stream_id)
-        if turn is None:
-            turn = self._turns[stream_id] = asyncio.Lock()
-        return turn
 
     async def _stored(self, stream_id: StreamId, events: list[BaseEvent]) -> list[BaseEvent]:
         """What the inner storage gets: everything large is in the store when this returns."""

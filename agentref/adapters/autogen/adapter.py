@@ -192,14 +192,16 @@ class AutoGenAdapter:
         Args:
             obj: what has `save_state()` and `load_state()`. AutoGen asks that it does not run meanwhile.
             owner: pins what the state refers to under this name, until `release`: also what model contexts
-                of ours hold, and what agents in it saved by an adapter.
+                of ours hold, and what agents in it saved by an adapter, now or earlier. A dict of your own
+                that reads as a ref is taken for one, and pins what it names if that is there.
 
         Raises `InvalidInputError`, `StorageError`, and `ConfigurationError` for an owner if a context or an
         agent in it has an adapter over a store that this one has not, or with other keys or another tenant.
         `obj` is only read.
         """
-        with holding() as held:
+        with holding(is_pinning=owner is not None) as held:
             state = await plain_state(obj)
+            held.look_through(state)
         if owner is not None:
             held.check(self._external, self._stores)
         state = await self._external.aexternalize(state, owner=owner)
@@ -212,9 +214,9 @@ class AutoGenAdapter:
         own.
 
         All of it is loaded and checked before `obj` sees any of it, and if `obj` refuses it, `obj` gets
-        back the state that it had. In a state of AutoGen's own nothing was escaped: a dict in it that looks
-        like a ref is taken for one. Raises `InvalidInputError` for a state of something else, what
-        `hydrate_message_history` raises, and what `obj` does.
+        back the state that it had, unless it could not save one. In a state of AutoGen's own nothing was
+        escaped: a dict in it that looks like a ref is taken for one. Raises `InvalidInputError` for a state
+        of something else, what `hydrate_message_history` raises, and what `obj` does.
         """
         loaded = await self._external.arehydrate(checked_state(obj, state))
         await load_or_restore(obj, loaded)

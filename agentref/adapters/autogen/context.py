@@ -119,19 +119,24 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         """What the context inside shows of the messages; loads what of that is in the store."""
         if self._kept is None:
             return await self._inner.get_messages()
-        last = None
+        kept, last, first = await self._ready(self._kept), None, 0
         if isinstance(self._inner, BufferedChatCompletionContext):
             last = self._inner.dump_component().config["buffer_size"]
-        return await self._shown(await (await self._ready(self._kept)).load(last))
+        elif isinstance(self._inner, HeadAndTailChatCompletionContext):
+            sizes = self._inner.dump_component().config
+            last, first = sizes["tail_size"], sizes["head_size"]
+        return await self._shown(await kept.load(last, first))
 
     async def clear(self) -> None:
-        """Forget all messages. What was stored stays in the store, but for the pins of `owner`."""
+        """Forget all messages. What was stored stays in the store, but for the pins of `owner`.
+
+        Cancelled while the store lets go of them, it has cleared if that succeeds.
+        """
+        if self._kept is not None:
+            await (await self._ready(self._kept)).clear()
+            return
+        await self._owned.release()
         await self._inner.clear()
-        if self._kept is None:
-            await self._owned.release()
-        else:
-            self._begun = True
-            await self._kept.clear()
 
     async def save_state(self) -> Mapping[str, Any]:
         """A state that names the messages."""
@@ -149,9 +154,9 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         if self._kept is not None:
             await self._take(state, is_ours=is_ours)
         elif is_ours and "inner" in state:
-            await self._inner.load_state(await self._external.arehydrate(state["inner"]))
+            await self._inner.load_state(await self._loaded(state["inner"]))
         elif is_ours:
-            messages = load_llm(await self._external.arehydrate(_messages(state)))
+            messages = load_llm(await self._loaded(_messages(state)))
             await self._inner.load_state({"messages": [dump_llm(message) for message in messages]})
         else:
             await self._inner.load_state(state)
@@ -161,11 +166,17 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         if is_ours and "inner" not in state:
             await kept.replace(_messages(state))
         else:
-            plain = await self._external.arehydrate(state["inner"]) if is_ours else state
+            plain = await self._loaded(state["inner"]) if is_ours else state
             kept.put(load_llm(_messages(plain)))
             await kept.seal()
         await self._inner.clear()
         self._kept, self._begun = kept, True
+
+    async def _loaded(self, tree: Any) -> Any:
+        """What an externalized tree stands for; an owner keeps what it refers to from now on."""
+        loaded = await self._external.arehydrate(tree)
+        await self._owned.pin(tree)
+        return loaded
 
     def _empty(self) -> SealedMessages:
         return SealedMessages(

@@ -33,17 +33,32 @@ def check_kind(obj: object, own: Any, state: Mapping[str, Any]) -> None:
             _check(None, own[key], state[key], f"state[{key!r:.120}]", member=obj)
 
 
-def paths_of_users(obj: object, path: str = "") -> Iterator[str]:
-    """Where in a state of `obj` stands what is loaded by a `load_state` of a user's own."""
-    if isinstance(obj, SingleThreadedAgentRuntime):
+def paths_of_users(obj: object, state: Mapping[str, Any]) -> Iterator[str]:
+    """Where in a state for `obj` stands what is loaded by a `load_state` of a user's own, or may be."""
+    if not isinstance(obj, SingleThreadedAgentRuntime):
+        yield from _paths(obj, "")
         return
+    agents = {str(key): agent for key, agent in _instances(obj).items()}
+    for key in state:
+        here = f"[{key!r:.60}]"
+        if key not in agents or not _is_of_autogen(agents[key]):
+            yield here
+        elif (inside := getattr(agents[key], "_agent", None)) is not None:
+            yield from _paths(inside, f"{here}['agent_state']")
+
+
+def _paths(obj: object, path: str) -> Iterator[str]:
     if not _is_of_autogen(obj):
         yield path
     elif isinstance(obj, SocietyOfMindAgent):
-        yield from paths_of_users(_team(obj), f"{path}['inner_team_state']")
+        yield from _paths(_team(obj), f"{path}['inner_team_state']")
     elif isinstance(obj, BaseGroupChat):
+        manager = _manager(obj)
         for name, member in _members(obj).items():
-            yield from paths_of_users(member, f"{path}['agent_states'][{name!r:.60}]['agent_state']")
+            inside = "" if member is manager else "['agent_state']"
+            yield from _paths(member, f"{path}['agent_states'][{name!r:.60}]{inside}")
+    elif not _is_stock_context(obj):
+        yield f"{path}['llm_context']"
 
 
 def _check(loader: object, own: Any, state: Any, path: str, *, member: object = None) -> None:
@@ -58,28 +73,30 @@ def _check(loader: object, own: Any, state: Any, path: str, *, member: object = 
         _check(
             _team(loader), own["inner_team_state"], state["inner_team_state"], f"{path}['inner_team_state']"
         )
-    if "llm_context" in own and "messages" in own["llm_context"]:
+    if "llm_context" in own and "messages" in own["llm_context"] and _is_stock_context(loader):
         _check_context(state["llm_context"], f"{path}['llm_context']")
     if "agent_states" in own:
-        members = _members(loader)
+        members, manager = _members(loader), _manager(loader)
         for name, part in own["agent_states"].items():
             if name not in state["agent_states"]:
                 raise _refusal(f"{path}['agent_states']", f"the state of {name!r:.60} was not found")
             here = f"{path}['agent_states'][{name!r:.60}]"
-            _check(None, part, state["agent_states"][name], here, member=members.get(name))
+            member = members.get(name)
+            machinery = member if member is manager else None
+            _check(machinery, part, state["agent_states"][name], here, member=member)
 
 
 def _compare(own: Mapping[str, Any], state: Any, path: str) -> None:
     if not isinstance(state, Mapping):
         raise _refusal(path, f"a state is a dict, not {type(state).__qualname__}")
-    if state.get("type") != own.get("type"):
+    if "type" in state and state["type"] != own.get("type"):  # AutoGen's own have a default for it
         raise _refusal(
             path,
             f"this one is of type {state.get('type')!r:.60}, and what is loaded here is of "
             f"{own.get('type')!r:.60}",
         )
     for key in _missing(own, state):
-        raise _refusal(path, f"there is no {key!r} in it")
+        raise _refusal(path, f"there is no {key!r} in it, as in every {own.get('type')!r:.60}")
 
 
 def _check_context(state: Mapping[str, Any], path: str) -> None:
@@ -100,13 +117,47 @@ def _team(agent: object) -> Any:
 
 
 def _members(team: object) -> dict[str, Any]:
+    """The participants by name, and the manager."""
     members = getattr(team, "_participants", ()) if isinstance(team, BaseGroupChat) else ()
-    return {member.name: member for member in members}
+    by_name = {member.name: member for member in members}
+    if (manager := _manager(team)) is not None:
+        by_name[getattr(team, "_group_chat_manager_name", "")] = manager
+    return by_name
+
+
+def _manager(team: object) -> Any:
+    """None if it was not made yet, or is in another process."""
+    topic, key = (getattr(team, name, None) for name in ("_group_chat_manager_topic_type", "_team_id"))
+    for agent_id, agent in _instances(getattr(team, "_runtime", None)).items():
+        if agent_id.type == topic and agent_id.key == key:
+            return agent
+    return None
+
+
+def _instances(runtime: object) -> Mapping[Any, Any]:
+    """The agents that were made in a runtime, by their ids."""
+    return getattr(runtime, "_instantiated_agents", {})
 
 
 def _is_of_autogen(loader: object) -> bool:
-    module = getattr(getattr(type(loader), "load_state", None), "__module__", "")
-    return loader is None or module.startswith("autogen_agentchat.")
+    """Whether AutoGen's own code writes and reads its state; None is for a part of the machinery."""
+    return loader is None or all(
+        _module(loader, verb).startswith("autogen_agentchat.") for verb in ("save_state", "load_state")
+    )
+
+
+def _is_stock_context(agent: object) -> bool:
+    """Whether the model context of an agent, if it has one, takes what AutoGen's contexts save."""
+    context = getattr(agent, "_model_context", None)
+    if _module(context, "load_state").startswith("agentref.adapters.autogen."):
+        context = getattr(context, "_inner", None)
+    return context is None or all(
+        _module(context, verb).startswith("autogen_core.") for verb in ("save_state", "load_state")
+    )
+
+
+def _module(owner: object, verb: str) -> str:
+    return getattr(getattr(type(owner), verb, None), "__module__", "")
 
 
 def _refusal(path: str, what: str) -> InvalidInputError:

@@ -128,9 +128,16 @@ class AgentRefMemory(Memory, Component[AgentRefMemoryConfig]):
             raise
 
     async def clear(self) -> None:
-        """Forget all contents. What was stored stays in the store, but for the pins of `owner`."""
-        self._refs = []
-        await self._owned.release()
+        """Forget all contents. What was stored stays in the store, but for the pins of `owner`.
+
+        Cancelled while the store lets go of them, it has cleared if that succeeds.
+        """
+        before, self._refs = self._refs, []
+
+        def undo() -> None:
+            self._refs = [*before, *self._refs]
+
+        await self._owned.release(undo)
 
     async def close(self) -> None:
         """Nothing: the store is the caller's."""

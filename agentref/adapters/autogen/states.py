@@ -6,7 +6,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from agentref.adapters.autogen.kinds import CONTEXT_STATE, check_kind, paths_of_users
-from agentref.errors import InvalidInputError, InvalidRefError
+from agentref.adapters.autogen.owned import unowned
+from agentref.errors import AgentRefError, InvalidInputError, InvalidRefError
 from agentref.refs import REF_KEY
 from agentref.trees import Stateful
 
@@ -43,8 +44,9 @@ def _stateful(obj: object) -> Stateful:
 async def load_or_restore(obj: Stateful, state: Any) -> None:
     """Load a rehydrated state; if that fails midway, `obj` gets back what it had. Raises what `obj` does,
     and `InvalidInputError` or `InvalidRefError` where AutoGen would tell something else."""
+    before = await _before(obj)
     left = list(_unresolved(state))
-    users = tuple(paths_of_users(obj))  # in what is theirs, a ref may be for an adapter of theirs
+    users = tuple(paths_of_users(obj, state))  # in what is theirs, a ref may be for an adapter of theirs
     ours = [path for path, is_ours in left if is_ours]
     foreign = [path for path, is_ours in left if not is_ours and not path.startswith(users)]
     if foreign:
@@ -53,19 +55,32 @@ async def load_or_restore(obj: Stateful, state: Any) -> None:
             f"from "
             f"JSON is loaded, not externalized again."
         )
-    before = await _result(obj.save_state())
-    check_kind(obj, before, state)
+    if before is not None:
+        check_kind(obj, before, state)
     try:
         await _result(obj.load_state(state))
     except BaseException as error:
-        with suppress(Exception):
-            await _result(obj.load_state(before))
-        if ours and isinstance(error, ValueError):
+        if before is not None:
+            with suppress(Exception):
+                await _result(obj.load_state(before))
+        if ours and isinstance(error, ValueError) and not isinstance(error, AgentRefError):
             raise InvalidRefError(
                 f"{type(obj).__qualname__} refused the state. state{ours[0]} was saved by an "
                 f"AgentRefChatCompletionContext: the agent it is for must have one as well."
             ) from error
         raise
+
+
+async def _before(obj: Stateful) -> Any:
+    """What `obj` has to get back if it refuses a state; None if it cannot save yet, as an agent of a user's
+    own that has not run."""
+    try:
+        with unowned():
+            return await _result(obj.save_state())
+    except AgentRefError:
+        raise
+    except Exception:  # noqa: BLE001  (of a user's code, and AutoGen would not have called it)
+        return None
 
 
 def _unresolved(part: Any, path: str = "", *, is_ours: bool = False) -> Iterator[tuple[str, bool]]:

@@ -7,6 +7,7 @@ import pytest
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core.memory import Memory, MemoryContent
+from autogen_core.model_context import UnboundedChatCompletionContext
 from autogen_core.models import UserMessage
 
 from agentref.adapters.autogen import (
@@ -15,7 +16,7 @@ from agentref.adapters.autogen import (
     AutoGenAdapter,
     registered,
 )
-from agentref.errors import BlobNotFoundError, ConfigurationError
+from agentref.errors import BlobNotFoundError, ConfigurationError, InvalidInputError, MalformedBlobError
 from agentref.storage import InMemoryCAS
 
 from .conftest import ScriptedClient, Slow, payload, round_robin
@@ -43,7 +44,29 @@ async def filled(adapter, **options):
     return context
 
 
-def test_a_context_with_an_owner_keeps_what_it_loads(run):
+class Own(UnboundedChatCompletionContext):
+    """A context of a user's own."""
+
+
+@pytest.mark.parametrize("of", [UnboundedChatCompletionContext, Own])
+@pytest.mark.parametrize("into", [UnboundedChatCompletionContext, Own])
+def test_a_context_with_an_owner_keeps_what_it_loads(of, into, run):
+    async def scenario():
+        cas = InMemoryCAS()
+        adapter = AutoGenAdapter(backend=cas)
+        first = await filled(adapter, inner=of())
+        state = json.loads(json.dumps(await first.save_state()))
+        fork = AgentRefChatCompletionContext(adapter, into(), owner="fork")
+        await fork.load_state(state)
+        assert {ref.hash for ref in adapter.externalizer.refs(state)} <= pinned(cas, "fork")
+        assert await fork.get_messages() == await first.get_messages()
+        await fork.clear()
+        assert not list(cas.iter_pins())
+
+    run(scenario())
+
+
+def test_a_context_with_an_owner_keeps_what_it_loads_for_itself(run):
     async def scenario():
         cas = InMemoryCAS()
         adapter = AutoGenAdapter(backend=cas)
@@ -204,5 +227,55 @@ def test_owners_of_two_tenants_are_two(run):
         bob.release("run")
         await contexts[1].clear()
         assert {pin.owner for pin in cas.iter_pins()} == {"ann:reader", "ann:run"}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["context", "memory"])
+def test_one_event_loop_after_another(kind):
+    adapter = AutoGenAdapter(backend=InMemoryCAS())
+    if kind == "context":
+        holder = AgentRefChatCompletionContext(adapter, owner="holder")
+    else:
+        holder = AgentRefMemory(adapter, owner="holder")
+
+    async def at_once():
+        if kind == "context":
+            await holder.add_message(large())
+            await asyncio.gather(*(holder.save_state() for _ in range(3)))
+            return len(await holder.get_messages())
+        await asyncio.gather(*(holder.add(note(number)) for number in range(3)))
+        return len((await holder.query()).results)
+
+    counts = [asyncio.run(at_once()) for _ in range(2)]
+    assert counts == ([1, 2] if kind == "context" else [3, 6])
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_a_load_that_is_refused_pins_nothing_and_says_why(is_damaged, run):
+    async def scenario():
+        cas = InMemoryCAS()
+        adapter = AutoGenAdapter(backend=cas)
+        context = AgentRefChatCompletionContext(adapter, owner="reader")
+        agent = AssistantAgent("reader", ScriptedClient(), model_context=context)
+        await agent.run(task=payload(9000))  # large, and in no segment yet
+        had = await context.get_messages()
+        other = AssistantAgent(
+            "reader", ScriptedClient(), model_context=await filled(AutoGenAdapter(backend=cas))
+        )
+        state = json.loads(json.dumps(await adapter.save_state(other)))
+        if is_damaged:
+            state["llm_context"]["messages"].append({"no": "message"})
+            with pytest.raises(MalformedBlobError):
+                await adapter.load_state(agent, state)
+        else:
+            with pytest.raises(InvalidInputError, match="llm_context"):
+                await adapter.load_state(agent, {"type": state["type"]})
+        assert await context.get_messages() == had
+        pins = pinned(cas, "reader")
+        if is_damaged:  # and it got back what it had
+            assert pins <= {ref.hash for ref in adapter.externalizer.refs(await context.save_state())}
+        else:
+            assert not pins
 
     run(scenario())
