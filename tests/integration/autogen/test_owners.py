@@ -226,7 +226,7 @@ def test_owners_of_two_tenants_are_two(run):
         await ann.save_state(team, owner="run")
         bob.release("run")
         await contexts[1].clear()
-        assert {pin.owner for pin in cas.iter_pins()} == {"ann:reader", "ann:run"}
+        assert {pin.owner for pin in cas.iter_pins()} == {"%ann:reader", "%ann:run"}
 
     run(scenario())
 
