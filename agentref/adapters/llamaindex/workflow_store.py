@@ -93,8 +93,10 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         """Open what the store inside needs, and look whether the content store is the one that the runs
         which go on from here need: one that cannot be read when its server resumes it is failed for good.
 
-        Raises `StorageError` if it is out of reach, and `UnknownBackendError` if it is another one; then
-        the server does not start, and the runs stay as they are.
+        Raises `StorageError` if it is out of reach, `UnknownBackendError` if it is another one,
+        `ConfigurationError` if refs are sealed and there is no key, and `UntrustedRefError` if none of them
+        can be read with the keys given; then the server does not start, and the runs stay as they are. It
+        reads all ticks and the state of the runs that are not done, and next to nothing of their content.
         """
         await self._inner.start()
         await check_content(self._inner, self._externalizer.backend, self._stored)
