@@ -5,7 +5,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Unpack
+from typing import Any, Final, TypeAlias, Unpack
 from weakref import WeakValueDictionary
 
 from llama_agents.server import AbstractWorkflowStore, HandlerQuery, PersistentHandler
@@ -30,6 +30,7 @@ from agentref.trees import Externalizer
 __all__ = ["AgentRefWorkflowStore"]
 
 _PAGE: Final = 32
+_Locks: TypeAlias = WeakValueDictionary[tuple[int, str], asyncio.Lock]
 
 
 class AgentRefWorkflowStore(AbstractWorkflowStore):
@@ -69,8 +70,8 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         self._stored = Stored(self._externalizer, or_large=True)
         super().__init__()
         # Rows of a run are written in the order of the calls: the first may take longest to externalize.
-        self._tick_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._event_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tick_locks: _Locks = WeakValueDictionary()
+        self._event_locks: _Locks = WeakValueDictionary()
         # One cache, so that what the store inside evicts is evicted.
         self._state_store_cache = inner._state_store_cache
         self.poll_interval = inner.poll_interval
@@ -205,8 +206,9 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         ]
 
 
-def _lock_of(run_id: str, locks: WeakValueDictionary[str, asyncio.Lock]) -> asyncio.Lock:
-    return locks.setdefault(run_id, asyncio.Lock())
+def _lock_of(run_id: str, locks: _Locks) -> asyncio.Lock:
+    """The lock of a run in the running loop: one of another loop could not be waited for."""
+    return locks.setdefault((id(asyncio.get_running_loop()), run_id), asyncio.Lock())
 
 
 async def _generator(source: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
