@@ -278,3 +278,33 @@ def test_a_server_does_not_start_without_a_store_that_some_record_needs(
             await both.start()
 
     run(scenario())
+
+
+def test_ticks_wait_for_a_store_that_is_away_for_a_moment(
+    store: Any, offline: Any, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        ticks = [{"serialized_tick": json.dumps({"text": text})}, {"text": text + "more"}]
+        for tick in ticks:
+            await store.append_tick("run", tick)
+        for read in (store.get_ticks, lambda run_id: streamed(store, run_id)):
+            offline.begin()
+            reading = asyncio.create_task(read("run"))
+            async with asyncio.timeout(30):
+                while True:
+                    await asyncio.sleep(0.01)
+                    if "the next try is in" in caplog.text:
+                        break
+            assert not reading.done()
+            offline.end()
+            assert [tick.tick_data for tick in await reading] == ticks
+            caplog.clear()
+        offline.begin()
+        with pytest.raises(StoreUnavailableError):
+            await store.get_ticks("run")
+
+    run(scenario())
+
+
+async def streamed(store: Any, run_id: str) -> list[Any]:
+    return [tick async for tick in store.stream_ticks(run_id)]
