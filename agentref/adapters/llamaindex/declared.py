@@ -62,6 +62,8 @@ def _surely_reads(field: FieldInfo, value: Any) -> bool:
         # What is in there is anything, and keys become texts.
         if (kind is dict and option == dict[str, Any]) or (kind is list and option == list[Any]):
             return True
+        if kind is list and option == list[dict[str, Any]] and all(type(item) is dict for item in value):
+            return True
     return isinstance(value, (Iterator, AsyncIterable)) or _has_stream(field.annotation)
 
 

@@ -113,6 +113,7 @@ class Typed(AgentRefState):
     pairs: Inline[dict[tuple[int, int], str]]
     scores: Inline[list[float]]
     counts: Inline[dict[str, Any]]
+    rows: Inline[list[dict[str, Any]]]
     stream: Inline[Iterable[str]]
     anything: Inline[Any]
     lock: Inline[ContextStore]
@@ -134,6 +135,7 @@ RIGHT = [
     ("anything", {"a": [1, None]}),
     ("scores", [0.5, 1]),
     ("counts", {"a": [1, None]}),
+    ("rows", [{"a": 1}, {}]),
     ("docs", {1, 2}),
 ]
 WRONG = [
@@ -143,6 +145,8 @@ WRONG = [
     ("tags", [1, 2]),
     ("scores", [0.5, math.nan]),  # JSON has no NaN: it is saved as null
     ("pairs", {(1, 2): "a"}),
+    ("rows", [{"a": 1}, 5]),
+    ("counts", [1]),
     ("number", "one"),
     ("color", "blue"),
     ("person", {"name": 5}),
