@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, TypeVar, Unpack
+from weakref import WeakSet
 
 from pydantic import BaseModel
 from workflows.context.state_store import StateStore, StateStoreFacade
@@ -73,7 +74,7 @@ class LlamaIndexAdapter(Generic[StateT]):
         self._sealed_by: TreeOptions = {"keys": keys, "tenant": tenant} if keys else {}
         self._seals = Seals(keys, tenant)
         self._fields = Fields(state_class.schema(), runtime, inline_threshold_bytes, self._seals)
-        self._checked: set[type[BaseModel]] = set()
+        self._checked: WeakSet[type[BaseModel]] = WeakSet()
         self.schema()
 
     @property
@@ -84,10 +85,11 @@ class LlamaIndexAdapter(Generic[StateT]):
     def schema(self) -> type[BaseModel]:
         """The pydantic model for `Context[...]`, and so for typed state; the same object at each call.
 
-        `ctx.store` then refuses names that are no fields, `context_store` refuses inline values of another
-        type, they come back from JSON in their types, and external fields hold the wire form of a ref, or
-        None. Without it (`Context` alone) the state is LlamaIndex's `DictState`. `context_store` works over
-        both, and over a user's own model with the same fields, external ones annotated with `Any`.
+        `ctx.store` then refuses names that are no fields, `context_store` refuses inline values with which
+        a saved context could not be read, they come back from JSON in their types, and external fields hold
+        the wire form of a ref, or None. Without it (`Context` alone) the state is LlamaIndex's `DictState`.
+        `context_store` works over both, and over a user's own model with the same fields, external ones
+        annotated with `Any`; there nothing is checked.
         """
         return model_for(self.state_class)
 

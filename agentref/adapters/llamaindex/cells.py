@@ -4,7 +4,8 @@ A cell is what the context itself carries: an inline value, or the wire form of 
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
+from dataclasses import fields, is_dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -37,6 +38,7 @@ _ATOMS: Final = frozenset(
         ContentRef,
     }
 )
+_OF_DATA: Final = frozenset({"builtins", "collections", "array", "numpy", "pandas"})
 _WIRE: Final = ContentRef(Digest(bytes(32)), "raw", 0).to_dict()
 
 
@@ -117,8 +119,8 @@ def clear_cell(state: BaseModel, name: str) -> None:
 
 
 def copied(value: Any) -> Any:
-    """A copy to hand out. What cannot be copied, a live handle say, is the same one, as LlamaIndex has it
-    in its `edit_state`."""
+    """A copy to hand out, of what is data. Anything else in it, a lock or a client say, is the same one:
+    steps share it."""
     try:
         return _copied(value)
     except RecursionError:  # of a value that holds itself
@@ -133,12 +135,36 @@ def _copied(value: Any) -> Any:
         return value.copy() if _ATOMS.issuperset(map(type, value)) else [_copied(item) for item in value]
     if kind is dict:
         return {key: _copied(item) for key, item in value.items()}
+    if kind is tuple:
+        return tuple([_copied(item) for item in value])
     try:
-        return deepcopy(value)
+        if isinstance(value, BaseModel):
+            return _copied_model(value)
+        if is_dataclass(kind):
+            return _copied_dataclass(value)
+        if kind.__module__.partition(".")[0] in _OF_DATA or isinstance(value, tuple):
+            return deepcopy(value)
     except RecursionError:
         raise
     except Exception:  # noqa: BLE001  (of a class that is the user's)
         return value
+    return value
+
+
+def _copied_model(value: BaseModel) -> BaseModel:
+    made = BaseModel.__copy__(value)
+    for part in (made.__dict__, made.__pydantic_extra__, made.__pydantic_private__):
+        for name, item in (part or {}).items():
+            part[name] = _copied(item)  # type: ignore[index]  # there are items, so it is there
+    return made
+
+
+def _copied_dataclass(value: Any) -> Any:
+    made = copy(value)
+    for declared in fields(value):
+        if hasattr(value, declared.name):
+            object.__setattr__(made, declared.name, _copied(getattr(value, declared.name)))  # also frozen
+    return made
 
 
 def ref_in(cell: Any, seals: Seals) -> ContentRef | None:

@@ -34,8 +34,9 @@ class ContextStore(Generic[StateT]):
     leads nowhere is `InvalidInputError`, a `ValueError`, as in LlamaIndex.
 
     What `get` and `get_state` return is a copy, as with LlamaIndex's durable state stores: changing it in
-    place changes nothing in the context. Change it in `edit_state`, or by `set`. A value in the context
-    itself that cannot be copied, such as a live handle, is returned itself.
+    place changes nothing in the context. Change it in `edit_state`, or by `set`. Of an inline value that is
+    what is data: containers, dataclasses, pydantic models, arrays. Any other object, such as a lock, an
+    `asyncio.Event` or a client, is handed out itself, as LlamaIndex does, so that steps share it.
     """
 
     def __init__(
@@ -79,8 +80,8 @@ class ContextStore(Generic[StateT]):
 
         An external value is stored, and the context gets its ref; a `ContentRef` is taken as it is. Setting
         a part of one loads it, changes it and stores it anew. Raises `InlineSizeExceeded` for an inline
-        value that is larger than the adapter's limit, and `InvalidInputError` for one that is not of the
-        type that the context's model declares, or would come back as another.
+        value that is larger than the adapter's limit, and `InvalidInputError` for one with which a context
+        of `Context[adapter.schema()]` could not be read again once it is saved.
         """
         name = self._field_of(path)
         if path == name:
@@ -108,7 +109,8 @@ class ContextStore(Generic[StateT]):
         Whatever other steps wrote since `state` was read is overwritten: see `edit_state`.
         """
         self._check(state)
-        cells = await self._fields.cells_of(state, state, self._owner, self._store.state_type)
+        before = await self._cells()
+        cells = await self._fields.cells_of(state, state, self._owner, self._store.state_type, before)
         async with self._store.edit_state() as model:
             self._write(model, cells, type(state).schema().fields)
 
@@ -125,10 +127,13 @@ class ContextStore(Generic[StateT]):
         """
         async with self._store.edit_state() as model:
             cells = read_cells(model, self._fields.schema)
+            before = self._fields.inline_copy(cells)
             state = self._state(cells)
             yield state
-            changed = self._fields.changed(state)
-            self._write(model, await self._fields.cells_of(state, changed, self._owner, type(model)), ())
+            cells = await self._fields.cells_of(
+                state, self._fields.changed(state), self._owner, type(model), before
+            )
+            self._write(model, cells, ())
 
     async def clear(self) -> None:
         """Make the fields of the state class as they were at first. Other entries of the context stay."""

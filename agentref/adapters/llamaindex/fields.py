@@ -2,11 +2,12 @@
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
 
-from agentref.adapters.llamaindex.cells import ref_in
+from agentref.adapters.llamaindex.cells import copied, ref_in
 from agentref.adapters.llamaindex.declared import check_declared
 from agentref.adapters.llamaindex.values import Values
 from agentref.codecs import name_error, surely_fits
@@ -55,18 +56,22 @@ class Fields:
         return (await self.cells({name: value}, owner, model))[name]
 
     async def cells(
-        self, values: Mapping[str, Any], owner: str | None, model: type[BaseModel] | None
+        self,
+        values: Mapping[str, Any],
+        owner: str | None,
+        model: type[BaseModel] | None,
+        before: Mapping[str, Any] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """The same for many, in one batch. Raises before anything is stored, also for an inline value that
-        is not of the type that the model declares, if that is given."""
+        the model could not read again, if that is given. One that is as it was before is not looked at."""
         cells: dict[str, Any] = {}
         pending: dict[str, Any] = {}
         known: list[ContentRef] = []
         for name, value in values.items():
             if name not in self.schema.external:
-                if model is not None:
-                    check_declared(model, name, value, self.qualified(name))
-                cells[name] = self._checked(name, value)
+                if name not in before or not _is_same(value, before[name]):
+                    self._check(name, value, model)
+                cells[name] = value
             elif isinstance(value, ContentRef):
                 cells[name] = self._wire(value)
                 known.append(value)
@@ -104,28 +109,34 @@ class Fields:
         names: Iterable[str],
         owner: str | None,
         model: type[BaseModel] | None = None,
+        before: Mapping[str, Any] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """The cells of these fields of a state. What is not loaded keeps its ref."""
         refs = state.refs()
         values = {name: refs[name] if name in refs else state[name] for name in names}
-        return await self.cells(values, owner, model)
+        return await self.cells(values, owner, model, before)
+
+    def inline_copy(self, cells: Mapping[str, Any]) -> dict[str, Any]:
+        """The inline ones of these cells as they are now, whatever becomes of them."""
+        return {name: copied(cell) for name, cell in cells.items() if name not in self.schema.external}
 
     def changed(self, state: AgentRefState) -> list[str]:
         """The fields of a state that may have changed: the inline ones, and what was read or assigned."""
         touched = state.touched()
         return [name for name in state if name not in self.schema.external or name in touched]
 
-    def _checked(self, name: str, value: Any) -> Any:
+    def _check(self, name: str, value: Any, model: type[BaseModel] | None) -> None:
+        if model is not None:
+            check_declared(model, name, value, self.qualified(name))
         if surely_fits(value, self.inline_limit):
-            return value
+            return
         with self._naming([name]):
             try:
                 size = self.values.size_of(value)
             except UnsupportedTypeError:
-                return value  # the workflow's serializer may know it, and says so if not
+                return  # the workflow's serializer may know it, and says so if not
         if size > self.inline_limit:
             raise InlineSizeExceeded(name, size, self.inline_limit)
-        return value
 
     @contextmanager
     def _naming(self, names: Iterable[str]) -> Generator[None]:
@@ -136,3 +147,10 @@ class Fields:
             if not name_error(error, [self.qualified(name) for name in names]):
                 error.add_note(f"In field {', '.join(names)} of a workflow's state.")
             raise
+
+
+def _is_same(value: Any, before: Any) -> bool:
+    try:
+        return type(value) is type(before) and bool(value == before)
+    except Exception:  # noqa: BLE001  (an array is compared to an array; the class is the user's)
+        return False

@@ -4,8 +4,11 @@ The models are attributes of this module, under names that say whose they are, s
 them again by name in a process that has made the adapter. Nothing is imported because a name asks for it.
 """
 
-from typing import Any, Final, Optional
-from weakref import WeakKeyDictionary
+from itertools import count
+from operator import itemgetter
+from threading import Lock
+from typing import Any, ClassVar, Final, Optional
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -16,13 +19,18 @@ from agentref.state import Field as StateField
 
 __all__ = ["CellModel", "model_for"]
 
-_by_class: Final[WeakKeyDictionary[type[AgentRefState], type["CellModel"]]] = WeakKeyDictionary()
+_OF_CLASS: Final = "__agentref_llamaindex_model__"
+_models: Final[WeakValueDictionary[int, type["CellModel"]]] = WeakValueDictionary()  # in order of making
+_numbers: Final = count()
+_making: Final = Lock()
 
 
 class CellModel(BaseModel):
     """Base of the models: a cell for each field. One that was never set is not dumped."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+    # A model and its state class keep each other: a context can be restored while either is there.
+    __agentref_state_class__: ClassVar[type[AgentRefState]]
 
     @model_serializer(mode="wrap")
     def _only_what_is_set(self, handler: Any) -> dict[str, Any]:
@@ -32,15 +40,24 @@ class CellModel(BaseModel):
 def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
     """The model of a state class: the same object at each call. Of two classes of one name, as when a cell
     of a notebook is run again, each has its own, and the later one is found by name. A model goes with its
-    state class.
+    state class, when neither is in use.
 
     Inline fields have their type, if pydantic knows it, and their default; external fields hold the wire
     form of a ref, or None. Raises `StateDefinitionError` for a field that a pydantic model cannot have.
     """
+    with _making:
+        known: type[CellModel] | None = vars(state_class).get(_OF_CLASS)
+        if known is not None:
+            return known
+        model = _made(state_class)
+        model.__agentref_state_class__ = state_class
+        setattr(state_class, _OF_CLASS, model)
+        _models[next(_numbers)] = model
+        return model
+
+
+def _made(state_class: type[AgentRefState]) -> type[CellModel]:
     owner = f"{state_class.__module__}.{state_class.__qualname__}".replace(".<locals>", "")
-    name = owner.replace(".", "__")
-    if state_class in _by_class:
-        return _by_class[state_class]
     fields = state_class.schema().fields
     for field in fields:
         if hasattr(CellModel, field):
@@ -49,18 +66,17 @@ def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
                 f"have an attribute of this name. Rename the field."
             )
     definitions: Any = {field: _definition(declared) for field, declared in fields.items()}
-    model = create_model(
-        name,
+    return create_model(
+        owner.replace(".", "__"),
         __base__=CellModel,
         __module__=__name__,
         __doc__=f"What a workflow's context keeps of a {state_class.__qualname__}.",
         **definitions,
     )
-    return _by_class.setdefault(state_class, model)
 
 
 def __getattr__(name: str) -> type[CellModel]:
-    for model in reversed(list(_by_class.values())):  # the later one of two, while it is there
+    for _, model in sorted(_models.items(), key=itemgetter(0), reverse=True):  # the later one of two
         if model.__name__ == name:
             return model
     raise AttributeError(

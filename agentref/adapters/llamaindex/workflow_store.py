@@ -3,9 +3,10 @@
 # ruff: noqa: SLF001  (a facade says in private ways only where it keeps what)
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Unpack
+from typing import Any, Final, TypeAlias, Unpack
 from weakref import WeakValueDictionary
 
 from llama_agents.server import AbstractWorkflowStore, HandlerQuery, PersistentHandler
@@ -23,13 +24,16 @@ from agentref.adapters.llamaindex.results import shrunk_handler, whole_handlers
 from agentref.adapters.llamaindex.resuming import TICK, check_content
 from agentref.adapters.llamaindex.state_storage import AgentRefStateStorage
 from agentref.adapters.llamaindex.stored import Stored
-from agentref.errors import InvalidInputError
+from agentref.errors import InvalidInputError, StoreUnavailableError
 from agentref.storage import CAS
 from agentref.trees import Externalizer
 
 __all__ = ["AgentRefWorkflowStore"]
 
+_log: Final = logging.getLogger("agentref.adapters.llamaindex")
 _PAGE: Final = 32
+_PAUSES: Final = (0.1, 0.4, 1.0, 2.0, 2.0)  # seconds
+_Locks: TypeAlias = WeakValueDictionary[tuple[int, str], asyncio.Lock]
 
 
 class AgentRefWorkflowStore(AbstractWorkflowStore):
@@ -47,7 +51,8 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
     A run whose ticks have a hole can never be resumed, and LlamaIndex goes on when one cannot be written.
     So while the content store cannot take what is large, ticks, events and results are written with it,
     and a warning goes to the log `agentref.adapters.llamaindex`. State is not: there the step sees the
-    error. Whatever the content store raises on reading comes out of the method that needed it.
+    error. Ticks are read with some seconds of patience (`get_ticks`). Whatever else the content store
+    raises on reading comes out of the method that needed it.
 
     As with every workflow store, one instance serves one server.
     """
@@ -69,8 +74,8 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         self._stored = Stored(self._externalizer, or_large=True)
         super().__init__()
         # Rows of a run are written in the order of the calls: the first may take longest to externalize.
-        self._tick_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._event_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tick_locks: _Locks = WeakValueDictionary()
+        self._event_locks: _Locks = WeakValueDictionary()
         # One cache, so that what the store inside evicts is evicted.
         self._state_store_cache = inner._state_store_cache
         self.poll_interval = inner.poll_interval
@@ -93,8 +98,10 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         """Open what the store inside needs, and look whether the content store is the one that the runs
         which go on from here need: one that cannot be read when its server resumes it is failed for good.
 
-        Raises `StorageError` if it is out of reach, and `UnknownBackendError` if it is another one; then
-        the server does not start, and the runs stay as they are.
+        Raises `StorageError` if it is out of reach, `UnknownBackendError` if it is another one,
+        `ConfigurationError` if refs are sealed and there is no key, and `UntrustedRefError` if none of them
+        can be read with the keys given; then the server does not start, and the runs stay as they are. It
+        reads all ticks and the state of the runs that are not done, and next to nothing of their content.
         """
         await self._inner.start()
         await check_content(self._inner, self._externalizer.backend, self._stored)
@@ -157,11 +164,12 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         await self._inner.after_tick(run_id, await self._shrunk_tick(tick_data))
 
     async def get_ticks(self, run_id: str) -> list[StoredTick]:
-        """The ticks of a run, in order."""
+        """The ticks of a run, in order. Waits some seconds for a content store that is out of reach, then
+        raises `StoreUnavailableError`; LlamaIndex fails a run for good that it cannot resume."""
         return await self._whole_ticks(await self._inner.get_ticks(run_id))
 
     async def stream_ticks(self, run_id: str) -> AsyncGenerator[StoredTick, None]:
-        """The ticks of a run, in order, a few at a time in memory."""
+        """The ticks of a run, in order, a few at a time in memory. Waits and raises as `get_ticks`."""
         page: list[StoredTick] = []
         async with aclosing(_generator(self._inner.stream_ticks(run_id))) as ticks:
             async for tick in ticks:
@@ -188,8 +196,8 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         is_text = [tick.tick_data.keys() == {TICK} for tick in ticks]
         texts = [tick.tick_data[TICK] for tick, text in zip(ticks, is_text, strict=True) if text]
         trees = [tick.tick_data for tick, text in zip(ticks, is_text, strict=True) if not text]
-        whole_texts = iter(await self._stored.whole_texts(texts) if texts else [])
-        whole = iter(await self._stored.whole(trees) if trees else [])
+        whole_texts = iter(await _patiently(self._stored.whole_texts, texts) if texts else [])
+        whole = iter(await _patiently(self._stored.whole, trees) if trees else [])
         return [
             tick.model_copy(update={"tick_data": {TICK: next(whole_texts)} if text else next(whole)})
             for tick, text in zip(ticks, is_text, strict=True)
@@ -203,8 +211,20 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         ]
 
 
-def _lock_of(run_id: str, locks: WeakValueDictionary[str, asyncio.Lock]) -> asyncio.Lock:
-    return locks.setdefault(run_id, asyncio.Lock())
+def _lock_of(run_id: str, locks: _Locks) -> asyncio.Lock:
+    """The lock of a run in the running loop: one of another loop could not be waited for."""
+    return locks.setdefault((id(asyncio.get_running_loop()), run_id), asyncio.Lock())
+
+
+async def _patiently(read: Callable[[list[Any]], Awaitable[list[Any]]], kept: list[Any]) -> list[Any]:
+    """What is read, for which a run is worth some seconds of waiting."""
+    for pause in _PAUSES:
+        try:
+            return await read(kept)
+        except StoreUnavailableError as error:
+            _log.warning("Ticks of a run cannot be read, the next try is in %s s: %s", pause, error)
+        await asyncio.sleep(pause)
+    return await read(kept)
 
 
 async def _generator(source: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:

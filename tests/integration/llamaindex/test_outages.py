@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from workflows import Context, Workflow, step
 from workflows.events import Event, StartEvent, StopEvent
 
 from agentref.adapters.llamaindex import AgentRefWorkflowStore
-from agentref.errors import StoreUnavailableError, UnknownBackendError
+from agentref.errors import (
+    ConfigurationError,
+    StoreUnavailableError,
+    UnknownBackendError,
+    UntrustedRefError,
+)
 from agentref.storage import FilesystemCAS
 
 from .conftest import run
@@ -214,3 +220,91 @@ def test_inline_fields_of_typed_state_need_no_content_store(
 
     run(scenario())
     assert in_files(text) == []
+
+
+SEALED: dict[str, Any] = {"keys": b"k" * 32, "tenant": "ada"}
+
+
+async def running(store: Any, run_id: str, *texts: str, **more: Any) -> None:
+    handler = PersistentHandler(
+        handler_id=run_id, workflow_name="w", status="running", run_id=run_id, **more
+    )
+    await store.update(handler)
+    for text in texts:
+        await store.append_tick(run_id, {"serialized_tick": json.dumps({"text": text})})
+
+
+@pytest.mark.parametrize(
+    ("given", "raised"),
+    [
+        ({"keys": b"z" * 32, "tenant": "ada"}, UntrustedRefError),
+        ({"keys": b"k" * 32, "tenant": "eve"}, UntrustedRefError),
+        ({}, ConfigurationError),
+    ],
+    ids=["another key", "another tenant", "no key"],
+)
+def test_a_server_does_not_start_without_the_keys_of_its_runs(
+    inner: Any, cas: Any, text: str, given: Any, raised: type[Exception]
+) -> None:
+    async def scenario() -> None:
+        await running(AgentRefWorkflowStore(inner, backend=cas, **SEALED), "run", text)
+        with pytest.raises(raised):
+            await AgentRefWorkflowStore(inner, backend=cas, **given).start()
+        rotated = AgentRefWorkflowStore(inner, backend=cas, keys=[b"z" * 32, b"k" * 32], tenant="ada")
+        await rotated.start()
+        # One run that was written under a key that nobody has is lost alone.
+        await running(AgentRefWorkflowStore(inner, backend=cas, keys=b"x" * 32, tenant="ada"), "lost", text)
+        await rotated.start()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("where", ["later tick", "state", "idle"])
+def test_a_server_does_not_start_without_a_store_that_some_record_needs(
+    inner: Any, cas: Any, text: str, tmp_path: Path, where: str
+) -> None:
+    async def scenario() -> None:
+        ours = AgentRefWorkflowStore(inner, backend=cas)
+        with FilesystemCAS(tmp_path / "another") as another:
+            both = AgentRefWorkflowStore(inner, backend=another, also=[cas])
+            idle = {"idle_since": datetime.now(UTC)} if where == "idle" else {}
+            await running(ours, "run", text, **idle)
+            if where == "state":
+                await both.create_state_store("run").set("notes", text + "more")
+            else:
+                await both.append_tick("run", {"serialized_tick": json.dumps({"more": text + "more"})})
+            with pytest.raises(UnknownBackendError):
+                await ours.start()
+            await both.start()
+
+    run(scenario())
+
+
+def test_ticks_wait_for_a_store_that_is_away_for_a_moment(
+    store: Any, offline: Any, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        ticks = [{"serialized_tick": json.dumps({"text": text})}, {"text": text + "more"}]
+        for tick in ticks:
+            await store.append_tick("run", tick)
+        for read in (store.get_ticks, lambda run_id: streamed(store, run_id)):
+            offline.begin()
+            reading = asyncio.create_task(read("run"))
+            async with asyncio.timeout(30):
+                while True:
+                    await asyncio.sleep(0.01)
+                    if "the next try is in" in caplog.text:
+                        break
+            assert not reading.done()
+            offline.end()
+            assert [tick.tick_data for tick in await reading] == ticks
+            caplog.clear()
+        offline.begin()
+        with pytest.raises(StoreUnavailableError):
+            await store.get_ticks("run")
+
+    run(scenario())
+
+
+async def streamed(store: Any, run_id: str) -> list[Any]:
+    return [tick async for tick in store.stream_ticks(run_id)]

@@ -112,6 +112,34 @@ def test_a_model_goes_with_its_state_class() -> None:
         JsonSerializer().deserialize(text)
 
 
+def test_a_state_class_stays_while_its_model_is_used() -> None:
+    def made() -> type[Any]:
+        class Kept(AgentRefState):
+            number: Inline[int]
+
+        return adapter(Kept).schema()
+
+    model = made()
+    gc.collect()
+    text = JsonSerializer().serialize(model(number=5))
+    assert type(JsonSerializer().deserialize(text)) is model
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_subclass_has_a_model_of_its_own() -> None:
+    class Base(AgentRefState):
+        a: Inline[str]
+
+    class Derived(Base):
+        b: Inline[str]
+
+    models = [adapter(Base).schema(), adapter(Derived).schema()]
+    assert [list(model.model_fields) for model in models] == [["a"], ["a", "b"]]
+
+
 def test_the_model_has_typed_inline_fields_and_untyped_cells() -> None:
     model = adapter().schema()
     state = model(name="ada", when="2026-01-01T00:00:00Z", docs={"any": "cell"})
