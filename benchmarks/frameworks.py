@@ -172,7 +172,7 @@ def _steps() -> Iterator[Row]:
             bar=1.1,
         )
     for name, make, bar in (
-        ("LangGraph and InMemorySaver", _small_steps.langgraph, None),
+        ("LangGraph and InMemorySaver", _small_steps.langgraph, 1.1),
         ("LlamaIndex", _small_steps.llamaindex, 1.1),
         ("AutoGen", _small_steps.autogen, 1.1),
     ):
@@ -181,7 +181,7 @@ def _steps() -> Iterator[Row]:
 
 
 def _compared(
-    name: str, cas: CAS, stock: Callable[[], object], ours: Callable[[], object], *, bar: float | None
+    name: str, cas: CAS, stock: Callable[[], object], ours: Callable[[], object], *, bar: float
 ) -> Iterator[Row]:
     stock()
     ours()
