@@ -3,20 +3,14 @@
 import os
 import warnings
 
+from agentref.testing import _common
+
 
 def fork(task):
-    """Run it in a child, which ends with 1 if it raises. The child's process id."""
+    """`agentref.testing`'s own, without the warning that a test runner has threads: they are the point."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads are the point here
-        child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        task()
-        status = 0
-    finally:
-        os._exit(status)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return _common.fork(task)
 
 
 def statuses(children):

@@ -19,6 +19,7 @@ __all__ = [
     "NO_TIMES",
     "TimedRootStore",
     "blobs_of",
+    "fork",
     "in_processes",
     "info_of",
     "name_of",
@@ -112,11 +113,12 @@ def in_processes(work: list[Callable[[], None]]) -> None:
     """Run each in a forked child, all at once; fail if one of them fails."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a test runner has threads of its own
-        children = [_fork(task) for task in work]
+        children = [fork(task) for task in work]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 
 
-def _fork(task: Callable[[], None]) -> int:
+def fork(task: Callable[[], None]) -> int:
+    """Run it in a child, which ends with 1 if it raises. The child's process id."""
     child = os.fork()
     if child:
         return child
