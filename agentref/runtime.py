@@ -1,7 +1,7 @@
 """The facade that every adapter uses: values to refs, refs to values, over one or several stores."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any
@@ -100,13 +100,18 @@ class Runtime:
         refs: list[ContentRef | None] = []
         kept: list[Encoded] = []
         for index, value in enumerate(values):
-            encoded = None if self._is_small(value) else self._encode(value, names[index : index + 1])
+            encoded = None if self.is_small(value) else self._encode(value, names[index : index + 1])
             if encoded is None or encoded.refs[0].size <= self.inline_threshold_bytes:
                 refs.append(None)
             else:
                 refs.append(encoded.refs[0])
                 kept.append(encoded)
         return Outgoing(refs, kept)
+
+    def is_small(self, value: object) -> bool:
+        """Whether a value gets no ref, as far as a look at it can tell: False may mean either. Nothing that
+        may hold refs is small."""
+        return value is None or surely_fits(value, self.inline_threshold_bytes)
 
     @property
     def lease_seconds(self) -> float:
@@ -143,18 +148,32 @@ class Runtime:
         if externalized.encoded or (refs and self.pins):
             await asyncio.to_thread(self.keep, externalized, owner, refs)
 
+    def keep_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> None:
+        """Let an owner keep refs that somebody else has pinned: see `CAS.pin_soon`. Rarely waits."""
+        if not self.pins:
+            return
+        if len({ref.backend_id for ref in refs}) == 1:  # mostly
+            for store in self.stores_for(refs[0]):
+                store.pin_soon(owner, refs)
+            return
+        for store, few in self._keepers_of(refs):
+            store.pin_soon(owner, few)
+
     def pin(self, owner: str, refs: Sequence[ContentRef]) -> None:
         """Let `owner` keep refs that were stored just now, or are kept by somebody else: each in every
         store that answers to its name, for one of these may take the place of another.
 
         One into a store that is not configured here is passed over: it cannot be read here either.
         """
+        for store, few in self._keepers_of(refs):
+            store.pin(owner, few, look=False)
+
+    def _keepers_of(self, refs: Sequence[ContentRef]) -> Iterable[tuple[CAS, list[ContentRef]]]:
         kept: dict[str, list[ContentRef]] = {}
         for ref in refs:
             for store in self.stores_for(ref):
                 kept.setdefault(store.backend_id, []).append(ref)
-        for name, few in kept.items():
-            self._stores[name].pin(owner, few, look=False)
+        return [(self._stores[name], few) for name, few in kept.items()]
 
     async def apin(self, owner: str, refs: Sequence[ContentRef]) -> None:
         """`pin` for the event loop."""
@@ -229,9 +248,6 @@ class Runtime:
                 f"Pass that store too: also=[FilesystemCAS(...)]."
             )
         return store
-
-    def _is_small(self, value: object) -> bool:
-        return value is None or surely_fits(value, self.inline_threshold_bytes)
 
     def _encode(self, value: object, names: Sequence[str]) -> Encoded | None:
         try:

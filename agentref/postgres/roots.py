@@ -80,7 +80,7 @@ _FIRST_ALIASES: Final = _PAGE_OF_ALIASES.replace("name >", "name >=")
 
 _PIN: Final = """
 INSERT INTO agentref_pin AS p (owner, digest, expires_at)
-SELECT %b::text, new.digest, %b::float8 FROM unnest(%b::bytea[]) AS new(digest)
+SELECT * FROM unnest(%b::text[], %b::bytea[], %b::float8[])
 ON CONFLICT (owner, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
 WHERE p.expires_at < EXCLUDED.expires_at
 """
@@ -161,9 +161,10 @@ def page_of_aliases(
     return _beginning(found.fetchall(), prefix)
 
 
-def pin(connection: _Connection, owner: str, digests: Sequence[bytes], expires_at: float) -> None:
-    """Let the owner keep them; a life only lengthens."""
-    execute(connection, _PIN, [owner, expires_at, sorted(digests)])
+def pin(connection: _Connection, rows: Sequence[tuple[str, bytes, float]]) -> None:
+    """Let owners keep blobs, given by owner, digest and end of life, each pair once, in order; a life only
+    lengthens."""
+    execute(connection, _PIN, list(map(list, zip(*rows, strict=True))))
 
 
 def unpin(connection: _Connection, owners: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from agentref.codecs import ValueCodec
 from agentref.errors import InvalidDigestError, InvalidInputError
 from agentref.refs import DIGEST_SIZE, Digest
-from agentref.storage.protocol import AliasRow, BlobStore
+from agentref.storage.protocol import AliasRow, BlobStore, PinRow
 
 __all__ = [
     "check_alias",
@@ -28,6 +28,7 @@ __all__ = [
     "each_of",
     "unique_digests",
     "unique_owners",
+    "unique_pins",
     "valid_blobs",
 ]
 
@@ -147,6 +148,8 @@ def check_limit(limit: object) -> None:
 def check_name(what: str, name: object) -> None:
     """Raise `InvalidInputError` unless `name` is text that every store can keep and compare alike."""
     if isinstance(name, str) and name and "\0" not in name:
+        if name.isascii() and len(name) <= _MAX_NAME_BYTES:
+            return
         try:
             if len(name.encode()) <= _MAX_NAME_BYTES:
                 return
@@ -177,6 +180,20 @@ def unique_owners(owners: Collection[str]) -> list[str]:
     for owner in owners:
         check_owner(owner)
     return list(dict.fromkeys(owners))
+
+
+def unique_pins(rows: Collection[PinRow]) -> list[PinRow]:
+    """The pins, each once, with the longest of its lives, in the order of owner and digest."""
+    if rows:
+        owners, digests, times = map(set, zip(*rows, strict=True))
+        for owner in owners:
+            check_owner(owner)
+        for digest in digests:
+            check_digest(digest)
+        for time in times:
+            check_time("expires_at", time)
+    lives = {row[:2]: row for row in sorted(rows)}  # the longest comes last
+    return list(lives.values())
 
 
 def check_expect(expect: object) -> None:

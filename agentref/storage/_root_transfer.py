@@ -5,8 +5,6 @@ brought is kept from then on, however long the rest takes.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
@@ -17,7 +15,6 @@ from agentref.storage.protocol import AliasRow, PinRow, RootStore
 
 __all__ = ["RootTransfer"]
 
-_OWNER_AND_END: Final = itemgetter(0, 2)
 _CONTENT: Final = itemgetter(1, 2, 3)
 
 _Place = tuple[str, Digest]
@@ -35,7 +32,6 @@ class RootTransfer:
         source: RootStore,
         target: RootStore,
         blobs: Transfer,
-        pool: ThreadPoolExecutor,
         *,
         overwrite: bool,
     ) -> None:
@@ -43,7 +39,7 @@ class RootTransfer:
         self.pins = self.aliases = 0
         self.conflicts: list[str] = []
         self.skipped: list[str] = []
-        self._blobs, self._pool, self._overwrite = blobs, pool, overwrite
+        self._blobs, self._overwrite = blobs, overwrite
 
     # Pins
 
@@ -70,12 +66,8 @@ class RootTransfer:
         there = {row[:2]: row.expires_at for row in _pins(self.target, after, last)}
         moved = [row._replace(expires_at=row.expires_at + self._blobs.shift) for row in rows]
         short = [row for row in moved if there.get(row[:2], -1.0) < row.expires_at]
-        setting = [
-            self._pool.submit(self.target.pin, owner, [row.digest for row in few], expires_at=end)
-            for (owner, end), few in groupby(short, _OWNER_AND_END)
-        ]
-        for one in setting:
-            one.result()
+        if short:
+            self.target.pin(short)
 
     # Aliases
 

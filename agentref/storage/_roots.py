@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Final
 
 from agentref.refs import Digest
@@ -18,10 +19,10 @@ from agentref.storage._arguments import (
     check_owner,
     check_prefix,
     check_time,
-    unique_digests,
     unique_owners,
+    unique_pins,
 )
-from agentref.storage.protocol import FOREVER, AliasRow, PinRow
+from agentref.storage.protocol import AliasRow, PinRow
 
 __all__ = ["IndexedRoots"]
 
@@ -39,10 +40,20 @@ _SET: Final = """
 INSERT OR REPLACE INTO alias(name, digest, codec, size, version, expires_at) VALUES (?, ?, ?, ?, ?, ?)
 """
 
-_PIN: Final = """
-INSERT INTO pin(owner, digest, expires_at) VALUES (?, ?, ?)
-ON CONFLICT(owner, digest) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)
-"""
+# Many in one statement: at each row of `executemany` other threads take the interpreter lock.
+_AT_ONCE: Final = 256  # three parameters each, of 999 that every SQLite takes
+
+
+def _pin(rows: int) -> str:
+    values = ", ".join(["(?, ?, ?)"] * rows)
+    return (
+        f"INSERT INTO pin(owner, digest, expires_at) VALUES {values} "  # noqa: S608  (no text of others)
+        f"ON CONFLICT(owner, digest) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)"
+    )
+
+
+_PIN: Final = _pin(1)
+_PINS_AT_ONCE: Final = _pin(_AT_ONCE)
 
 _PINS: Final = """
 SELECT owner, digest, CAST(expires_at AS REAL) FROM pin
@@ -107,16 +118,18 @@ class IndexedRoots(ABC):
             )
             return list(map(AliasRow._make, found))
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
-        """Let `owner` keep these alive, besides what it keeps already: one transaction."""
-        check_owner(owner)
-        check_time("expires_at", expires_at)
-        wanted = unique_digests(digests)
+    def pin(self, rows: Collection[PinRow], /) -> None:
+        """Let owners keep blobs alive, besides what they keep already: one transaction."""
+        wanted = unique_pins(rows)
         with self._verb():
             if not wanted:
                 return
             with self._database.write() as connection:
-                connection.executemany(_PIN, [(owner, digest, expires_at) for digest in wanted])
+                whole = len(wanted) // _AT_ONCE * _AT_ONCE
+                for start in range(0, whole, _AT_ONCE):
+                    batch = wanted[start : start + _AT_ONCE]
+                    connection.execute(_PINS_AT_ONCE, list(chain.from_iterable(batch)))
+                connection.executemany(_PIN, wanted[whole:])
 
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were."""

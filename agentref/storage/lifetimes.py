@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from agentref.errors import (
@@ -15,8 +15,9 @@ from agentref.errors import (
 from agentref.refs import ContentRef, Digest
 from agentref.storage import _arguments as arguments
 from agentref.storage._alias_rows import is_sound, ref_of
+from agentref.storage._late_pins import LatePins
 from agentref.storage._lives import GRACE_SECONDS, LEASE_SECONDS, check_seconds, check_ttl, end_of_life
-from agentref.storage.protocol import FOREVER, AliasRow, BlobStore, RootStore
+from agentref.storage.protocol import FOREVER, AliasRow, BlobStore, PinRow, RootStore
 from agentref.storage.pruning import PrunableStore, prune
 from agentref.storage.reports import PruneReport
 from agentref.storage.walking import keep_alive
@@ -55,6 +56,7 @@ class Lifetimes(ABC):
 
     _store: BlobStore
     _roots: PrunableStore | None = None
+    _late_pins: LatePins
     backend_id: str
     default_ttl_seconds: float | None
 
@@ -154,11 +156,23 @@ class Lifetimes(ABC):
         arguments.check_name("The owner of a pin", owner)
         check_ttl("ttl", ttl)
         wanted = [_checked(ref) for ref in arguments.each_of("pin()", refs)]
-        roots = self._prunable()
+        roots = self._prunable_now()
         digests = list(dict.fromkeys(ref.digest for ref in wanted))
         if look:
             self._keep(wanted, self._end_of_life(LEASE_SECONDS))
-        roots.pin(owner, digests, expires_at=FOREVER if ttl is None else roots.clock() + ttl)
+        roots.pin(PinRow.each(owner, digests, expires_at=FOREVER if ttl is None else roots.clock() + ttl))
+
+    def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> None:
+        """`pin(owner(), refs, look=False)`, about a second later, in one transaction with others: for refs
+        that another owner has pinned, and keeps until then.
+
+        Every other verb on pins of this store, `close` and the end of the process set what is waiting
+        first; a process that is killed takes it along. Thread-safe. Raises `StorageError` if what waits
+        could not be set for five seconds.
+        """
+        if self._roots is None:
+            self._prunable_now()
+        self._late_pins.add(owner, refs)
 
     def unpin(self, *owners: str) -> int:
         """Take away all that these owners keep; returns how many pins there were. What nothing else needs
@@ -253,7 +267,12 @@ class Lifetimes(ABC):
         return keep_alive(self._store, [ref.digest for ref in refs], expires_at, called=called)
 
     def _prunable(self) -> PrunableStore:
-        """The blob store, if it keeps aliases and pins. Raises `ConfigurationError` if it does not."""
+        """The blob store with all pins that were to come soon. Raises `ConfigurationError` if it keeps no
+        pins."""
+        self._late_pins.flush()
+        return self._prunable_now()
+
+    def _prunable_now(self) -> PrunableStore:
         if self._roots is not None:  # to look again would take as long as a small pin
             return self._roots
         if not isinstance(self._store, RootStore):  # as `keeps_roots`; this form tells the type checker

@@ -21,6 +21,7 @@ from agentref.storage._arguments import (
     check_time,
     unique_digests,
     unique_owners,
+    unique_pins,
     valid_blobs,
 )
 from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
@@ -225,15 +226,14 @@ class MemoryBlobStore:
             ]
             return heapq.nsmallest(limit, found)
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
-        """Let `owner` keep these alive, besides what it keeps already."""
-        check_owner(owner)
-        check_time("expires_at", expires_at)
-        wanted = unique_digests(digests)
+    def pin(self, rows: Collection[PinRow], /) -> None:
+        """Let owners keep blobs alive, besides what they keep already."""
+        wanted = unique_pins(rows)
         with self._lock:
             self._open_entries()
-            pins = self._pins.setdefault(owner, {}) if wanted else {}
-            pins.update({digest: max(pins.get(digest, expires_at), expires_at) for digest in wanted})
+            for owner, digest, expires_at in wanted:
+                pins = self._pins.setdefault(owner, {})
+                pins[digest] = max(pins.get(digest, expires_at), expires_at)
 
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were."""

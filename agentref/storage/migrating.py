@@ -101,13 +101,14 @@ def migrate_cas(  # noqa: PLR0913  (settings, by name)
     old, new = source._store, target._store  # noqa: SLF001  (frames travel as they are kept)
     _check_names(source, target, old, new)
     _check_roots(old, new)
+    source._late_pins.flush()  # noqa: SLF001
     pool = ThreadPoolExecutor(workers, "agentref-migrate")
     try:
         blobs = Transfer(
             old, new, pool, 2 * workers, dry_run=dry_run, progress=progress or (lambda _: None)
         )
         with closing(blobs):
-            return _migrate(blobs, pool, overwrite=overwrite_aliases)
+            return _migrate(blobs, overwrite=overwrite_aliases)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -133,7 +134,7 @@ async def amigrate_cas(
         raise
 
 
-def _migrate(blobs: Transfer, pool: ThreadPoolExecutor, *, overwrite: bool) -> MigrationReport:
+def _migrate(blobs: Transfer, *, overwrite: bool) -> MigrationReport:
     if not blobs.dry_run:
         blobs.bring_living()
     blobs.complete_living()
@@ -141,7 +142,7 @@ def _migrate(blobs: Transfer, pool: ThreadPoolExecutor, *, overwrite: bool) -> M
     if isinstance(blobs.source, RootStore):
         _check_roots(blobs.source, blobs.target)
         if isinstance(blobs.target, RootStore):
-            roots = RootTransfer(blobs.source, blobs.target, blobs, pool, overwrite=overwrite)
+            roots = RootTransfer(blobs.source, blobs.target, blobs, overwrite=overwrite)
             blobs.begin_round()  # what only had to be there so far has to last until it is pinned
             roots.bring_pins()
             roots.bring_aliases()

@@ -1,13 +1,13 @@
 """A blob store in PostgreSQL, for many machines, and the CAS over it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 
 from agentref.codecs import ValueCodec
 from agentref.postgres import Connection, Opening
 from agentref.postgres import blobs as blob_table
 from agentref.postgres import roots as root_table
-from agentref.refs import Digest
+from agentref.refs import ContentRef, Digest
 from agentref.storage._arguments import (
     check_alias,
     check_digest,
@@ -19,6 +19,7 @@ from agentref.storage._arguments import (
     check_time,
     unique_digests,
     unique_owners,
+    unique_pins,
     valid_blobs,
 )
 from agentref.storage.cas import CAS
@@ -206,13 +207,12 @@ class PostgresBlobStore:
         rows = self._run(lambda connection: root_table.page_of_aliases(connection, prefix, after, limit))
         return list(map(AliasRow._make, rows))
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
-        """Let `owner` keep these alive, besides what it keeps already."""
-        check_owner(owner)
-        check_time("expires_at", expires_at)
-        wanted, until = self._wanted(digests), float(expires_at)
+    def pin(self, rows: Collection[PinRow], /) -> None:
+        """Let owners keep blobs alive, besides what they keep already: one statement."""
+        wanted = unique_pins(rows)
+        self._check_open()
         if wanted:
-            self._run(lambda connection: root_table.pin(connection, owner, wanted, until))
+            self._run(lambda connection: root_table.pin(connection, wanted))
 
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were, or too few after a lost
@@ -304,3 +304,11 @@ class PostgresCAS(CAS):
             default_ttl_seconds=default_ttl_seconds,
             refresh_on_read=refresh_on_read,
         )
+        self._is_joined = connection is not None
+
+    def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> None:
+        """As `CAS.pin_soon`. On the caller's connection at once: later, the transaction may be over."""
+        if self._is_joined:
+            self.pin(owner(), refs, look=False)
+        else:
+            super().pin_soon(owner, refs)

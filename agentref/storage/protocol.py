@@ -5,7 +5,7 @@ once, above, for every store alike, and so is telling what links to what.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from agentref.refs import Digest
@@ -49,6 +49,11 @@ class PinRow(NamedTuple):
     owner: str
     digest: Digest
     expires_at: float
+
+    @staticmethod
+    def each(owner: str, digests: Iterable[Digest], *, expires_at: float = FOREVER) -> "list[PinRow]":
+        """What one owner pins."""
+        return [PinRow(owner, digest, expires_at) for digest in digests]
 
 
 @runtime_checkable
@@ -175,8 +180,9 @@ class RootStore(Protocol):
         """The next `limit` names with that prefix, in the order of their code points."""
         ...
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
-        """Let `owner` keep these alive, besides what it keeps already. A pin's life only lengthens."""
+    def pin(self, rows: Collection[PinRow], /) -> None:
+        """Let owners keep blobs alive, besides what they keep already: all of these, or none. A pin's life
+        only lengthens."""
         ...
 
     def unpin(self, owners: Collection[str], /) -> int:

@@ -181,19 +181,20 @@ class PrefixOrAfter(MemoryBlobStore):
 class LastPins(MemoryBlobStore):
     """Takes what an owner pins for all that it pins."""
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+    def pin(self, rows: Collection[PinRow], /) -> None:
         """Lets go of the rest."""
-        self.unpin([owner])
-        super().pin(owner, digests, expires_at=expires_at)
+        self.unpin([row.owner for row in rows])
+        super().pin(rows)
 
 
 class LastLifeOfAPin(MemoryBlobStore):
     """Takes the last `expires_at` for the right one."""
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+    def pin(self, rows: Collection[PinRow], /) -> None:
         """Shortens lives."""
-        super().pin(owner, digests)
-        self._pins[owner] |= dict.fromkeys(digests, expires_at)
+        super().pin(rows)
+        for owner, digest, expires_at in rows:
+            self._pins[owner][digest] = expires_at
 
 
 class OrderOfDigests(MemoryBlobStore):
@@ -227,17 +228,17 @@ class CountsOwners(MemoryBlobStore):
 class EternalPins(MemoryBlobStore):
     """Waits for somebody to forget."""
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+    def pin(self, rows: Collection[PinRow], /) -> None:
         """What has ended is kept."""
-        super().pin(owner, digests, expires_at=max(expires_at, FOREVER))
+        super().pin([row._replace(expires_at=max(row.expires_at, FOREVER)) for row in rows])
 
 
 class FirstThousandPins(MemoryBlobStore):
     """Has a limit on the parameters of a query, and keeps silent about it."""
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+    def pin(self, rows: Collection[PinRow], /) -> None:
         """At most 999 of them."""
-        super().pin(owner, list(digests)[:999], expires_at=expires_at)
+        super().pin(list(rows)[:999])
 
 
 class NeedsAnOwner(MemoryBlobStore):
@@ -288,9 +289,9 @@ class ShortNames(MemoryBlobStore):
 class AnyDigest(MemoryBlobStore):
     """Passes over what is no digest."""
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+    def pin(self, rows: Collection[PinRow], /) -> None:
         """And keeps the others."""
-        super().pin(owner, [d for d in digests if len(d or b"") == 32], expires_at=expires_at)
+        super().pin([row for row in rows if len(row.digest or b"") == 32])
 
 
 class LooksThenSets(MemoryBlobStore):
@@ -314,11 +315,13 @@ class TakesTextApart(MemoryBlobStore):
 class LostPins(MemoryBlobStore):
     """Reads, waits and writes the whole without a lock."""
 
-    def pin(self, owner: str, digests: Collection[Digest], /, *, expires_at: float = FOREVER) -> None:
+    def pin(self, rows: Collection[PinRow], /) -> None:
         """The last of two writers undoes what the first one did."""
-        before = dict(self._pins.get(owner, {}))
+        before = {row.owner: dict(self._pins.get(row.owner, {})) for row in rows}
         time.sleep(0.02)
-        self._pins[owner] = before | dict.fromkeys(digests, expires_at)
+        for owner, digest, expires_at in rows:
+            before[owner][digest] = expires_at
+        self._pins.update(before)
 
 
 BROKEN_ROOTS: Final[Mapping[str, type[MemoryBlobStore]]] = {

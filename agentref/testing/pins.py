@@ -17,28 +17,28 @@ class PinClauses:
     """The clauses of `RootStoreContract` about pins, which gives each of them its store."""
 
     def test_pins_of_an_owner_add_up(self, store: TimedRootStore) -> None:
-        store.pin("owner", [name_of(0), name_of(1), name_of(0)], expires_at=FAR)
-        store.pin("owner", [name_of(2)])
+        store.pin(PinRow.each("owner", [name_of(0), name_of(1), name_of(0)], expires_at=FAR))
+        store.pin(PinRow.each("owner", [name_of(2)]))
         lives = {name_of(0): FAR, name_of(1): FAR, name_of(2): FOREVER}
         assert list(store.scan_pins()) == [PinRow("owner", d, lives[d]) for d in sorted(lives)]
 
     def test_a_pin_only_lengthens(self, store: TimedRootStore) -> None:
         for expires_at, longest in ((FAR, FAR), (FAR - 1, FAR), (FAR + 1, FAR + 1), (FOREVER, FOREVER)):
-            store.pin("owner", [name_of(0)], expires_at=expires_at)
+            store.pin(PinRow.each("owner", [name_of(0)], expires_at=expires_at))
             assert list(store.scan_pins()) == [PinRow("owner", name_of(0), longest)]
-        store.pin("owner", [name_of(0)], expires_at=FAR)
+        store.pin(PinRow.each("owner", [name_of(0)], expires_at=FAR))
         assert list(store.scan_pins()) == [PinRow("owner", name_of(0), FOREVER)]
 
     def test_owners_are_told_apart_and_listed_by_their_code_points(self, store: TimedRootStore) -> None:
         for owner in reversed(NAMES):
-            store.pin(owner, [name_of(1), name_of(2)])
+            store.pin(PinRow.each(owner, [name_of(1), name_of(2)]))
         wanted = [(owner, digest) for owner in NAMES for digest in sorted([name_of(1), name_of(2)])]
         assert [(pin.owner, pin.digest) for pin in store.scan_pins()] == wanted
 
     def test_pages_of_pins_leave_no_gap_and_overlap_nowhere(self, store: TimedRootStore) -> None:
         for owner in ("a", "b", "é"):
-            store.pin(owner, [name_of(n) for n in range(5)])
-            store.pin(owner, [name_of(n) for n in range(5, 9)], expires_at=store.clock() - 1)
+            store.pin(PinRow.each(owner, [name_of(n) for n in range(5)]))
+            store.pin(PinRow.each(owner, [name_of(n) for n in range(5, 9)], expires_at=store.clock() - 1))
         seen: list[tuple[str, Digest]] = []
         after: tuple[str, Digest] | None = None
         while page := store.scan_pins(after=after, limit=4):
@@ -49,7 +49,7 @@ class PinClauses:
 
     def test_the_prefix_of_an_owner_is_literal(self, store: TimedRootStore) -> None:
         for owner in NAMES:
-            store.pin(owner, [name_of(0)])
+            store.pin(PinRow.each(owner, [name_of(0)]))
         for prefix in NAMES:
             wanted = [owner for owner in NAMES if owner.startswith(prefix)]
             assert [pin.owner for pin in store.scan_pins(prefix=prefix)] == wanted
@@ -57,15 +57,15 @@ class PinClauses:
             assert [pin.owner for pin in store.scan_pins(prefix=prefix, after=after)] == wanted[1:]
 
     def test_unpin_takes_all_of_an_owner_and_counts(self, store: TimedRootStore) -> None:
-        store.pin("a", [name_of(0), name_of(1)])
-        store.pin("ab", [name_of(0)])
-        store.pin("c", [name_of(0)])
+        store.pin(PinRow.each("a", [name_of(0), name_of(1)]))
+        store.pin(PinRow.each("ab", [name_of(0)]))
+        store.pin(PinRow.each("c", [name_of(0)]))
         assert store.unpin(["a", "c", "a", "absent"]) == 3
         assert [pin.owner for pin in store.scan_pins()] == ["ab"]
         assert store.unpin(["a"]) == 0
 
     def test_a_text_is_no_list_of_owners(self, store: TimedRootStore) -> None:
-        store.pin("o", [name_of(0)])
+        store.pin(PinRow.each("o", [name_of(0)]))
         for bad in ("o", "owner", "", b"o", None, 1):
             owners: Any = bad
             with pytest.raises(InvalidInputError):
@@ -74,21 +74,21 @@ class PinClauses:
 
     def test_a_pin_that_has_expired_is_not_there(self, store: TimedRootStore) -> None:
         end = store.clock() + 0.05
-        store.pin("owner", [name_of(0)], expires_at=end)
-        store.pin("owner", [name_of(1)], expires_at=end - 100)
+        store.pin(PinRow.each("owner", [name_of(0)], expires_at=end))
+        store.pin(PinRow.each("owner", [name_of(1)], expires_at=end - 100))
         wait(store, end)
         assert list(store.scan_pins()) == []
         assert store.unpin(["owner"]) == 0
-        store.pin("owner", [name_of(0)])
+        store.pin(PinRow.each("owner", [name_of(0)]))
         assert list(store.scan_pins()) == [PinRow("owner", name_of(0), FOREVER)]
 
     def test_an_owner_may_pin_thousands(self, store: TimedRootStore) -> None:
         names = [name_of(n) for n in range(5000)]
-        store.pin("owner", names)
+        store.pin(PinRow.each("owner", names))
         assert [pin.digest for pin in store.scan_pins(limit=6000)] == sorted(names)
         assert store.unpin(["owner", *map(str, range(5000))]) == 5000
 
     def test_an_empty_batch_of_roots_is_fine(self, store: TimedRootStore) -> None:
-        store.pin("owner", [])
+        store.pin(PinRow.each("owner", []))
         assert store.unpin([]) == 0
         assert list(store.scan_pins()) == []

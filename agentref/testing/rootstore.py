@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from agentref.errors import InvalidDigestError, InvalidInputError, StoreUnavailableError
-from agentref.storage.protocol import FOREVER, AliasRow, RootStore
+from agentref.storage.protocol import FOREVER, AliasRow, PinRow, RootStore
 from agentref.testing._common import (
     FAR,
     NAMES,
@@ -202,7 +202,7 @@ class RootStoreContract(PinClauses):
         end = store.clock() - 50
         for name, expires_at in (("a", end - 1), ("b", end), ("c", end + 1)):
             _set(store, name, expires_at=expires_at)
-            store.pin(name, [name_of(0)], expires_at=expires_at)
+            store.pin(PinRow.each(name, [name_of(0)], expires_at=expires_at))
         assert store.forget(expires_by=end) == 4
         assert store.forget(expires_by=end) == 0
         assert store.forget(expires_by=end + 1) == 2
@@ -210,7 +210,7 @@ class RootStoreContract(PinClauses):
     def test_forget_spares_what_still_lives(self, store: TimedRootStore) -> None:
         for name, expires_at in (("a", FAR), ("b", FOREVER)):
             _set(store, name, expires_at=expires_at)
-            store.pin(name, [name_of(0)], expires_at=expires_at)
+            store.pin(PinRow.each(name, [name_of(0)], expires_at=expires_at))
         for until in (FAR, FOREVER):
             assert store.forget(expires_by=until) == 0
         assert [alias.name for alias in store.scan_aliases()] == ["a", "b"]
@@ -229,7 +229,7 @@ class RootStoreContract(PinClauses):
                 lambda name=name: store.delete_alias(name),
                 lambda name=name: store.scan_aliases(after=name or ""),
                 lambda name=name: store.scan_aliases(prefix=name or none),
-                lambda name=name: store.pin(name, [name_of(0)]),
+                lambda name=name: store.pin(PinRow.each(name, [name_of(0)])),
                 lambda name=name: store.unpin([name]),
                 lambda name=name: store.scan_pins(after=(name, name_of(0))),
                 lambda name=name: store.scan_pins(prefix=name or none),
@@ -240,7 +240,7 @@ class RootStoreContract(PinClauses):
 
     def test_a_name_may_have_512_bytes(self, store: TimedRootStore) -> None:
         longest = "é" * 256
-        store.pin(longest, [name_of(0)])
+        store.pin(PinRow.each(longest, [name_of(0)]))
         _set(store, longest)
         assert [alias.name for alias in store.scan_aliases(prefix=longest)] == [longest]
         assert [pin.owner for pin in store.scan_pins(prefix=longest)] == [longest]
@@ -251,13 +251,13 @@ class RootStoreContract(PinClauses):
             with pytest.raises(InvalidDigestError):
                 store.set_alias(_alias()._replace(digest=digest))
             with pytest.raises(InvalidDigestError):
-                store.pin("owner", [name_of(0), digest])
+                store.pin(PinRow.each("owner", [name_of(0), digest]))
         for no_time in NO_TIMES:
             time: Any = no_time
             with pytest.raises(InvalidInputError):
                 store.set_alias(_alias(expires_at=time))
             with pytest.raises(InvalidInputError):
-                store.pin("owner", [name_of(0)], expires_at=time)
+                store.pin(PinRow.each("owner", [name_of(0)], expires_at=time))
             with pytest.raises(InvalidInputError):
                 store.forget(expires_by=time)
         assert [*store.scan_aliases(), *store.scan_pins()] == []
@@ -270,7 +270,7 @@ class RootStoreContract(PinClauses):
             lambda: store.alias("head"),
             lambda: store.delete_alias("head"),
             store.scan_aliases,
-            lambda: store.pin("owner", [name_of(0)]),
+            lambda: store.pin(PinRow.each("owner", [name_of(0)])),
             lambda: store.unpin(["owner"]),
             store.scan_pins,
             lambda: store.forget(expires_by=0),
@@ -290,7 +290,7 @@ class RootStoreContract(PinClauses):
 
     def test_threads_that_set_and_pin_lose_nothing(self, store: TimedRootStore) -> None:
         def work(number: int) -> int:
-            store.pin("owner", [name_of(number)])
+            store.pin(PinRow.each("owner", [name_of(number)]))
             return _set(store, str(number))
 
         versions = run_together([partial(work, n) for n in range(8)])
@@ -305,8 +305,8 @@ class PersistentRootStoreContract(RootStoreContract):
     def test_roots_are_there_when_opened_again(self, store: TimedRootStore, tmp_path: Path) -> None:
         _set(store, "a", expires_at=FAR)
         _set(store, "b")
-        store.pin("owner", [name_of(0)], expires_at=FAR)
-        store.pin("owner", [name_of(1)])
+        store.pin(PinRow.each("owner", [name_of(0)], expires_at=FAR))
+        store.pin(PinRow.each("owner", [name_of(1)]))
         aliases, pins = list(store.scan_aliases()), list(store.scan_pins())
         store.close()
         again = self.make_store(tmp_path)
@@ -328,7 +328,7 @@ class PersistentRootStoreContract(RootStoreContract):
         row = store.set_alias(_alias())
         assert other.alias("head") == row
         assert other.set_alias(_alias(), expect=0) is None
-        other.pin("owner", [name_of(0)])
+        other.pin(PinRow.each("owner", [name_of(0)]))
         assert store.unpin(["owner"]) == 1
         assert list(other.scan_pins()) == []
         other.close()
@@ -339,7 +339,7 @@ class PersistentRootStoreContract(RootStoreContract):
         def work(number: int) -> None:
             mine = self.make_store(tmp_path)
             if mine.set_alias(_alias(number=number), expect=0) is not None:
-                mine.pin("won", [name_of(number)])
+                mine.pin(PinRow.each("won", [name_of(number)]))
             mine.close()
 
         in_processes([partial(work, n) for n in range(4)])

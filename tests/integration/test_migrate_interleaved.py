@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentref.storage import FilesystemCAS, PostgresCAS, migrate_cas
+from agentref.storage import FilesystemCAS, PinRow, PostgresCAS, migrate_cas
 
 FOREVER = 3600.0 * 24
 LEASE = 0.4
@@ -135,7 +135,7 @@ def stores(places):
 def expired(source, value):
     """A value that is there because somebody pins it, and for no other reason."""
     ref = source.dump(value, ttl=0.05)
-    source._store.pin("run", [ref.digest])
+    source._store.pin(PinRow.each("run", [ref.digest]))
     time.sleep(0.12)
     return ref
 
@@ -239,7 +239,7 @@ def test_a_life_that_ends_before_it_is_pinned_is_lengthened_until_then(places, s
     source, target = stores
     with Migration(*places, "before target.pin 1") as migration:
         ref = source.dump(text("short"), ttl=2)
-        source._store.pin("run", [ref.digest])
+        source._store.pin(PinRow.each("run", [ref.digest]))
         migration.begin()
         time.sleep(2.5)
         assert target.prune_expired(grace=0).removed == 0

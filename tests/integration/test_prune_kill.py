@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from agentref.storage import InMemoryCAS
+from agentref.storage import InMemoryCAS, PinRow
 
 SHORT = 0.02
 SHARED = ["shared " + "and on " * 3000, *(f"shared {n} " * 200 for n in range(12))]
@@ -49,7 +49,7 @@ def fill(place):
         refs = dict(zip(VALUES, cas.dump_many(VALUES.values(), ttl=SHORT), strict=True))
         time.sleep(2 * SHORT)
         # As it is when a lease is over: the root alone keeps all of it.
-        cas._store.pin("owner", [refs["pinned"].digest])
+        cas._store.pin(PinRow.each("owner", [refs["pinned"].digest]))
         alias = cas.set_alias("name", cas.dump("something"))
         cas.set_alias("name", cas.dump(VALUES["named"]), expect=alias.ref)
         cas.dump(VALUES["put"])

@@ -27,7 +27,7 @@ from agentref.adapters.langgraph.saver import ExternalizingSaver
 from agentref.errors import BlobNotFoundError, ConfigurationError, IntegrityError, InvalidInputError
 from agentref.refs import Digest
 from agentref.runtime import Runtime
-from agentref.storage import CAS, LEASE_SECONDS, PinRow
+from agentref.storage import CAS, FOREVER, LEASE_SECONDS, PinRow
 from agentref.storage.pruning import PrunableStore
 from agentref.storage.walking import keep_alive, look_through
 
@@ -307,10 +307,10 @@ class _Run:
                 whole.append(suspect)
         if self._dry_run:
             return
-        for (store, owner), few in groupby(whole, attrgetter("store", "owner")):
-            digests = [suspect.digest for suspect in few]
-            _rows(self._stores[store]).pin(owner, digests)
-            self._pinned += len(digests)
+        for store, few in groupby(sorted(whole, key=_OF_STORE), _OF_STORE):
+            rows = [PinRow(suspect.owner, suspect.digest, FOREVER) for suspect in few]
+            _rows(self._stores[store]).pin(rows)
+            self._pinned += len(rows)
 
     def _broken(self, store: int, digests: set[Digest]) -> dict[Digest, Kind]:
         """What of it is not whole, and why; what is whole has time to be pinned."""

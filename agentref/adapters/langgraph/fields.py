@@ -37,12 +37,18 @@ class Fields:
         runtime: the stores. Under LANGGRAPH_STRICT_MSGPACK they construct what the schema names, only.
         life: how long what is stored here lives.
         inline_limit: what an inline field may hold, in bytes as encoded.
+        limits: that limit for each field that is held to it, and -1 for external ones.
     """
 
     def __init__(self, schema: Schema, runtime: Runtime, inline_limit: int) -> None:
         self.schema = schema
         self.kinds: Mapping[str, ChannelKind] = {name: kind_of(schema, name) for name in schema.fields}
         self.inline_limit = inline_limit
+        self.limits = {
+            name: -1 if name in self.external else inline_limit
+            for name, kind in self.kinds.items()
+            if kind.is_checked or name in self.external
+        }
         serde = jsonplus.JsonPlusSerializer()
         allowed = build_serde_allowlist(schemas=[each.type for each in schema.fields.values()])
         strict = serde.with_msgpack_allowlist(allowed)
@@ -76,6 +82,15 @@ class Fields:
         if size > self.inline_limit:
             raise InlineSizeExceeded(name, size, self.inline_limit)
         return value
+
+    def all_fit(self, update: Mapping[str, Any]) -> bool:
+        """Whether all writes stay as they are, as far as a look tells: False may mean either."""
+        limits = self.limits
+        for name, value in update.items():
+            limit = limits.get(name)
+            if limit is not None and not surely_fits(value, limit):
+                return False
+        return True
 
     def qualified(self, name: str) -> str:
         """What errors call a field."""

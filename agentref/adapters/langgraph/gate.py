@@ -35,6 +35,11 @@ class Gate:
         admitted = [(channel, self._admitted(channel, value, translation)) for channel, value in items]
         return admitted, translation.batch.pending
 
+    def limit(self, channel: str, /) -> int | None:
+        """The encoded size up to which a value that holds no others stays as it is, in the graph's own
+        checkpoints; None for any size, -1 for none."""
+        return self._fields.limits.get(channel)
+
     @staticmethod
     def _admitted(channel: str, value: Any, translation: Translation) -> Any:
         if channel == START:

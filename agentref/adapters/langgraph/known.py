@@ -1,19 +1,19 @@
 """What checkpoints carry, for the checkpoints that come after them."""
 
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint
 
 from agentref.refs import ContentRef
-from agentref.runtime import Outgoing
 
-__all__ = ["Carried", "KnownCheckpoints", "Placed", "unchanged"]
+__all__ = ["Carried", "Known", "KnownCheckpoints", "merged", "unchanged"]
 
-_LIMIT: Final = 4096
+_LIMIT: Final = 2048
+_LATELY_SECONDS: Final = 600.0  # a part of what `CAS.pin` without a look allows
 
 _Key = tuple[str, str, str]
 
@@ -22,37 +22,54 @@ class Carried(NamedTuple):
     """What a checkpoint carries for a channel.
 
     `placed` stands there in place of the value; None if the next checkpoint has to place the value anew.
-    `refs` are all that the saver may show there. `epoch` is that of the store when all of it was there.
+    `refs` are all that the saver may show there. `epoch` is that of the store when all of it was there;
+    None if that does not matter, as the value is a ref itself.
     """
 
     version: object
     placed: object
     refs: tuple[ContentRef, ...]
-    epoch: int
+    epoch: int | None
 
 
-class Placed(NamedTuple):
-    """A checkpoint as the inner saver gets it, what has to be stored before, and what it carries."""
+class Known(NamedTuple):
+    """What a checkpoint carries: by channel, and all its refs.
 
-    checkpoint: Checkpoint
-    versions: ChannelVersions
-    outgoing: Outgoing
+    `pinned_since`: since when these are pinned for this checkpoint, or for one before it, on the clock of
+    `time.monotonic`; None if that is not known.
+    """
+
     carried: Mapping[str, Carried]
+    refs: tuple[ContentRef, ...]
+    pinned_since: float | None
 
-    @property
-    def refs(self) -> list[ContentRef]:
-        """All that is to be pinned for it."""
-        return [ref for each in self.carried.values() for ref in each.refs]
+    @classmethod
+    def of(cls, carried: Mapping[str, Carried]) -> "Known":
+        """Of which nobody knows yet whether it is pinned."""
+        return cls(carried, tuple(ref for each in carried.values() for ref in each.refs), None)
+
+    def is_pinned_lately(self) -> bool:
+        """Whether a pin of the same refs may come later and without a look."""
+        since = self.pinned_since
+        return since is not None and time.monotonic() - since < _LATELY_SECONDS
+
+    def has(self, refs: Iterable[ContentRef]) -> bool:
+        """Whether it carries all of these."""
+        return {_name(ref) for ref in self.refs}.issuperset(map(_name, refs))
+
+
+def _name(ref: ContentRef) -> tuple[str | None, bytes]:
+    return ref.backend_id, ref.digest
 
 
 def unchanged(
-    parent: Mapping[str, Carried] | None, checkpoint: Checkpoint, new_versions: ChannelVersions
+    parent: Mapping[str, Carried], checkpoint: Checkpoint, new_versions: ChannelVersions
 ) -> dict[str, Carried]:
     """What of a parent is in its child as well."""
     versions = checkpoint.get("channel_versions", {})
     return {
         channel: carried
-        for channel, carried in (parent or {}).items()
+        for channel, carried in parent.items()
         if channel in versions and versions[channel] == carried.version and channel not in new_versions
     }
 
@@ -61,8 +78,10 @@ def merged(shown: Mapping[str, Carried], placed: Mapping[str, Carried]) -> dict[
     """What was placed, and what a saver that keeps one value for each version may show in its place."""
     both = {**shown, **placed}
     for channel in shown.keys() & placed.keys():
-        refs = {(ref.backend_id, ref.digest): ref for ref in (*shown[channel].refs, *placed[channel].refs)}
-        both[channel] = placed[channel]._replace(refs=tuple(refs.values()))
+        if shown[channel] is not placed[channel]:
+            old, new = shown[channel].refs, placed[channel].refs
+            refs = {(ref.backend_id, ref.digest): ref for ref in (*old, *new)}
+            both[channel] = placed[channel]._replace(refs=tuple(refs.values()))
     return both
 
 
@@ -71,33 +90,32 @@ class KnownCheckpoints:
     encoded again. Looked up by the parent: versions alone are no names, since two forks of a thread, or a
     seeded run of it and the next, give one version to different values.
 
-    Thread-safe. Keeps the latest, as many as have 4096 channels with refs together.
+    Thread-safe. Keeps the latest 2048.
     """
 
     def __init__(self) -> None:
-        self._carried: OrderedDict[_Key, Mapping[str, Carried]] = OrderedDict()
-        self._count = 0
+        self._known: dict[_Key, Known] = {}
         self._lock = threading.Lock()
 
-    def get(self, config: RunnableConfig) -> Mapping[str, Carried] | None:
+    def get(self, config: RunnableConfig) -> Known | None:
         """Of the checkpoint that a config names; None if it is not known."""
-        with self._lock:
-            return self._carried.get(_key(config, None))
+        return self._known.get(_key(config, None))
 
-    def add(self, config: RunnableConfig, checkpoint_id: str, carried: Mapping[str, Carried]) -> None:
+    def add(self, config: RunnableConfig, checkpoint_id: str, known: Known) -> None:
         """Remember what a checkpoint carries."""
         key = _key(config, checkpoint_id)
         with self._lock:
-            self._count += len(carried) + 1 - self._size(key)
-            self._carried[key] = carried
-            self._carried.move_to_end(key)
-            while self._count > _LIMIT and len(self._carried) > 1:
-                self._count -= self._size(next(iter(self._carried)))
-                self._carried.popitem(last=False)
+            self._known.pop(key, None)
+            self._known[key] = known
+            if len(self._known) > _LIMIT:
+                del self._known[next(iter(self._known))]
 
-    def _size(self, key: _Key) -> int:
-        known = self._carried.get(key)
-        return 0 if known is None else len(known) + 1
+    def note(self, config: RunnableConfig, checkpoint_id: str, known: Known) -> None:
+        """Remember what a checkpoint carries that was read, and still that it is pinned."""
+        before = self._known.get(_key(config, checkpoint_id))
+        if before is not None and before.has(known.refs):
+            known = known._replace(pinned_since=before.pinned_since)
+        self.add(config, checkpoint_id, known)
 
 
 def _key(config: RunnableConfig, checkpoint_id: str | None) -> _Key:

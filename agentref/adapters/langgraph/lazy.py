@@ -30,11 +30,8 @@ class Loads:
     def __init__(self, fields: Fields, node: str, given: Mapping[str, Any]) -> None:
         self.fields = fields
         self.node = node
-        # Each name has a ref object of its own, by which `LoadedStore` tells the names apart.
         self.origins: dict[str, Any] = {
-            name: dataclasses.replace(value) if type(value) is ContentRef else value
-            for name, value in given.items()
-            if name in fields.external
+            name: value for name, value in given.items() if name in fields.external
         }
         self.values: dict[str, Any] = {}
 
@@ -139,7 +136,8 @@ class LazyState(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
-        if self._is_unloaded(name, value):
+        origins = self._loads.origins
+        if name in origins and value is origins[name]:
             value = self._loads.value(name)
             super().__setitem__(name, value)
         return value
@@ -232,6 +230,14 @@ class LoadedStore:
         self.dump, self.dump_many, self.adump_many = backend.dump, backend.dump_many, backend.adump_many
         self.size_of = backend.size_of
         self._names = {id(origin): name for name, origin in loads.origins.items()}
+
+    @staticmethod
+    def told_apart(origins: Mapping[str, Any]) -> dict[str, Any]:
+        """The same refs, each an object of its own, by which the names are told apart here."""
+        return {
+            name: dataclasses.replace(origin) if type(origin) is ContentRef else origin
+            for name, origin in origins.items()
+        }
 
     def load(self, ref: ContentRef) -> object:
         """The value of one ref."""

@@ -3,9 +3,9 @@
 import time
 from typing import Any, Final
 
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph._internal._constants import CONFIG_KEY_CHECKPOINTER
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.config import get_config
 
 from agentref.adapters.langgraph.saver import ExternalizingSaver
 from agentref.errors import ConfigurationError
@@ -26,6 +26,7 @@ class Life:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._is_leased = False
+        self._trusted: object = None  # the last saver that was found to pin
 
     def lease(self) -> None:
         """From now on checkpoints pin."""
@@ -38,13 +39,14 @@ class Life:
 
     def check(self) -> None:
         """Raises `ConfigurationError` where a graph runs that saves refs and would not pin them."""
-        if not self._is_leased:
+        config = var_child_runnable_config.get() if self._is_leased else None
+        if config is None:  # or called outside of a graph
             return
-        try:
-            saver = get_config()["configurable"].get(CONFIG_KEY_CHECKPOINTER)
-        except RuntimeError:  # called outside of a graph
+        saver = config["configurable"].get(CONFIG_KEY_CHECKPOINTER)
+        if saver is self._trusted or not isinstance(saver, BaseCheckpointSaver):
             return
-        if not isinstance(saver, BaseCheckpointSaver) or self._is_pinned_by(saver):
+        if self._is_pinned_by(saver):
+            self._trusted = saver
             return
         raise ConfigurationError(
             f"This graph saves refs with {type(saver).__qualname__}, which does not pin them, and its "

@@ -23,7 +23,7 @@ from agentref.adapters.langgraph.visit import NodePlan, Visit
 
 __all__ = ["wrapped_function", "wrapped_runnable"]
 
-Leave = Callable[[Visit, Any], tuple[Any, Batch]]
+Leave = Callable[[Visit, Any], tuple[Any, Batch | None]]
 
 _LAMBDA: Final = "<lambda>"
 
@@ -90,12 +90,14 @@ def wrapped_runnable(
 def _sync(call: Callable[..., Any], plan: NodePlan, leave: Leave) -> Callable[..., Any]:
     def run(given: Any, /, *args: Any, **injected: Any) -> Any:
         visit = Visit(plan, given)
-        visit.load()
+        if visit.prefetch:
+            visit.load()
         result = call(visit.state, *args, **injected)
-        if isinstance(result, Runnable):
+        if type(result) is not dict and isinstance(result, Runnable):
             result = result.invoke(visit.state)
         result, batch = leave(visit, result)
-        batch.store()
+        if batch is not None:
+            batch.store()
         return result
 
     return run
@@ -104,12 +106,14 @@ def _sync(call: Callable[..., Any], plan: NodePlan, leave: Leave) -> Callable[..
 def _async(call: Callable[..., Any], plan: NodePlan, leave: Leave) -> Callable[..., Any]:
     async def run(given: Any, /, *args: Any, **injected: Any) -> Any:
         visit = Visit(plan, given)
-        await visit.aload()
+        if visit.prefetch:
+            await visit.aload()
         result = await call(visit.state, *args, **injected)
-        if isinstance(result, Runnable):
+        if type(result) is not dict and isinstance(result, Runnable):
             result = await result.ainvoke(visit.state)
         result, batch = leave(visit, result)
-        await batch.astore()
+        if batch is not None:
+            await batch.astore()
         return result
 
     return run

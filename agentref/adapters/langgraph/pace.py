@@ -51,9 +51,14 @@ class Pace:
                 self._waiting -= 1
                 self._changed.notify_all()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether two saves or more are under way."""
+        return self._waiting >= _BEHIND
+
     def wait(self) -> None:
         """Until fewer than two saves are under way, for half a second at most; never on an event loop."""
-        if self._waiting < _BEHIND or self._pid != os.getpid() or _on_an_event_loop():
+        if not self.is_behind or self._pid != os.getpid() or _on_an_event_loop():
             return
         with self._changed:
             self._changed.wait_for(lambda: self._waiting < _BEHIND, _LONGEST_WAIT)

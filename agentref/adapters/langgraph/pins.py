@@ -8,6 +8,7 @@ theirs alone, whatever others add meanwhile.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import quote
@@ -54,15 +55,21 @@ Pins = dict[str, list[ContentRef]]
 
 def owner_of(thread_id: object, namespace: object, checkpoint_id: object) -> str:
     """Who owns the pins of a checkpoint and of the writes that hang on it."""
-    parts = [
-        quote(str(part), safe="", errors="surrogatepass") for part in (thread_id, namespace, checkpoint_id)
-    ]
-    owner = PREFIX + ":".join(parts)
+    owner = f"{_beginning(str(thread_id), str(namespace))}:{_quoted(str(checkpoint_id))}"
     return (
         owner
         if len(owner) <= _MAX_LENGTH
         else f"{PREFIX}#{blake2b(owner.encode(), digest_size=32).hexdigest()}"
     )
+
+
+@lru_cache(1024)  # a graph saves in one thread again and again
+def _beginning(thread_id: str, namespace: str) -> str:
+    return f"{PREFIX}{_quoted(thread_id)}:{_quoted(namespace)}"
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe="", errors="surrogatepass")
 
 
 def owner_in(config: RunnableConfig, checkpoint_id: object = None) -> str:

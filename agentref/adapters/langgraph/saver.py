@@ -8,38 +8,34 @@ that run meanwhile may change the very objects.
 
 import copy
 import inspect
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, Self, cast
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Self, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
-    ChannelVersions,
     Checkpoint,
     CheckpointTuple,
     DeltaChannelHistory,
 )
-from langgraph.checkpoint.memory import InMemorySaver
 
 from agentref.adapters.langgraph.coherent import Coherence, Coherent
-from agentref.adapters.langgraph.known import Carried, KnownCheckpoints, Placed, merged, unchanged
+from agentref.adapters.langgraph.known import KnownCheckpoints
 from agentref.adapters.langgraph.pace import Pace
-from agentref.adapters.langgraph.pins import keeps_whole, pinned_refs
+from agentref.adapters.langgraph.pins import owner_in, pinned_refs
+from agentref.adapters.langgraph.placing import Admission, Entering, Placed, Placing, place_of
 from agentref.adapters.langgraph.serde import codec_for
-from agentref.adapters.langgraph.values import inner_value, place, placed_ref, unplaced
+from agentref.adapters.langgraph.values import inner_value, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
-from agentref.adapters.langgraph.within import refs_within
 from agentref.codecs import name_error
 from agentref.coherence import Coordinator
 from agentref.errors import AgentRefError, InvalidInputError
 from agentref.refs import ContentRef
-from agentref.runtime import Outgoing, Runtime
+from agentref.runtime import Runtime
 from agentref.storage import CAS
 
 __all__ = ["ExternalizingSaver", "externalize"]
-
-_PRIMITIVES: Final = (str, int, float, bool)
 
 
 def externalize(  # noqa: PLR0913
@@ -80,17 +76,16 @@ def externalize(  # noqa: PLR0913
     return wrap(saver, runtime, coherence)
 
 
-Admit = Callable[[str, Iterable[tuple[str, Any]]], tuple[list[tuple[str, Any]], Outgoing]]
-"""From a checkpoint's namespace and (channel, value) pairs to those that may be kept, and what to store."""
-
-
 def wrap(
-    saver: BaseCheckpointSaver[Any], runtime: Runtime, coherence: Coherence, admit: Admit | None = None
+    saver: BaseCheckpointSaver[Any],
+    runtime: Runtime,
+    coherence: Coherence,
+    admission: Admission | None = None,
 ) -> "ExternalizingSaver":
     """`externalize`, with a say in what gets in: refs may be in it, which checkpoints then pin."""
     if not isinstance(saver, BaseCheckpointSaver):
         raise InvalidInputError(_not_a_saver(saver))
-    return _class_for(type(saver))(saver, runtime, coherence, admit)
+    return _class_for(type(saver))(saver, runtime, coherence, admission)
 
 
 def _not_a_saver(given: object) -> str:
@@ -120,18 +115,21 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
         inner: BaseCheckpointSaver[Any],
         runtime: Runtime,
         coherence: Coherence,
-        admit: Admit | None,
+        admission: Admission | None,
     ) -> None:
         super().__init__(serde=inner.serde)
-        self.inner = inner
         self.coherence = coherence
-        self._admit = admit
-        self.runtime = runtime.with_codec(codec_for(inner.serde))
+        self._admission = admission
         self._known = KnownCheckpoints()
-        self._keeps_whole = keeps_whole(inner)
-        self._keeps_values_apart = type(inner) is InMemorySaver  # a class derived from it may not
+        self._set_inner(inner, runtime)
         self.pace = Pace()
         self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
+
+    def _set_inner(self, inner: BaseCheckpointSaver[Any], runtime: Runtime) -> None:
+        self.inner = inner
+        self.serde = inner.serde
+        self.runtime = runtime.with_codec(codec_for(inner.serde))
+        self.placing = Placing(inner, self.runtime, self._admission, self._known)
 
     def __getattr__(self, name: str) -> Any:
         # copy.copy() asks for dunders before there is an `inner`.
@@ -162,11 +160,12 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
 
     def pins_refs_to(self, backend_id: str) -> bool:
         """Whether its checkpoints pin refs to that store, wherever in a value these are."""
-        return self._admit is not None and self.runtime.pins and self.runtime.knows(backend_id)
+        return self._admission is not None and self.runtime.pins and self.runtime.knows(backend_id)
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """The inner saver's. Waits for a moment where saving has fallen behind the graph."""
-        self.pace.wait()
+        if self.pace.is_behind:
+            self.pace.wait()
         return self.inner.get_next_version(current, channel)
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> "ExternalizingSaver":
@@ -175,84 +174,44 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
         if inner is self.inner:
             return self
         clone = copy.copy(self)
-        clone.inner = inner
-        clone.serde = inner.serde
-        clone.runtime = self.runtime.with_codec(codec_for(inner.serde))
+        clone._set_inner(inner, self.runtime)  # noqa: SLF001
         return clone
 
     # What goes in
 
-    def placed_checkpoint(
-        self, config: RunnableConfig, checkpoint: Checkpoint, new_versions: ChannelVersions
-    ) -> Placed:
-        """The checkpoint as the inner saver gets it, and what has to be stored and pinned before."""
-        values = checkpoint["channel_values"]
-        epoch = self.runtime.backend.epoch()
-        left = unchanged(self._known.get(config), checkpoint, new_versions)
-        placed: dict[str, Any] = {
-            channel: left[channel].placed
-            for channel in values
-            if channel in left and left[channel].placed is not None and left[channel].epoch == epoch
-        }
-        unknown = [(channel, value) for channel, value in values.items() if channel not in placed]
-        fresh, outgoing = self.placed_writes(config, unknown)
-        placed.update(fresh)
-        moved = {} if self._keeps_values_apart else _moved(checkpoint, placed)
-        lean = cast("Checkpoint", {**checkpoint, "channel_values": {name: placed[name] for name in values}})
-        carried: Mapping[str, Carried] = self._carried_by(lean, epoch)
-        if not self._keeps_whole:
-            carried = merged(left, carried)
-        return Placed(lean, {**new_versions, **moved}, outgoing, carried)
+    def finish(self, config: RunnableConfig, entering: Entering) -> Placed:
+        """Place the rest of a checkpoint, and make what it needs durable."""
+        placed = self.placing.finish(entering)
+        if not self.keep_soon(config, placed):
+            self.keep(config, placed)
+        return placed
 
-    def remember(self, config: RunnableConfig, placed: Placed) -> None:
-        """Take note of what a checkpoint carries, once that is durable."""
-        self._known.add(config, placed.checkpoint["id"], placed.carried)
-
-    def _carried_by(self, checkpoint: Checkpoint, epoch: int) -> dict[str, Carried]:
-        versions = checkpoint.get("channel_versions", {})
-        carried: dict[str, Carried] = {}
-        for channel, value in checkpoint["channel_values"].items():
-            if refs := pinned_refs([value]):
-                carried[channel] = Carried(
-                    versions.get(channel), self._handed_on(value), tuple(refs), epoch
-                )
-        return carried
-
-    def _handed_on(self, value: Any) -> Any:
-        """What may stand in the next checkpoint as well. A ref into an older store is not handed on: with
-        time, all of a thread moves to the new one."""
-        ref = placed_ref(value)
-        return value if ref is not None and ref.backend_id == self.runtime.backend.backend_id else None
-
-    def placed_writes(
+    def keep_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]]
-    ) -> tuple[list[tuple[str, Any]], Outgoing]:
-        """The writes as the inner saver gets them, and what has to be stored before."""
-        admitted, before = list(writes), Outgoing([], [])
-        bare = [inner_value(value) for _, value in admitted]
-        if self._admit is not None:
-            admitted, before = self._admit(str(config["configurable"].get("checkpoint_ns", "")), writes)
-            bare = [_without_refs(inner_value(value)) for _, value in admitted]
-        outgoing = self.runtime.encode(
-            bare,
-            names=[_place_of(config, channel) for channel, _ in admitted],
-        )
-        placed = [
-            (channel, place(value, ref))
-            for (channel, value), ref in zip(admitted, outgoing.refs, strict=True)
-        ]
-        return placed, Outgoing(outgoing.refs, [*before.encoded, *outgoing.encoded])
+    ) -> Sequence[tuple[str, Any]]:
+        """Place writes, and make what they need durable."""
+        lean, outgoing = self.placing.writes(config, writes)
+        self.runtime.keep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
+        return lean
 
-    @contextmanager
-    def explaining(self, config: RunnableConfig, kept: Iterable[tuple[str, Any]]) -> Generator[None]:
+    def keep(self, config: RunnableConfig, placed: Placed) -> None:
+        """Make what a checkpoint needs durable and pin it, before there is the checkpoint."""
+        self.runtime.keep(placed.outgoing, owner_in(config, placed.checkpoint["id"]), placed.known.refs)
+
+    def keep_soon(self, config: RunnableConfig, placed: Placed) -> bool:
+        """Whether there is nothing to wait for: no refs, or such that the parent's pins do for now."""
+        if placed.outgoing.encoded:
+            return False
+        refs = placed.known.refs
+        if refs and placed.is_anchored:
+            self.runtime.keep_soon(partial(owner_in, config, placed.checkpoint["id"]), refs)
+        return placed.is_anchored or not refs
+
+    def explain(self, error: Exception, config: RunnableConfig, kept: Iterable[tuple[str, Any]]) -> None:
         """Note on an error of the inner saver which of the values its serializer refuses, if it does."""
-        try:
-            yield
-        except Exception as error:
-            for channel, value in kept:
-                if refusal := self._refusal(_place_of(config, channel), value):
-                    error.add_note(refusal)
-            raise
+        for channel, value in kept:
+            if refusal := self._refusal(place_of(config, channel), value):
+                error.add_note(refusal)
 
     def _refusal(self, name: str, value: Any) -> str:
         try:
@@ -291,7 +250,7 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
         return [self._restored_one(item, values, epoch) for item in saved]
 
     def _restored_one(self, item: CheckpointTuple, values: Iterator[object], epoch: int) -> CheckpointTuple:
-        self._known.add(item.config, item.checkpoint["id"], self._carried_by(item.checkpoint, epoch))
+        self.placing.recall(item.config, item.checkpoint, epoch)
         channels = {name: _take(value, values) for name, value in item.checkpoint["channel_values"].items()}
         pending = item.pending_writes
         if pending is not None:
@@ -328,23 +287,6 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
         return self._restored_history(history, await self.runtime.aload_many(refs, names=names))
 
 
-def _moved(checkpoint: Checkpoint, placed: Mapping[str, Any]) -> ChannelVersions:
-    """Texts that have refs in their place now. A saver that keeps primitives within the checkpoint, as that
-    for Postgres, writes other values only for channels that moved, so these have to be announced as new. In
-    memory, where all values are kept apart, that would change what is there already."""
-    versions = checkpoint.get("channel_versions", {})
-    return {
-        channel: versions[channel]
-        for channel, value in checkpoint["channel_values"].items()
-        if isinstance(value, _PRIMITIVES) and placed[channel] is not value and channel in versions
-    }
-
-
-def _without_refs(value: Any) -> Any:
-    """The value, or None for one with refs in it: it stays in the checkpoint, where its refs are seen."""
-    return None if any(True for _ in refs_within(value)) else value
-
-
 def _refs_in(places: Iterable[tuple[RunnableConfig, str, Any]]) -> tuple[list[str], list[ContentRef]]:
     """What errors call each ref, and the refs, in the order in which they are restored."""
     names, refs = [], []
@@ -358,11 +300,6 @@ def _refs_in(places: Iterable[tuple[RunnableConfig, str, Any]]) -> tuple[list[st
             names.append(name)
             refs.append(ref)
     return names, refs
-
-
-def _place_of(config: RunnableConfig, channel: str) -> str:
-    """What errors call a value on its way in."""
-    return f"thread {config['configurable'].get('thread_id')!r}, channel {channel}"
 
 
 def _places(saved: Iterable[CheckpointTuple]) -> Iterator[tuple[RunnableConfig, str, Any]]:

@@ -20,7 +20,7 @@ from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from agentref.refs import REF_KEY, ContentRef
 
-__all__ = ["inner_value", "place", "placed_ref", "unplaced"]
+__all__ = ["handed_on", "inner_value", "place", "placed_ref", "unplaced"]
 
 _PLACED: Final = "placed"
 _ENVELOPE: Final = "value"
@@ -58,6 +58,19 @@ def placed_ref(value: Any) -> ContentRef | None:
     if kind == _REF:
         ContentRef.from_dict({REF_KEY: body})
     return ContentRef.from_dict({REF_KEY: body}) if kind == _PLACED else None
+
+
+def handed_on(value: Any, backend_id: str) -> tuple[bool, bool]:
+    """Whether what stands there may stand in the next checkpoint, too, and whether it stands for a value.
+
+    A value of an older store is not handed on: with time, all of a thread moves to the new one. A ref that
+    is itself the value is.
+    """
+    kind, _ = _placed(inner_value(value))
+    if kind == _REF:
+        return True, False
+    ref = placed_ref(value)
+    return ref is not None and ref.backend_id == backend_id, True
 
 
 def unplaced(value: Any, loaded: Sequence[object]) -> Any:

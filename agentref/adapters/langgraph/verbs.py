@@ -20,7 +20,6 @@ from langgraph.checkpoint.base import (
 )
 
 from agentref.adapters.langgraph.coherent import followed
-from agentref.adapters.langgraph.known import Placed
 from agentref.adapters.langgraph.offered import offered_verbs
 from agentref.adapters.langgraph.pins import (
     atake_away,
@@ -32,6 +31,7 @@ from agentref.adapters.langgraph.pins import (
     take_away,
     threads,
 )
+from agentref.adapters.langgraph.placing import Entering
 
 if TYPE_CHECKING:
     from agentref.adapters.langgraph.saver import ExternalizingSaver
@@ -122,17 +122,18 @@ def put(
     new_versions: ChannelVersions,
 ) -> RunnableConfig:
     """Store what is large, durably; then let the inner saver keep the checkpoint."""
-
-    def save() -> Placed:
-        placed = self.placed_checkpoint(config, checkpoint, new_versions)
-        self.runtime.keep(placed.outgoing, owner_in(config, checkpoint["id"]), placed.refs)
-        return placed
-
     self.coherence.admit(config, checkpoint["id"])
-    placed = self.pace.save(save)
-    self.remember(config, placed)
-    with self.explaining(config, placed.checkpoint["channel_values"].items()):
+    placed = self.placing.begin(config, checkpoint, new_versions)
+    if isinstance(placed, Entering):
+        placed = self.pace.save(partial(self.finish, config, placed))
+    elif not self.keep_soon(config, placed):
+        self.keep(config, placed)
+    self.placing.remember(config, placed)
+    try:
         saved = self.inner.put(config, placed.checkpoint, metadata, placed.versions)
+    except Exception as error:
+        self.explain(error, config, placed.checkpoint["channel_values"].items())
+        raise
     self.coherence.saved(saved, placed.checkpoint)
     return saved
 
@@ -145,12 +146,18 @@ async def aput(
     new_versions: ChannelVersions,
 ) -> RunnableConfig:
     """`put` for the event loop."""
-    placed = self.placed_checkpoint(config, checkpoint, new_versions)
+    placed = self.placing.begin(config, checkpoint, new_versions)
+    if isinstance(placed, Entering):
+        placed = self.placing.finish(placed)
     await self.coherence.aadmit(config, checkpoint["id"])
-    await self.runtime.akeep(placed.outgoing, owner_in(config, checkpoint["id"]), placed.refs)
-    self.remember(config, placed)
-    with self.explaining(config, placed.checkpoint["channel_values"].items()):
+    if not self.keep_soon(config, placed):
+        await asyncio.to_thread(self.keep, config, placed)
+    self.placing.remember(config, placed)
+    try:
         saved = await self.inner.aput(config, placed.checkpoint, metadata, placed.versions)
+    except Exception as error:
+        self.explain(error, config, placed.checkpoint["channel_values"].items())
+        raise
     await self.coherence.asaved(saved, placed.checkpoint)
     return saved
 
@@ -163,16 +170,15 @@ def put_writes(
     task_path: str = "",
 ) -> None:
     """Store what is large, durably; then let the inner saver keep the writes."""
-
-    def save() -> list[tuple[str, Any]]:
-        lean, outgoing = self.placed_writes(config, writes)
-        self.runtime.keep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
-        return lean
-
     self.coherence.admit(config)
-    lean = self.pace.save(save)
-    with self.explaining(config, lean):
+    lean = writes
+    if not self.placing.all_pass(config, writes):
+        lean = self.pace.save(partial(self.keep_writes, config, writes))
+    try:
         self.inner.put_writes(config, lean, task_id, *self.task_path(task_path))
+    except Exception as error:
+        self.explain(error, config, lean)
+        raise
 
 
 async def aput_writes(
@@ -183,11 +189,14 @@ async def aput_writes(
     task_path: str = "",
 ) -> None:
     """`put_writes` for the event loop."""
-    lean, outgoing = self.placed_writes(config, writes)
+    lean, outgoing = self.placing.writes(config, writes)
     await self.coherence.aadmit(config)
     await self.runtime.akeep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
-    with self.explaining(config, lean):
+    try:
         await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
+    except Exception as error:
+        self.explain(error, config, lean)
+        raise
 
 
 def delete_thread(self: "ExternalizingSaver", thread_id: str) -> None:

@@ -35,7 +35,7 @@ class NodePlan(NamedTuple):
 
 
 class Visit:
-    """One run of a node. `state` is what to call it with.
+    """One run of a node. `state` is what to call it with, `prefetch` the fields to load before.
 
     What the node changes in place in an external value that it loaded is written back, also what it sets
     on an `AgentRefState`. With a reducer that cannot be: it is an `InPlaceMutationError`, unless the node
@@ -49,18 +49,13 @@ class Visit:
         self.state = given
         self._loads = Loads(plan.fields, plan.name, given if isinstance(given, dict) else {})
         self._before: dict[str, Any] = {}
+        self.prefetch = self._loads.origins if plan.prefetch is None else plan.prefetch
         if not isinstance(given, dict):
             return
-        given = {**given, **self._loads.origins}
         if plan.state_class is None:
             self.state = LazyState(self._loads, given)
         else:
             self.state = self._typed_state(plan.state_class, given)
-
-    @property
-    def prefetch(self) -> Collection[str]:
-        """The fields to load before the node runs."""
-        return self._loads.origins if self.plan.prefetch is None else self.plan.prefetch
 
     def load(self) -> None:
         """Load what is to be there before the node runs."""
@@ -70,19 +65,25 @@ class Visit:
         """`load` for the event loop."""
         await self._loads.aload(self.prefetch)
 
-    def leave(self, result: Any) -> tuple[Any, Batch]:
+    def leave(self, result: Any) -> tuple[Any, Batch | None]:
         """What LangGraph gets for what the node returned, and what must be stored before."""
-        translation = Translation(self.plan.fields)
+        fields = self.plan.fields
+        is_unchanged = not self._loads.values and not isinstance(self.state, AgentRefState)
+        if is_unchanged and type(result) is dict and fields.all_fit(result):
+            return result, None
+        translation = Translation(fields)
         if result is self.state and isinstance(result, AgentRefState):
             result = self._assigned()
         translated = translation.result(result)
+        if is_unchanged:  # what was not loaded
+            return translated, translation.batch
         extra = {}
         for name, value in self._changes(self._settled(translation), translation.written).items():
             self._refuse_reduced(name)
             extra[name] = translation.value(name, value)
         return amended(translated, extra, self.plan.name), translation.batch
 
-    def leave_router(self, result: Any) -> tuple[Any, Batch]:
+    def leave_router(self, result: Any) -> tuple[Any, Batch | None]:
         """The same for a function that only chooses what runs next."""
         if changed := self._changes((), ()):
             raise InPlaceMutationError(
@@ -94,10 +95,11 @@ class Visit:
 
     def _typed_state(self, state_class: type[AgentRefState], given: Mapping[str, Any]) -> AgentRefState:
         loads = self._loads
+        loads.origins = LoadedStore.told_apart(loads.origins)
         held = [name for name, origin in loads.origins.items() if type(origin) is not ContentRef]
         loads.load(held)
         state = state_class.from_checkpoint_dict(
-            {**given, **{name: loads.values[name] for name in held}}, LoadedStore(loads)
+            {**given, **loads.origins, **{name: loads.values[name] for name in held}}, LoadedStore(loads)
         )
         unloaded = state.refs()
         self._before = {name: state[name] for name in state if name not in unloaded}

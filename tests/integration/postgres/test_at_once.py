@@ -10,7 +10,7 @@ import pytest
 from agentref.refs import Digest
 from agentref.storage import FOREVER
 from agentref.storage.postgres import PostgresBlobStore
-from agentref.storage.protocol import AliasRow
+from agentref.storage.protocol import AliasRow, PinRow
 
 SECONDS = 4
 DIGESTS = [Digest(n.to_bytes(1, "big") * 32) for n in range(120)]
@@ -78,7 +78,8 @@ def test_roots_never_lock_one_another_up(dsn, observer):
     owners = [f"owner {n}" for n in range(6)]
 
     def pin(dice):
-        store.pin(dice.choice(owners), some(dice), expires_at=time.time() + dice.choice([-1, 0.01, 100]))
+        end = time.time() + dice.choice([-1, 0.01, 100])
+        store.pin(PinRow.each(dice.choice(owners), some(dice), expires_at=end))
 
     def unpin(dice):
         store.unpin(dice.sample(owners, 3))
@@ -98,9 +99,9 @@ def test_roots_never_lock_one_another_up(dsn, observer):
 def test_a_pin_that_comes_while_its_owner_is_forgotten_stays(dsn):
     """`forget` locks the owner, then looks again."""
     store = PostgresBlobStore(dsn)
-    store.pin("me", [DIGESTS[0]], expires_at=1.0)
+    store.pin(PinRow.each("me", [DIGESTS[0]], expires_at=1.0))
     with psycopg.connect(dsn) as connection:
-        PostgresBlobStore(connection=connection).pin("me", [DIGESTS[1]])
+        PostgresBlobStore(connection=connection).pin(PinRow.each("me", [DIGESTS[1]]))
         forgetting = threading.Thread(target=store.forget, kwargs={"expires_by": FOREVER})
         forgetting.start()
         time.sleep(0.3)

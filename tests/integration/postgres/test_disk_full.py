@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from agentref.errors import StorageError, StoreFullError
 from agentref.refs import Digest
-from agentref.storage import PostgresCAS
+from agentref.storage import PinRow, PostgresCAS
 
 MEGABYTE = 1024 * 1024
 
@@ -106,7 +106,7 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(full_dsn, disk):
         with pytest.raises(StoreFullError):
             cas._store.store(many)
         with pytest.raises(StoreFullError):
-            cas._store.pin("owner", [Digest(draw.randbytes(32)) for _ in range(300_000)])
+            cas._store.pin(PinRow.each("owner", [Digest(draw.randbytes(32)) for _ in range(300_000)]))
         assert list(cas.iter_pins()) == []
         assert cas._store.fetch(many) == {}
         assert set(before) >= set(kept)

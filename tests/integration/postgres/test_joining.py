@@ -10,7 +10,7 @@ from agentref.errors import ConfigurationError, InvalidInputError, StoreUnavaila
 from agentref.refs import Digest
 from agentref.storage import FOREVER, PostgresCAS
 from agentref.storage.postgres import PostgresBlobStore
-from agentref.storage.protocol import AliasRow
+from agentref.storage.protocol import AliasRow, PinRow
 
 ONE, TWO = Digest(bytes(32)), Digest(b"\x01" * 32)
 
@@ -120,7 +120,7 @@ def test_every_verb_leaves_the_transaction_open(connection, store):
         lambda: joined.condemn([ONE], expires_by=FOREVER),
         lambda: joined.remove([TWO]),
         lambda: joined.set_alias(alias),
-        lambda: joined.pin("me", [ONE]),
+        lambda: joined.pin(PinRow.each("me", [ONE])),
         lambda: joined.forget(expires_by=FOREVER),
         joined.scan,
         joined.epoch,
@@ -139,7 +139,7 @@ def test_a_verb_that_fails_leaves_what_the_caller_wrote(connection, rows, observ
     connection.execute("INSERT INTO mine VALUES ('row')")
     observer.execute("ALTER TABLE agentref_pin RENAME TO elsewhere")
     with pytest.raises(OSError, match="agentref db upgrade"):
-        joined.pin("me", [ONE])
+        joined.pin(PinRow.each("me", [ONE]))
     connection.commit()
     assert rows() == ["row"]
 

@@ -20,7 +20,7 @@ from agentref.postgres import Migration, migrations, status, upgrade
 from agentref.refs import ContentRef, Digest
 from agentref.storage import FOREVER, PostgresCAS
 from agentref.storage.postgres import PostgresBlobStore
-from agentref.storage.protocol import AliasRow
+from agentref.storage.protocol import AliasRow, PinRow
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "postgres_schema.txt"
 ONE = Digest(bytes(32))
@@ -205,9 +205,9 @@ def test_a_role_with_the_documented_grants_can_do_everything(databases, role):
     row = store.set_alias(AliasRow("name", ONE, "raw", 3, 0, FOREVER), expect=0)
     assert store.set_alias(row, expect=row.version)
     assert store.delete_alias("name")
-    store.pin("me", [ONE], expires_at=1.0)
+    store.pin(PinRow.each("me", [ONE], expires_at=1.0))
     assert store.forget(expires_by=FOREVER) == 1
-    store.pin("me", [ONE])
+    store.pin(PinRow.each("me", [ONE]))
     assert store.unpin(["me"]) == 1
     assert store.remove([ONE]) == 1
     assert store.epoch() == 1

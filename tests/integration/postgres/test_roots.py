@@ -8,7 +8,7 @@ import psycopg
 from agentref.refs import Digest
 from agentref.storage import FOREVER
 from agentref.storage.postgres import PostgresBlobStore
-from agentref.storage.protocol import AliasRow
+from agentref.storage.protocol import AliasRow, PinRow
 
 ONE, TWO = Digest(bytes(32)), Digest(b"\x01" * 32)
 WAITING = """
@@ -63,10 +63,10 @@ def test_the_version_of_a_name_grows_though_one_who_sets_it_is_held_up(dsn, stor
 
 
 def test_unpin_counts_what_was_pinned_while_it_waited(dsn, store, observer):
-    store.pin("me", [ONE], expires_at=store.clock() + 1000)
+    store.pin(PinRow.each("me", [ONE], expires_at=store.clock() + 1000))
     counted = []
     with psycopg.connect(dsn) as connection:
-        PostgresBlobStore(connection=connection).pin("me", [ONE, TWO])
+        PostgresBlobStore(connection=connection).pin(PinRow.each("me", [ONE, TWO]))
         unpinning = threading.Thread(target=lambda: counted.append(store.unpin(["me"])))
         unpinning.start()
         until(lambda: waiting(observer) == 1)
@@ -78,7 +78,11 @@ def test_unpin_counts_what_was_pinned_while_it_waited(dsn, store, observer):
 def test_each_pin_of_a_large_owner_is_read_once(dsn, store, observer):
     """Not all that are left, at each page."""
     for turn in range(4):
-        store.pin(f"owner {turn % 2}", [Digest(n.to_bytes(32, "big")) for n in range(turn, 40_000, 4)])
+        store.pin(
+            PinRow.each(
+                f"owner {turn % 2}", [Digest(n.to_bytes(32, "big")) for n in range(turn, 40_000, 4)]
+            )
+        )
     store.close()
     before = rows_read(observer)
     reader = PostgresBlobStore(dsn)

@@ -23,7 +23,7 @@ from agentref.refs import ContentRef, Digest
 from agentref.storage import CAS, FOREVER, LEASE_SECONDS, FilesystemCAS, InMemoryCAS, PostgresCAS
 from agentref.storage.frames import pack_frame
 from agentref.storage.memory import MemoryBlobStore
-from agentref.storage.protocol import AliasRow
+from agentref.storage.protocol import AliasRow, PinRow
 
 SHORT = 0.02
 DOCS = [{"id": n, "text": f"document {n} " * 300} for n in range(60)]
@@ -208,7 +208,7 @@ def test_a_chunk_that_something_living_needs_stays(cas):
 
 def test_a_pin_keeps_all_that_its_refs_need(cas):
     ref = cas.dump(DOCS, ttl=SHORT)
-    cas._store.pin("thread", [ref.digest])
+    cas._store.pin(PinRow.each("thread", [ref.digest]))
     expire()
     report = prune(cas)
     assert (report.removed, report.needed) == (0, cas.stats().blobs)
@@ -389,7 +389,7 @@ def test_what_is_pinned_within_the_grace_time_is_pardoned(cas):
     ref = cas.dump(DOCS, ttl=SHORT)
     expire()
     cas.prune_expired(grace=60)
-    cas._store.pin("thread", [ref.digest])
+    cas._store.pin(PinRow.each("thread", [ref.digest]))
     assert cas.prune_expired(grace=60).waiting == 0
     assert all(info.condemned_at is None for info in cas._store.scan())
 
@@ -537,14 +537,14 @@ def test_what_lacks_a_part_and_is_needed_is_missing_it(cas, keep):
         case "life":
             store.touch([ref.digest], expires_at=FOREVER)
         case "pin":
-            store.pin("o", [ref.digest])
+            store.pin(PinRow.each("o", [ref.digest]))
         case "alias":
             store.set_alias(AliasRow("a", ref.digest, ref.codec, ref.size, 0, FOREVER))
         case "through another":
             data = link_table([Link(ref.digest, ref.size)])
             above = blob_digest(Kind.NODE, data)
             store.store({above: pack_frame(Kind.NODE, data, 1)}, expires_at=1.0)
-            store.pin("o", [above])
+            store.pin(PinRow.each("o", [above]))
     report = cas.verify()
     assert (report.corrupt, report.missing, report.ok) == ((), (lost,), False)
 
@@ -553,6 +553,6 @@ def test_verify_beside_what_cannot_be_read_tells_both(cas):
     ref, lost = half_pruned(cas)
     other = cas.dump([f"{n} another text of its own" * 99 for n in range(99)])
     cas._store.replace({Digest(other.digest): b"\x10damaged"})
-    cas._store.pin("o", [ref.digest])
+    cas._store.pin(PinRow.each("o", [ref.digest]))
     report = cas.verify()
     assert (report.corrupt, report.missing) == ((other.hash,), (lost,))

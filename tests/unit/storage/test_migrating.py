@@ -28,6 +28,7 @@ from agentref.storage import _transfer as transfer
 from agentref.storage.filesystem import FilesystemBlobStore
 from agentref.storage.memory import MemoryBlobStore
 from agentref.storage.postgres import PostgresBlobStore
+from agentref.storage.protocol import PinRow
 
 DOCS = [{"id": n, "text": f"document {n} " * 300} for n in range(60)]
 KINDS = ["memory", "filesystem", "postgres"]
@@ -261,7 +262,7 @@ def test_bad_arguments_are_refused(stores, options):
 
 def test_what_has_expired_and_nothing_needs_stays_behind(source, target):
     gone, pinned = source.dump(DOCS, ttl=0.01), source.dump(DOCS[:20], ttl=0.01)
-    source._store.pin("o", [pinned.digest])
+    source._store.pin(PinRow.each("o", [pinned.digest]))
     time.sleep(0.05)
     planned = migrate_cas(source, target, dry_run=True)
     report = migrate_cas(source, target)
@@ -312,10 +313,10 @@ def test_pages_and_rounds_of_one_change_nothing(stores, monkeypatch):
     monkeypatch.setattr(transfer, "LEASE_SECONDS", 0.001)  # each look is too old for the next one
     refs = [source.dump(DOCS[n : n + 30], ttl=0.01) for n in range(5)]
     for n, ref in enumerate(refs):
-        source._store.pin(f"o{n % 2}", [ref.digest], expires_at=time.time() + 1000 + n)
+        source._store.pin(PinRow.each(f"o{n % 2}", [ref.digest], expires_at=time.time() + 1000 + n))
         source._store.set_alias(AliasRow(f"a{n}", ref.digest, ref.codec, ref.size, 0, FOREVER))
-    target._store.pin("o1", [refs[1].digest], expires_at=time.time() + 5000)
-    target._store.pin("o11", [refs[0].digest])
+    target._store.pin(PinRow.each("o1", [refs[1].digest], expires_at=time.time() + 5000))
+    target._store.pin(PinRow.each("o11", [refs[0].digest]))
     time.sleep(0.05)
     report = migrate_cas(source, target)
     assert report.ok
@@ -535,8 +536,8 @@ class Ahead(MemoryBlobStore):
     def touch(self, digests, /, *, expires_at):
         return super().touch(digests, expires_at=expires_at - self.SECONDS)
 
-    def pin(self, owner, digests, /, *, expires_at=FOREVER):
-        super().pin(owner, digests, expires_at=expires_at - self.SECONDS)
+    def pin(self, rows, /):
+        super().pin([row._replace(expires_at=row.expires_at - self.SECONDS) for row in rows])
 
     def set_alias(self, alias, /, *, expect=None):
         row = super().set_alias(alias._replace(expires_at=alias.expires_at - self.SECONDS), expect=expect)
@@ -563,7 +564,7 @@ def test_lives_are_measured_by_the_clock_of_each_store(make, who_is_ahead):
     source, target = stores["source"], stores["target"]
     ref = source.dump(DOCS, ttl=900)
     needed = source.dump("needed", ttl=0.01)
-    source._store.pin("o", [needed.digest], expires_at=source._store.clock() + 700)
+    source._store.pin(PinRow.each("o", [needed.digest], expires_at=source._store.clock() + 700))
     source.dump("for ever")
     time.sleep(0.02)
     for _ in range(2):
