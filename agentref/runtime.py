@@ -1,8 +1,9 @@
 """The facade that every adapter uses: values to refs, refs to values, over one or several stores."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -148,16 +149,14 @@ class Runtime:
         if externalized.encoded or (refs and self.pins):
             await asyncio.to_thread(self.keep, externalized, owner, refs)
 
-    def keep_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> None:
-        """Let an owner keep refs that somebody else has pinned: see `CAS.pin_soon`. Rarely waits."""
+    def keep_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
+        """Let an owner keep refs that somebody else has pinned: see `CAS.pin_soon`. False if it takes
+        `keep`."""
         if not self.pins:
-            return
+            return True
         if len({ref.backend_id for ref in refs}) == 1:  # mostly
-            for store in self.stores_for(refs[0]):
-                store.pin_soon(owner, refs)
-            return
-        for store, few in self._keepers_of(refs):
-            store.pin_soon(owner, few)
+            return all(store.pin_soon(owner, refs) for store in self.stores_for(refs[0]))
+        return all(store.pin_soon(owner, few) for store, few in self._keepers_of(refs))
 
     def pin(self, owner: str, refs: Sequence[ContentRef]) -> None:
         """Let `owner` keep refs that were stored just now, or are kept by somebody else: each in every
@@ -167,6 +166,14 @@ class Runtime:
         """
         for store, few in self._keepers_of(refs):
             store.pin(owner, few, look=False)
+
+    def pin_each(self, pins: Mapping[str, Sequence[ContentRef]]) -> None:
+        """`pin` for many owners, in few transactions."""
+        for owner, refs in pins.items():
+            if not self.keep_soon(partial(str, owner), refs):
+                self.pin(owner, refs)
+        for store in filter(attrgetter("keeps_roots"), self._stores.values()):
+            store.flush_pins()
 
     def _keepers_of(self, refs: Sequence[ContentRef]) -> Iterable[tuple[CAS, list[ContentRef]]]:
         kept: dict[str, list[ContentRef]] = {}

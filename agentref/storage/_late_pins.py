@@ -22,13 +22,14 @@ _MOST: Final = 512
 
 
 class LatePins:
-    """Pins on their way to a store: set after a second, or when somebody wants to see them, or at exit.
+    """Pins on their way to a store: set after a second, or with others that are set, or at exit.
 
     Thread-safe. A forked child begins without any: they are the parent's to set.
     """
 
     def __init__(self, store: RootStore) -> None:
         self._store = store
+        self._is_closed = False
         self._begin()
         self._in_child = InChild(self._begin)
 
@@ -39,54 +40,72 @@ class LatePins:
         self._setting = threading.Lock()
         self._adding = threading.Lock()
 
-    def add(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> None:
-        """Set these later, when `owner` is asked for the name. Raises what the store raises, if it is time
-        now."""
+    def add(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
+        """Set these later, when `owner` is asked for the name. False, and they are not, if so many wait
+        already, or so long that the store must have refused them, or it is closed."""
         with self._adding:
             now = time.monotonic()
             if not self._waiting:
                 self._since = now
+            if self._is_closed or len(self._waiting) >= _MOST or now - self._since > _OVERDUE:
+                return False
             self._waiting.append((owner, refs))
-            is_due = len(self._waiting) >= _MOST or now - self._since > _OVERDUE
-            timer = None if is_due or self._at_exit is not None else self._timer()
-        if is_due:
-            self.flush()
-        elif timer is not None:
-            try:
-                timer.start()
-            except RuntimeError:  # the interpreter is shutting down and starts no more threads
-                self.flush()
+            timer = self._timer(_DELAY) if self._at_exit is None else None
+        if timer is not None:
+            self._start(timer)
+        return True
 
-    def _timer(self) -> threading.Timer:
-        timer = threading.Timer(_DELAY, self._in_time)
+    def _timer(self, delay: float) -> threading.Timer:
+        timer = threading.Timer(delay, self._in_time)
         timer.daemon = True
         # It is younger than the store's own finalizer, and so comes before that.
-        self._at_exit = weakref.finalize(timer, self.flush_or_tell)
+        self._at_exit = weakref.finalize(timer, self._flush_or_tell)
         return timer
+
+    def _start(self, timer: threading.Timer) -> None:
+        try:
+            timer.start()
+        except RuntimeError:  # the interpreter is shutting down and starts no more threads
+            self._flush_or_tell()
 
     def _in_time(self) -> None:
         # Whoever adds from here on starts another timer; what was added before is set here.
         at_exit, self._at_exit = self._at_exit, None
-        self.flush_or_tell()
+        self._flush_or_tell()
+        with self._adding:
+            timer = self._timer(_OVERDUE) if self._waiting and self._at_exit is None else None
+        if timer is not None:
+            self._start(timer)
         if at_exit is not None:
             at_exit.detach()
 
     def flush(self) -> None:
         """All that was added before stands when this returns. What cannot be set waits on."""
+        if self._waiting:
+            self.set([])
+
+    def set(self, rows: Sequence[PinRow]) -> None:
+        """Set these now, and what waits: all or none."""
         if not self._waiting:
+            self._store.pin(rows)
             return
         with self._setting:
             waiting = self._waiting[:]
-            if waiting:
-                named = [(owner(), refs) for owner, refs in waiting]
-                self._store.pin(
-                    [PinRow(owner, ref.digest, FOREVER) for owner, refs in named for ref in refs]
-                )
-                with self._adding:
-                    del self._waiting[: len(waiting)]
-                    self._since = time.monotonic()
+            named = [(owner(), refs) for owner, refs in waiting]
+            late = [PinRow(owner, ref.digest, FOREVER) for owner, refs in named for ref in refs]
+            self._store.pin([*late, *rows])
+            with self._adding:
+                del self._waiting[: len(waiting)]
+                self._since = time.monotonic()
 
-    def flush_or_tell(self) -> None:
+    def close(self) -> None:
+        """Set what waits, if that can be done. Nothing is added any more."""
+        self._flush_or_tell()
+        with self._adding:
+            self._is_closed = True
+            self._waiting.clear()
+
+    def _flush_or_tell(self) -> None:
         """`flush` where nobody is to hear of an error but the log."""
         try:
             self.flush()

@@ -160,19 +160,24 @@ class Lifetimes(ABC):
         digests = list(dict.fromkeys(ref.digest for ref in wanted))
         if look:
             self._keep(wanted, self._end_of_life(LEASE_SECONDS))
-        roots.pin(PinRow.each(owner, digests, expires_at=FOREVER if ttl is None else roots.clock() + ttl))
+        end = FOREVER if ttl is None else roots.clock() + ttl
+        self._late_pins.set(PinRow.each(owner, digests, expires_at=end))
 
-    def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> None:
+    def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
         """`pin(owner(), refs, look=False)`, about a second later, in one transaction with others: for refs
-        that another owner has pinned, and keeps until then.
+        that another owner has pinned, and keeps until then. False, and nothing is done, if too much waits:
+        `pin` sets all of that as well.
 
         Every other verb on pins of this store, `close` and the end of the process set what is waiting
-        first; a process that is killed takes it along. Thread-safe. Raises `StorageError` if what waits
-        could not be set for five seconds.
+        first; a process that is killed takes it along. Waits for nothing. Thread-safe.
         """
         if self._roots is None:
             self._prunable_now()
-        self._late_pins.add(owner, refs)
+        return self._late_pins.add(owner, refs)
+
+    def flush_pins(self) -> None:
+        """Set what `pin_soon` left waiting. Raises `StorageError`."""
+        self._late_pins.flush()
 
     def unpin(self, *owners: str) -> int:
         """Take away all that these owners keep; returns how many pins there were. What nothing else needs

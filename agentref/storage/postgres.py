@@ -306,9 +306,6 @@ class PostgresCAS(CAS):
         )
         self._is_joined = connection is not None
 
-    def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> None:
-        """As `CAS.pin_soon`. On the caller's connection at once: later, the transaction may be over."""
-        if self._is_joined:
-            self.pin(owner(), refs, look=False)
-        else:
-            super().pin_soon(owner, refs)
+    def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
+        """As `CAS.pin_soon`. Never on the caller's connection: later, the transaction may be over."""
+        return not self._is_joined and super().pin_soon(owner, refs)

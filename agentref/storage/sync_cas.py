@@ -314,7 +314,7 @@ class SyncCAS(Lifetimes):
 
     def close(self) -> None:
         """Release what the store holds open. Idempotent."""
-        self._late_pins.flush_or_tell()
+        self._late_pins.close()
         self._store.close()
 
     def __enter__(self) -> Self:

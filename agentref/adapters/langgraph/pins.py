@@ -1,9 +1,12 @@
 """What keeps a checkpoint's payloads alive: pins, owned by the checkpoint.
 
 Blobs are stored with a lease, then pinned, then named by the checkpoint; a crash in between leaves a pin
-too many, never one too few. The owner is the checkpoint and not its thread: no two checkpoints have one
-id, so savers that share a store may have threads of one name, and whoever deletes checkpoints takes away
-theirs alone, whatever others add meanwhile.
+too many, never one too few. A checkpoint with nothing but what its parent has pinned relies on that for a
+second; if its process is killed before its own pins are set, whoever takes the parent away sets them.
+
+The owner is the checkpoint and not its thread: no two checkpoints have one id, so savers that share a store
+may have threads of one name, and whoever deletes checkpoints takes away theirs alone, whatever others add
+meanwhile.
 """
 
 import asyncio
@@ -33,7 +36,6 @@ __all__ = [
     "listed",
     "owner_in",
     "owner_of",
-    "pin_each",
     "pinned_refs",
     "refs_for",
     "runs",
@@ -105,12 +107,6 @@ def refs_for(saved: Iterable[CheckpointTuple], *, thread_id: str | None = None) 
     return found
 
 
-def pin_each(runtime: Runtime, pins: Pins) -> None:
-    """Set pins."""
-    for owner, refs in pins.items():
-        runtime.pin(owner, refs)
-
-
 def threads(thread_ids: Iterable[str]) -> list[Query]:
     """How to ask for all that is in threads."""
     return [({"configurable": {"thread_id": str(thread_id)}}, None) for thread_id in thread_ids]
@@ -135,8 +131,8 @@ async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> 
 # crash in between, or a checkpoint that comes meanwhile, leaves a pin too many. A copy of a thread brings
 # back ids that went, so who unpins looks once more.
 #
-# A saver that keeps values by version may show in a checkpoint what was put, and pinned, with an earlier
-# one: those that are left pin what they show before that one lets go of it.
+# Those that are left pin what they show before others let go of it: whoever saved them may have died before
+# he did; and a saver that keeps values by version may show what was put, and pinned, with an earlier one.
 
 
 def take_away(
@@ -150,11 +146,10 @@ def take_away(
     concerned = threads(set(before.values()))
     left = refs_for(_found(saver, concerned))
     gone = before.keys() - left.keys()
-    if not keeps_whole(saver):
-        pin_each(runtime, left)
+    runtime.pin_each(left)
     runtime.unpin(gone)
     back = refs_for(_found(saver, concerned))
-    pin_each(runtime, {owner: back[owner] for owner in gone.intersection(back)})
+    runtime.pin_each({owner: back[owner] for owner in gone.intersection(back)})
 
 
 async def atake_away(
@@ -171,11 +166,10 @@ async def atake_away(
     concerned = threads(set(before.values()))
     left = refs_for([item async for item in _afound(saver, concerned)])
     gone = before.keys() - left.keys()
-    if not keeps_whole(saver):
-        await asyncio.to_thread(pin_each, runtime, left)
+    await asyncio.to_thread(runtime.pin_each, left)
     await runtime.aunpin(gone)
     back = refs_for([item async for item in _afound(saver, concerned)])
-    await asyncio.to_thread(pin_each, runtime, {owner: back[owner] for owner in gone.intersection(back)})
+    await asyncio.to_thread(runtime.pin_each, {owner: back[owner] for owner in gone.intersection(back)})
 
 
 def keeps_whole(saver: BaseCheckpointSaver[Any]) -> bool:

@@ -203,9 +203,10 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
         if placed.outgoing.encoded:
             return False
         refs = placed.known.refs
-        if refs and placed.is_anchored:
-            self.runtime.keep_soon(partial(owner_in, config, placed.checkpoint["id"]), refs)
-        return placed.is_anchored or not refs
+        if not refs:
+            return True
+        owner = partial(owner_in, config, placed.checkpoint["id"])
+        return placed.is_anchored and self.runtime.keep_soon(owner, refs)
 
     def explain(self, error: Exception, config: RunnableConfig, kept: Iterable[tuple[str, Any]]) -> None:
         """Note on an error of the inner saver which of the values its serializer refuses, if it does."""

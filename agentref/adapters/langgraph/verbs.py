@@ -24,7 +24,6 @@ from agentref.adapters.langgraph.offered import offered_verbs
 from agentref.adapters.langgraph.pins import (
     atake_away,
     owner_in,
-    pin_each,
     pinned_refs,
     refs_for,
     runs,
@@ -240,7 +239,7 @@ def copy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread
     for thread_id in (source_thread_id, target_thread_id):
         for query, chosen in threads([thread_id]) if self.runtime.pins else ():
             saved = self.inner.list(query, filter=chosen)
-            pin_each(self.runtime, refs_for(saved, thread_id=target_thread_id))
+            self.runtime.pin_each(refs_for(saved, thread_id=target_thread_id))
         if thread_id == source_thread_id:
             self.inner.copy_thread(source_thread_id, target_thread_id)
 
@@ -251,7 +250,7 @@ async def acopy_thread(self: "ExternalizingSaver", source_thread_id: str, target
         for query, chosen in threads([thread_id]) if self.runtime.pins else ():
             saved = [item async for item in self.inner.alist(query, filter=chosen)]
             pins = refs_for(saved, thread_id=target_thread_id)
-            await asyncio.to_thread(pin_each, self.runtime, pins)
+            await asyncio.to_thread(self.runtime.pin_each, pins)
         if thread_id == source_thread_id:
             await self.inner.acopy_thread(source_thread_id, target_thread_id)
 

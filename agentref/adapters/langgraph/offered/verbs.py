@@ -17,7 +17,6 @@ from agentref.adapters.langgraph.pins import (
     atake_away,
     listed,
     owner_of,
-    pin_each,
     pinned_refs,
     runs,
     take_away,
@@ -61,11 +60,11 @@ def copy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread
     if not rows.checkpoints:
         return
     pins = _pins_of(self, rows, target_thread_id)
-    pin_each(self.runtime, pins)
+    self.runtime.pin_each(pins)
     if not tables.run(inner, tables.write(inner, target_thread_id, rows)):
         self.runtime.unpin(pins.keys() - listed(inner, threads([target_thread_id])).keys())
         raise _taken(target_thread_id)
-    pin_each(self.runtime, pins)
+    self.runtime.pin_each(pins)
 
 
 async def acopy_thread(self: "ExternalizingSaver", source_thread_id: str, target_thread_id: str) -> None:
@@ -78,12 +77,12 @@ async def acopy_thread(self: "ExternalizingSaver", source_thread_id: str, target
     if not rows.checkpoints:
         return
     pins = _pins_of(self, rows, target_thread_id)
-    await asyncio.to_thread(pin_each, self.runtime, pins)
+    await asyncio.to_thread(self.runtime.pin_each, pins)
     if not await tables.arun(inner, tables.write(inner, target_thread_id, rows)):
         there = await alisted(inner, threads([target_thread_id]))
         await self.runtime.aunpin(pins.keys() - there.keys())
         raise _taken(target_thread_id)
-    await asyncio.to_thread(pin_each, self.runtime, pins)
+    await asyncio.to_thread(self.runtime.pin_each, pins)
 
 
 def prune(self: "ExternalizingSaver", thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:

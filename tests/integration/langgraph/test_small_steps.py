@@ -1,0 +1,178 @@
+"""Steps that change nothing large wait for no pin; their checkpoints are kept all the same."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from agentref import AgentRefState, Externalized, Inline
+from agentref.adapters.langgraph import LangGraphAdapter, collect_pins, externalize
+from agentref.storage import CAS, FilesystemCAS, _late_pins
+from agentref.storage.memory import MemoryBlobStore
+
+STEPS = 30
+LARGE = "large " * 5000
+
+
+class Plain(TypedDict):
+    count: int
+    docs: str
+
+
+class Typed(AgentRefState):
+    count: Inline[int]
+    docs: Externalized[str]
+
+
+class Counting(MemoryBlobStore):
+    """Counts the transactions that set pins."""
+
+    def __init__(self):
+        super().__init__()
+        self.transactions = 0
+
+    def pin(self, rows, /):
+        self.transactions += 1
+        super().pin(rows)
+
+
+def counting(cas, inner, kind):
+    """A graph that counts beside something large, and its saver."""
+
+    def work(state):
+        return {"count": state["count"] + 1}
+
+    if kind == "typed":
+        adapter = LangGraphAdapter(Typed, backend=cas)
+        schema, node, saver = adapter.schema(), adapter.wrap_node(work), adapter.checkpointer(inner)
+    else:
+        schema, node, saver = Plain, work, externalize(inner, backend=cas)
+    builder = StateGraph(schema)
+    builder.add_node("work", node)
+    builder.add_edge(START, "work")
+    builder.add_conditional_edges("work", lambda state: "work" if state["count"] % STEPS else END)
+    return builder.compile(checkpointer=saver), saver
+
+
+def config(**more):
+    return {"configurable": {"thread_id": "one"}, "recursion_limit": 2 * STEPS, **more}
+
+
+def values(app, at):
+    state = app.get_state(at).values
+    docs = state["docs"]
+    return state["count"], docs if isinstance(docs, str) else app.checkpointer.runtime.load_many([docs])[0]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def inner(request, tmp_path):
+    if request.param == "memory":
+        yield InMemorySaver()
+        return
+    with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as saver:
+        yield saver
+
+
+@pytest.fixture
+def never(monkeypatch):
+    monkeypatch.setattr(_late_pins, "_DELAY", 3600.0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "typed"])
+def test_no_step_waits_for_a_pin_and_every_checkpoint_has_its_own(kind, inner, never):
+    store = Counting()
+    cas = CAS(store)
+    app, saver = counting(cas, inner, kind)
+    app.invoke({"count": STEPS - 1, "docs": LARGE}, config())
+    before = store.transactions
+    app.invoke({"count": 0}, config())
+    assert store.transactions - before <= 1
+    report = collect_pins(saver, cas, grace=0, dry_run=True)
+    assert (report.unpinned, report.stale, report.surplus) == (0, 0, 0)
+    assert report.pins >= report.checkpoints > STEPS
+
+
+@pytest.mark.parametrize("kind", ["plain", "typed"])
+def test_a_checkpoint_outlives_those_whose_pins_did_for_it(kind, inner, never, monkeypatch):
+    monkeypatch.setattr("agentref.runtime.LEASE_SECONDS", 0.02)
+    monkeypatch.setattr("agentref.adapters.langgraph.life._LEASES", 1)
+    with CAS(Counting()) as cas:
+        app, saver = counting(cas, inner, kind)
+        app.invoke({"count": STEPS - 1, "docs": LARGE}, config())
+        app.invoke({"count": 0}, config())
+        saver.prune(["one"])
+        time.sleep(0.05)
+        cas.prune_expired(grace=0)
+        assert values(app, config()) == (STEPS, LARGE)
+        assert len(list(cas.iter_pins())) == 1
+        saver.delete_thread("one")
+        assert cas.prune_expired(grace=0).removed > 0
+
+
+def test_a_change_is_pinned_before_its_checkpoint(inner, never):
+    store = Counting()
+    cas = CAS(store)
+    app, _ = counting(cas, inner, "typed")
+    app.invoke({"count": STEPS - 1, "docs": LARGE}, config())
+    before = store.transactions
+    app.update_state(config(), {"docs": LARGE + "!"})
+    assert store.transactions > before
+
+
+KILLED = """
+import os, signal, sqlite3, sys
+sys.path.insert(0, sys.argv[1])
+import agentref.adapters.langgraph.life as life
+import agentref.runtime as runtime
+import test_small_steps as here
+from agentref.storage import _late_pins
+_late_pins._DELAY = 3600.0
+runtime.LEASE_SECONDS, life._LEASES = 0.02, 1
+cas = here.FilesystemCAS(sys.argv[2] + "/store")
+with here.SqliteSaver.from_conn_string(sys.argv[2] + "/checkpoints.db") as inner:
+    app, saver = here.counting(cas, inner, sys.argv[3])
+    app.invoke({"count": here.STEPS - 1, "docs": here.LARGE}, here.config(metadata={"run_id": here.FIRST}))
+    app.invoke({"count": 0}, here.config())
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+FIRST = "the first"
+
+
+@pytest.mark.parametrize("how", ["delete", "prune", "collect"])
+@pytest.mark.parametrize("kind", ["plain", "typed"])
+def test_those_of_a_killed_process_are_set_by_whoever_takes_their_ancestors_away(kind, how, tmp_path):
+    here = str(__file__).rsplit("/", 1)[0]
+    done = subprocess.run([sys.executable, "-c", KILLED, here, str(tmp_path), kind], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with (
+        FilesystemCAS(tmp_path / "store") as cas,
+        closing(sqlite3.connect(tmp_path / "checkpoints.db", check_same_thread=False)) as connection,
+    ):
+        inner = SqliteSaver(connection)
+        app, saver = counting(cas, inner, kind)
+        assert collect_pins(saver, cas, grace=0, dry_run=True).unpinned >= STEPS
+        match how:
+            case "delete":
+                saver.delete_for_runs([FIRST])
+                assert collect_pins(saver, cas, grace=0, dry_run=True).unpinned == 0
+            case "prune":
+                saver.prune(["one"])
+            case "collect":
+                latest = app.get_state(config()).config["configurable"]["checkpoint_id"]
+                connection.execute("DELETE FROM checkpoints WHERE checkpoint_id != ?", (latest,))
+                connection.execute("DELETE FROM writes WHERE checkpoint_id != ?", (latest,))
+                connection.commit()
+                report = collect_pins(saver, cas, grace=0, remove_stale=True)
+                assert report.pinned == 1
+                assert report.removed > 0
+        time.sleep(0.05)
+        cas.prune_expired(grace=0)
+        assert values(app, config()) == (STEPS, LARGE)
