@@ -52,10 +52,12 @@ def check_declared(model: type[BaseModel], name: str, value: Any, called: str) -
 
 def _is_open(kind: Any, value: Any) -> bool:
     """Whether a look tells that the value fits: what is in there may be anything, and keys become texts."""
-    kind = get_args(kind)[0]  # every field may be None
-    if kind == list[dict[str, Any]] and type(value) is list:
-        return all(type(item) is dict for item in value)
-    return kind in _OPEN and type(value) is (get_origin(kind) or kind)
+    for option in get_args(kind):  # every field may be None, so it is a union
+        if option in _OPEN and type(value) is (get_origin(option) or option):
+            return True
+        if option == list[dict[str, Any]] and type(value) is list:
+            return all(type(item) is dict for item in value)
+    return False
 
 
 def _can_be_looked_at(value: Any) -> bool:

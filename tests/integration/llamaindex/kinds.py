@@ -242,6 +242,8 @@ def _split(text: str) -> list[str]:
 
 class Kinds(AgentRefState):
     anything: Inline[Any]
+    nothing: Inline[None]
+    open_or: Inline[str | list[dict[str, Any]]]
     positive: Inline[Annotated[int, AfterValidator(_is_positive)]]
     dotted: Inline[Annotated[list[Annotated[str, AfterValidator(_has_dot)]], Field(max_length=2)]]
     limited: Inline[Annotated[int, Field(ge=0, le=10)]]
@@ -317,6 +319,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CASES = [
     ("anything", {"a": (1, {2}, NOW)}),
     ("anything", Message(text="a")),
+    ("nothing", 5), ("nothing", None), ("open_or", [{1: {2}}]), ("open_or", [1]), ("open_or", "a"),
     ("positive", 5), ("positive", -5), ("positive", "5"), ("positive", True),
     ("dotted", ["a.b"]), ("dotted", ["ab"]), ("dotted", ["a."] * 3),
     ("limited", 3), ("limited", 11), ("old", 4), ("old", 3),
