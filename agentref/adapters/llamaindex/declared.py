@@ -4,82 +4,86 @@ LlamaIndex sets a field of a model without a look at its type, and reads the who
 another type, and a saved state can never be read again. Pure.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator
-from datetime import date, datetime, timedelta
+from collections import deque
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, Final, Union, get_args, get_origin
-from uuid import UUID
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 from workflows.events import DictLikeModel
 
-from agentref.adapters.llamaindex.models import CellModel
+from agentref.adapters.llamaindex.models import declared_type
 from agentref.errors import InvalidInputError
 
 __all__ = ["check_declared"]
 
-_ATOMS: Final = frozenset({str, int, float, bool, bytes, datetime, date, timedelta, UUID})
-_STREAMS: Final = (Iterable, Iterator, Generator, AsyncIterable, AsyncIterator)  # read but once
+_OPEN: Final = (list, dict, list[Any], dict[str, Any])
+_PLAIN: Final = frozenset({str, int, float, bool, bytes, type(None)})
+# Whoever reads a stream uses it up. A class is found again by the workflow's serializer, which may know
+# more of them than can be imported.
+_NOT_LOOKED_AT: Final = (Iterable, AsyncIterable, type)
 
 
 def check_declared(model: type[BaseModel], name: str, value: Any, called: str) -> None:
     """Raise `InvalidInputError` for a value that the model would refuse when a saved state is read.
     `called` is what the error calls the field.
 
-    Asks the model itself, with the value as it is saved: as JSON. What cannot be saved at all passes, since
-    whoever saves it hears of that; so does what comes back as another value, and all in a model that is not
-    of ours.
+    Asks pydantic itself, with the value as it is saved: as JSON. What cannot be saved at all passes, since
+    whoever saves it hears of that; so does what comes back as another value, what cannot be looked at
+    without using it up, and all in a model that is not of ours.
     """
-    field = model.model_fields.get(name) if issubclass(model, CellModel) else None
-    if field is None or value is None or _surely_reads(field, value):
+    declared = declared_type(model, name)
+    if declared is None or value is None or _is_open(model.model_fields[name].annotation, value):
         return
     try:
-        saved = model.model_construct({name}, **{name: value}).model_dump(
-            mode="json", include={name}, warnings=False
-        )
-    except Exception:  # noqa: BLE001  (serializers are the user's)
-        return
-    try:
-        model.model_validate(saved)
+        if _can_be_looked_at(value):
+            declared.validate_python(declared.dump_python(value, mode="json", warnings=False))
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, (called, *wrong["loc"][1:])))
+        where = ".".join(map(str, (called, *wrong["loc"])))
         raise InvalidInputError(
-            f"{_said(called, field)}, and a saved context with this {type(value).__name__} in it could not "
-            f"be read: {wrong['msg']} ({where:.200})."
+            f"{called} is declared as {_spelled(model.model_fields[name].annotation)}, and a saved context "
+            f"with this {type(value).__name__} in it could not be read: {wrong['msg']} ({where:.200})."
         ) from None
+    except Exception:  # noqa: BLE001  (serializers and validators are the user's)
+        return
 
 
-def _surely_reads(field: FieldInfo, value: Any) -> bool:
-    """Whether there is no need to ask the model, or no way without using the value up."""
-    if field.annotation is Any or isinstance(value, DictLikeModel):  # an event is read by the serializer
-        return True
+def _is_open(kind: Any, value: Any) -> bool:
+    """Whether a look tells that the value fits: what is in there may be anything, and keys become texts."""
+    for option in get_args(kind):  # every field may be None, so it is a union
+        if option in _OPEN and type(value) is (get_origin(option) or option):
+            return True
+        if option == list[dict[str, Any]] and type(value) is list:
+            return all(type(item) is dict for item in value)
+    return False
+
+
+def _can_be_looked_at(value: Any) -> bool:
+    """Whether dumping the value uses up nothing, and reading it asks for no class that only the workflow's
+    serializer may know. Takes apart what pydantic does."""
     kind = type(value)
-    for option in get_args(field.annotation):  # every field may be None, so it is a union
-        if kind is option and (kind in _ATOMS or kind in {list, dict}):
-            return True
-        # What is in there is anything, and keys become texts.
-        if (kind is dict and option == dict[str, Any]) or (kind is list and option == list[Any]):
-            return True
-        if kind is list and option == list[dict[str, Any]] and all(type(item) is dict for item in value):
-            return True
-    return isinstance(value, (Iterator, AsyncIterable)) or _has_stream(field.annotation)
+    if kind in _PLAIN:
+        return True
+    if isinstance(value, dict):
+        return _all_can(value.values())
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return _all_can(value)
+    if isinstance(value, BaseModel):
+        parts = (value.__dict__, value.__pydantic_extra__ or {})
+        return not isinstance(value, DictLikeModel) and all(_all_can(part.values()) for part in parts)
+    if is_dataclass(kind):
+        return _all_can([getattr(value, part.name, None) for part in fields(value)])
+    return isinstance(value, str) or not isinstance(value, _NOT_LOOKED_AT)
 
 
-def _has_stream(kind: Any) -> bool:
-    # By identity: the parameters of a Callable are a list, which no set takes.
-    return any(get_origin(kind) is stream or kind is stream for stream in _STREAMS) or any(
-        map(_has_stream, get_args(kind))
-    )
-
-
-def _said(called: str, field: FieldInfo) -> str:
-    return f"{called} is declared as {_spelled(field.annotation)}"
+def _all_can(values: Iterable[Any]) -> bool:
+    return _PLAIN.issuperset(map(type, values)) or all(map(_can_be_looked_at, values))
 
 
 def _spelled(kind: Any) -> str:
     given = [part for part in get_args(kind) if part is not type(None)]
-    if get_origin(kind) in {Union, UnionType} and len(given) == 1:
+    if get_origin(kind) is Annotated or (get_origin(kind) in {Union, UnionType} and len(given) == 1):
         return _spelled(given[0])  # every field may be without a value
     return kind.__qualname__ if type(kind) is type else str(kind).replace("typing.", "")

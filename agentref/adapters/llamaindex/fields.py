@@ -126,10 +126,12 @@ class Fields:
         return [name for name in state if name not in self.schema.external or name in touched]
 
     def _check(self, name: str, value: Any, model: type[BaseModel] | None) -> None:
+        if not surely_fits(value, self.inline_limit):
+            self._check_size(name, value)
         if model is not None:
             check_declared(model, name, value, self.qualified(name))
-        if surely_fits(value, self.inline_limit):
-            return
+
+    def _check_size(self, name: str, value: Any) -> None:
         with self._naming([name]):
             try:
                 size = self.values.size_of(value)

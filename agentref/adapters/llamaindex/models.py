@@ -7,7 +7,7 @@ them again by name in a process that has made the adapter. Nothing is imported b
 from itertools import count
 from operator import itemgetter
 from threading import Lock
-from typing import Any, ClassVar, Final, Optional
+from typing import Annotated, Any, ClassVar, Final, Optional
 from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_serializer
@@ -17,7 +17,7 @@ from agentref.errors import StateDefinitionError
 from agentref.state import AgentRefState, Placement
 from agentref.state import Field as StateField
 
-__all__ = ["CellModel", "model_for"]
+__all__ = ["CellModel", "declared_type", "model_for"]
 
 _OF_CLASS: Final = "__agentref_llamaindex_model__"
 _models: Final[WeakValueDictionary[int, type["CellModel"]]] = WeakValueDictionary()  # in order of making
@@ -28,9 +28,15 @@ _making: Final = Lock()
 class CellModel(BaseModel):
     """Base of the models: a cell for each field. One that was never set is not dumped."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        # What the serializer below returns is dumped as anything, and NaN in that as null.
+        ser_json_inf_nan="constants",
+    )
     # A model and its state class keep each other: a context can be restored while either is there.
     __agentref_state_class__: ClassVar[type[AgentRefState]]
+    __agentref_types__: ClassVar[dict[str, TypeAdapter[Any]]]
 
     @model_serializer(mode="wrap")
     def _only_what_is_set(self, handler: Any) -> dict[str, Any]:
@@ -42,8 +48,9 @@ def model_for(state_class: type[AgentRefState]) -> type[CellModel]:
     of a notebook is run again, each has its own, and the later one is found by name. A model goes with its
     state class, when neither is in use.
 
-    Inline fields have their type, if pydantic knows it, and their default; external fields hold the wire
-    form of a ref, or None. Raises `StateDefinitionError` for a field that a pydantic model cannot have.
+    Inline fields have their type, if pydantic knows it, with what stands beside it in `Annotated`, and
+    their default; external fields hold the wire form of a ref, or None. Raises `StateDefinitionError` for a
+    field that a pydantic model cannot have.
     """
     with _making:
         known: type[CellModel] | None = vars(state_class).get(_OF_CLASS)
@@ -65,14 +72,21 @@ def _made(state_class: type[AgentRefState]) -> type[CellModel]:
                 f"{state_class.__qualname__}.{field}: pydantic's models, which LlamaIndex keeps state in, "
                 f"have an attribute of this name. Rename the field."
             )
-    definitions: Any = {field: _definition(declared) for field, declared in fields.items()}
-    return create_model(
+    kinds = {field: _kind(declared) for field, declared in fields.items()}
+    types = {field: _type(kind) for field, kind in kinds.items() if kind is not Any}
+    definitions: Any = {
+        field: (kinds[field] if types.get(field) else Any, _default(declared))
+        for field, declared in fields.items()
+    }
+    model = create_model(
         owner.replace(".", "__"),
         __base__=CellModel,
         __module__=__name__,
         __doc__=f"What a workflow's context keeps of a {state_class.__qualname__}.",
         **definitions,
     )
+    model.__agentref_types__ = {field: declared for field, declared in types.items() if declared}
+    return model
 
 
 def __getattr__(name: str) -> type[CellModel]:
@@ -85,29 +99,29 @@ def __getattr__(name: str) -> type[CellModel]:
     )
 
 
-def _definition(declared: StateField) -> tuple[Any, Any]:
-    """Type and default. The default of a field without one is never read: that field is unset."""
-    if declared.placement is Placement.EXTERNALIZED:
-        return Any, None
-    kind = Optional[declared.type] if _is_known(declared.type) else Any  # noqa: UP045  (also takes strings)
-    if declared.default_factory is None:
-        return kind, None
-    return kind, Field(default_factory=declared.default_factory)
+def declared_type(model: type[BaseModel], name: str) -> TypeAdapter[Any] | None:
+    """What dumps and reads a value of that field alone. None for an external field, for one that may hold
+    anything, and in a model that is not of ours, as a subclass of one is not."""
+    types: dict[str, TypeAdapter[Any]] = vars(model).get("__agentref_types__", {})
+    return types.get(name)
 
 
-def _is_known(kind: Any) -> bool:
+def _kind(declared: StateField) -> Any:
+    if declared.placement is Placement.EXTERNALIZED or declared.type is Any or declared.type is object:
+        return Any
+    kind = Annotated[(declared.type, *declared.metadata)] if declared.metadata else declared.type
+    return Optional[kind]  # noqa: UP045  (also takes strings)
+
+
+def _type(kind: Any) -> TypeAdapter[Any] | None:
     try:
-        TypeAdapter(kind, config=None if _has_config(kind) else CellModel.model_config)
+        return TypeAdapter(kind, config=CellModel.model_config)
     except (PydanticSchemaGenerationError, PydanticUserError, TypeError, NameError):
-        return False
-    return True
+        return None
 
 
-def _has_config(kind: Any) -> bool:
-    """Whether pydantic refuses a config from outside, because the type has one of its own."""
-    return isinstance(kind, type) and (
-        issubclass(kind, BaseModel)
-        or hasattr(kind, "__pydantic_config__")
-        or hasattr(kind, "__dataclass_fields__")
-        or hasattr(kind, "__total__")
-    )
+def _default(declared: StateField) -> Any:
+    """The default of a field without one is never read: that field is unset."""
+    if declared.default_factory is None:
+        return None
+    return Field(default_factory=declared.default_factory)

@@ -226,9 +226,15 @@ def test_events_of_a_user_are_named_first(caplog):
     asyncio.run(scenario())
 
 
+def tagged(event):
+    event._tag = "by a middleware"
+    return event
+
+
 @pytest.mark.parametrize(
     "event",
     [
+        tagged(ToolCallEvent(name="f", arguments=LARGE)),
         ToolErrorEvent(parent_id="1", error=KeyError(LARGE), result=ToolResult("failed")),
         ToolCallEvent(name="f", vendor_metadata={"object": object(), "text": LARGE}),
         ToolCallEvent(name="f", vendor_metadata={1: LARGE}),
