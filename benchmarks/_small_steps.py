@@ -19,25 +19,26 @@ from agentref.adapters.llamaindex import LlamaIndexAdapter
 from agentref.storage import CAS
 from benchmarks._autogen_worker import Model
 
-__all__ = ["STEPS", "autogen", "langgraph", "llamaindex"]
+__all__ = ["LIST", "STEPS", "TEXT", "autogen", "langgraph", "llamaindex"]
 
 STEPS: Final = 200
-_LARGE: Final = "large " * 200_000
+TEXT: Final = "large " * 200_000
+LIST: Final = [{"id": number, "text": "large " * 2_000} for number in range(100)]
 
 
 class State(AgentRefState):
     """A counter, and something large."""
 
     count: Inline[int]
-    docs: Externalized[str]
+    docs: Externalized[Any]
 
 
 class _Plain(TypedDict):
     count: int
-    docs: str
+    docs: Any
 
 
-def langgraph(cas: CAS | None, saver: Any = None) -> Callable[[], object]:
+def langgraph(cas: CAS | None, saver: Any = None, large: Any = TEXT) -> Callable[[], object]:
     """A graph whose one node counts; its checkpoints are in memory if no saver is given."""
     saver = InMemorySaver() if saver is None else saver
 
@@ -51,7 +52,7 @@ def langgraph(cas: CAS | None, saver: Any = None) -> Callable[[], object]:
     graph.add_conditional_edges("work", lambda state: "work" if state["count"] % STEPS else END)
     app = graph.compile(checkpointer=saver if adapter is None else adapter.checkpointer(saver))
     config: Any = {"configurable": {"thread_id": "one"}, "recursion_limit": STEPS + 1}
-    app.invoke({"count": STEPS - 1, "docs": _LARGE}, config)
+    app.invoke({"count": STEPS - 1, "docs": large}, config)
     return lambda: app.invoke({"count": 0}, config)
 
 
@@ -81,7 +82,7 @@ def llamaindex(cas: CAS | None) -> Callable[[], object]:
         workflow = Counting(timeout=None)
         ctx: Context = Context(workflow)
         store: Any = ctx.store if adapter is None else adapter.context_store(ctx.store)
-        await store.set("docs", _LARGE)
+        await store.set("docs", TEXT)
         await workflow.run(ctx=ctx)
 
     return lambda: asyncio.run(main())

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
+from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from workflows import Context, Workflow, step
 from workflows.events import StartEvent, StopEvent
@@ -23,6 +24,7 @@ from agentref.storage import CAS, FilesystemCAS, InMemoryCAS
 from benchmarks import _small_steps
 from benchmarks._autogen_worker import Model
 from benchmarks.measure import MB, Row, child, corpus, interleaved, ratio, scratch
+from benchmarks.server import fresh_database
 from examples._demo.corpus import write_texts
 from examples._demo.process import directory_bytes
 
@@ -171,6 +173,20 @@ def _steps() -> Iterator[Row]:
             _small_steps.langgraph(files, sqlite_saver("ours.sqlite")),
             bar=1.1,
         )
+    with scratch() as directory, ExitStack() as stack:
+        files = stack.enter_context(FilesystemCAS(directory / "store"))
+        for large, name in ((_small_steps.TEXT, "a text"), (_small_steps.LIST, "a list")):
+            addresses = fresh_database(), fresh_database()
+            savers = [stack.enter_context(PostgresSaver.from_conn_string(each)) for each in addresses]
+            for saver in savers:
+                saver.setup()
+            yield from _compared(
+                f"LangGraph and PostgresSaver, beside {name}",
+                files,
+                _small_steps.langgraph(None, savers[0], large),
+                _small_steps.langgraph(files, savers[1], large),
+                bar=1.1,
+            )
     for name, make, bar in (
         ("LangGraph and InMemorySaver", _small_steps.langgraph, 1.1),
         ("LlamaIndex", _small_steps.llamaindex, 1.1),
