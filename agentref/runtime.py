@@ -152,11 +152,15 @@ class Runtime:
     def keep_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
         """Let an owner keep refs that somebody else has pinned: see `CAS.pin_soon`. False if it takes
         `keep`."""
-        if not self.pins:
-            return True
-        if len({ref.backend_id for ref in refs}) == 1:  # mostly
-            return all(store.pin_soon(owner, refs) for store in self.stores_for(refs[0]))
-        return all(store.pin_soon(owner, few) for store, few in self._keepers_of(refs))
+        if len(refs) == 1:  # mostly
+            keepers = self.stores_for(refs[0]) if self.pins else ()
+            pins: Iterable[tuple[CAS, Sequence[ContentRef]]] = [(store, refs) for store in keepers]
+        else:
+            pins = self._keepers_of(refs) if self.pins else ()
+        taken = True
+        for store, few in pins:
+            taken = store.pin_soon(owner, few) and taken
+        return taken
 
     def pin(self, owner: str, refs: Sequence[ContentRef]) -> None:
         """Let `owner` keep refs that were stored just now, or are kept by somebody else: each in every

@@ -77,8 +77,10 @@ class ExternalChannel(BaseChannel[Any, Any, Any]):
 
     def copy(self) -> Self:
         """A channel with the same ref."""
-        twin = type(self)(self.declared, self.fields, self.reducer)
-        twin.value = self.value
+        twin = type(self).__new__(type(self))  # LangGraph makes one at each step
+        twin.key, twin.typ, twin.value = self.key, self.typ, self.value
+        twin.declared, twin.fields = self.declared, self.fields
+        twin.reducer, twin._held = self.reducer, self._held  # noqa: SLF001
         return twin
 
     def from_checkpoint(self, checkpoint: Any) -> Self:
@@ -137,7 +139,10 @@ class InlineValue(LastValue[Any]):
 
     def copy(self) -> Self:
         """A channel with the same value."""
-        return self.from_checkpoint(self.value)
+        twin = type(self).__new__(type(self))
+        twin.key, twin.typ, twin.value = self.key, self.typ, self.value
+        twin.declared, twin.fields = self.declared, self.fields
+        return twin
 
     def from_checkpoint(self, checkpoint: Any) -> Self:
         """The channel of a checkpoint."""

@@ -34,6 +34,7 @@ class Fields:
     Attributes:
         schema: the declared fields.
         kinds: how LangGraph is to treat each of them.
+        external: those whose values are kept in the store.
         runtime: the stores. Under LANGGRAPH_STRICT_MSGPACK they construct what the schema names, only.
         life: how long what is stored here lives.
         inline_limit: what an inline field may hold, in bytes as encoded.
@@ -43,6 +44,7 @@ class Fields:
     def __init__(self, schema: Schema, runtime: Runtime, inline_limit: int) -> None:
         self.schema = schema
         self.kinds: Mapping[str, ChannelKind] = {name: kind_of(schema, name) for name in schema.fields}
+        self.external = schema.external
         self.inline_limit = inline_limit
         self.limits = {
             name: -1 if name in self.external else inline_limit
@@ -56,11 +58,6 @@ class Fields:
         self.life = Life(self.runtime)
         # An inline value is the serializer's: it may be of a type that only that one knows.
         self._meter = runtime.backend.with_codec(codec_for(strict))
-
-    @property
-    def external(self) -> frozenset[str]:
-        """The fields whose values are kept in the store."""
-        return self.schema.external
 
     def checked(self, name: str, value: Any) -> Any:
         """The value, unless it is too large for an inline field: `InlineSizeExceeded`.

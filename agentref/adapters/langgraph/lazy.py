@@ -30,9 +30,11 @@ class Loads:
     def __init__(self, fields: Fields, node: str, given: Mapping[str, Any]) -> None:
         self.fields = fields
         self.node = node
-        self.origins: dict[str, Any] = {
-            name: value for name, value in given.items() if name in fields.external
-        }
+        self.origins: dict[str, Any] = {}
+        external = fields.external
+        for name in given:
+            if name in external:
+                self.origins[name] = given[name]
         self.values: dict[str, Any] = {}
 
     def value(self, name: str) -> Any:

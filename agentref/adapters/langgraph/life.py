@@ -21,25 +21,23 @@ _LEASES: Final = 24
 class Life:
     """The life of what nodes, reducers and `externalize` store: without end, until the adapter makes a
     checkpointer that pins; from then on a lease of a day. Thread-safe.
+
+    Attributes:
+        seconds: how long what is stored now lives unless it is pinned; None: as the store would have it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
+        self.seconds: float | None = None
         self._runtime = runtime
-        self._is_leased = False
         self._trusted: object = None  # the last saver that was found to pin
 
     def lease(self) -> None:
         """From now on checkpoints pin."""
-        self._is_leased = True
-
-    @property
-    def seconds(self) -> float | None:
-        """How long what is stored now lives unless it is pinned; None: as the store would have it."""
-        return _LEASES * self._runtime.lease_seconds if self._is_leased else None
+        self.seconds = _LEASES * self._runtime.lease_seconds
 
     def check(self) -> None:
         """Raises `ConfigurationError` where a graph runs that saves refs and would not pin them."""
-        config = var_child_runnable_config.get() if self._is_leased else None
+        config = var_child_runnable_config.get() if self.seconds is not None else None
         if config is None:  # or called outside of a graph
             return
         saver = config["configurable"].get(CONFIG_KEY_CHECKPOINTER)

@@ -23,14 +23,15 @@ _LONGEST_WAIT: Final = 0.5
 
 
 class Pace:
-    """Runs saves one after the other, and counts them. Thread-safe; a forked child starts anew."""
+    """Runs saves one after the other, and counts those that are `waiting`. Thread-safe; a forked child
+    starts anew."""
 
     def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._waiting = 0
+        self.waiting = 0
         self._changed = threading.Condition()
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="agentref-save")
 
@@ -39,7 +40,7 @@ class Pace:
         if self._pid != os.getpid():
             self._start()
         with self._changed:
-            self._waiting += 1
+            self.waiting += 1
         try:
             try:
                 done = self._saver.submit(work)
@@ -48,20 +49,15 @@ class Pace:
             return done.result()
         finally:
             with self._changed:
-                self._waiting -= 1
+                self.waiting -= 1
                 self._changed.notify_all()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether two saves or more are under way."""
-        return self._waiting >= _BEHIND
 
     def wait(self) -> None:
         """Until fewer than two saves are under way, for half a second at most; never on an event loop."""
-        if not self.is_behind or self._pid != os.getpid() or _on_an_event_loop():
+        if self.waiting < _BEHIND or self._pid != os.getpid() or _on_an_event_loop():
             return
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting < _BEHIND, _LONGEST_WAIT)
+            self._changed.wait_for(lambda: self.waiting < _BEHIND, _LONGEST_WAIT)
 
 
 def _on_an_event_loop() -> bool:

@@ -83,7 +83,8 @@ class Placing:
         self._runtime = runtime
         self._admission = admission
         self._known = known
-        self._limits: tuple[dict[str, int], dict[str, int]] = {}, {}  # of graphs, of subgraphs
+        threshold = runtime.inline_threshold_bytes
+        self._limits = _Limits(threshold, admission), _Limits(threshold, None)  # of graphs, of subgraphs
         self._keeps_whole = keeps_whole(saver)
         self._keeps_values_apart = type(saver) is InMemorySaver  # a class derived from it may not
 
@@ -91,29 +92,33 @@ class Placing:
         self, config: RunnableConfig, checkpoint: Checkpoint, new_versions: ChannelVersions
     ) -> Placed | Entering:
         """Set apart what stays as it is. If that is all, the checkpoint is placed."""
-        epoch = self._runtime.backend.epoch()
+        epoch: int | None = None  # asked for where it matters: in a database that is a round trip
         parent = self._known.get(config) or _UNKNOWN
         versions = checkpoint.get("channel_versions", {})
         placed: dict[str, Any] = {}
         carried: dict[str, Carried] = {}
         unknown: list[tuple[str, Any]] = []
-        is_inner = bool(config["configurable"].get("checkpoint_ns"))
+        limits = self._limits[bool(config["configurable"].get("checkpoint_ns"))]
         for channel, value in checkpoint["channel_values"].items():
             before = parent.carried.get(channel)
             if (
                 before is not None
                 and before.placed is not None
-                and before.epoch in (epoch, None)
                 and before.version == versions.get(channel)
                 and channel not in new_versions
             ):
-                placed[channel], carried[channel] = before.placed, before
-            elif self._passes(is_inner, channel, value):
+                if epoch is None and before.epoch is not None:
+                    epoch = self._runtime.backend.epoch()
+                if before.epoch is None or before.epoch == epoch:
+                    placed[channel], carried[channel] = before.placed, before
+                    continue
+            if surely_fits(value, limits[channel]) or (value is None and limits[channel] >= 0):
                 placed[channel] = value
             else:
                 unknown.append((channel, value))
         if unknown or len(carried) != len(parent.carried):
             left = unchanged(parent.carried, checkpoint, new_versions)
+            epoch = self._runtime.backend.epoch() if epoch is None else epoch
             return Entering(config, checkpoint, new_versions, epoch, parent, left, placed, carried, unknown)
         if carried and not self._keeps_values_apart:
             new_versions = {**new_versions, **_moved(checkpoint, placed, carried)}
@@ -187,20 +192,23 @@ class Placing:
 
     def all_pass(self, config: RunnableConfig, writes: Iterable[tuple[str, Any]]) -> bool:
         """Whether all of these stay as they are. False if that takes a longer look."""
-        is_inner = bool(config["configurable"].get("checkpoint_ns"))
-        return all(self._passes(is_inner, channel, value) for channel, value in writes)
+        limits = self._limits[bool(config["configurable"].get("checkpoint_ns"))]
+        for channel, value in writes:
+            if not surely_fits(value, limits[channel]) and (value is not None or limits[channel] < 0):
+                return False
+        return True
 
-    def _passes(self, is_inner: bool, channel: str, value: Any) -> bool:
-        limits = self._limits[is_inner]
-        limit = limits.get(channel)
-        if limit is None:
-            limit = limits[channel] = self._limit(is_inner, channel)
-        return surely_fits(value, limit) or (value is None and limit >= 0)
 
-    def _limit(self, is_inner: bool, channel: str) -> int:
-        threshold = self._runtime.inline_threshold_bytes
-        limit = None if self._admission is None or is_inner else self._admission.limit(channel)
-        return threshold if limit is None else min(limit, threshold)
+class _Limits(dict[str, int]):
+    """By channel, the encoded size up to which a value that holds no others stays as it is; -1 for none."""
+
+    def __init__(self, threshold: int, admission: Admission | None) -> None:
+        self._threshold, self._admission = threshold, admission
+
+    def __missing__(self, channel: str) -> int:
+        admitted = None if self._admission is None else self._admission.limit(channel)
+        self[channel] = limit = self._threshold if admitted is None else min(admitted, self._threshold)
+        return limit
 
 
 def _moved(checkpoint: Checkpoint, placed: Mapping[str, Any], carried: Iterable[str]) -> ChannelVersions:

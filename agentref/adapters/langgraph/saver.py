@@ -164,7 +164,7 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """The inner saver's. Waits for a moment where saving has fallen behind the graph."""
-        if self.pace.is_behind:
+        if self.pace.waiting:
             self.pace.wait()
         return self.inner.get_next_version(current, channel)
 

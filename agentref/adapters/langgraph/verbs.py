@@ -121,7 +121,8 @@ def put(
     new_versions: ChannelVersions,
 ) -> RunnableConfig:
     """Store what is large, durably; then let the inner saver keep the checkpoint."""
-    self.coherence.admit(config, checkpoint["id"])
+    if self.coherence.coordinator is not None:
+        self.coherence.admit(config, checkpoint["id"])
     placed = self.placing.begin(config, checkpoint, new_versions)
     if isinstance(placed, Entering):
         placed = self.pace.save(partial(self.finish, config, placed))
@@ -133,7 +134,8 @@ def put(
     except Exception as error:
         self.explain(error, config, placed.checkpoint["channel_values"].items())
         raise
-    self.coherence.saved(saved, placed.checkpoint)
+    if self.coherence.coordinator is not None:
+        self.coherence.saved(saved, placed.checkpoint)
     return saved
 
 
@@ -169,7 +171,8 @@ def put_writes(
     task_path: str = "",
 ) -> None:
     """Store what is large, durably; then let the inner saver keep the writes."""
-    self.coherence.admit(config)
+    if self.coherence.coordinator is not None:
+        self.coherence.admit(config)
     lean = writes
     if not self.placing.all_pass(config, writes):
         lean = self.pace.save(partial(self.keep_writes, config, writes))

@@ -413,14 +413,14 @@ def test_a_name_that_is_taken_meanwhile_is_refused_and_leaves_no_pin(offered):
     saver, cas, call = offered
     work(saver, "one")
     work(saver, "two", "other")
-    pin = saver.runtime.pin
+    pin_each = saver.runtime.pin_each
 
-    def late(owner, refs):
-        saver.runtime.pin = pin
+    def late(pins):
+        saver.runtime.pin_each = pin_each
         saver.copy_thread("two", "copy")
-        pin(owner, refs)
+        pin_each(pins)
 
-    saver.runtime.pin = late
+    saver.runtime.pin_each = late
     with pytest.raises(InvalidInputError, match="there are checkpoints in thread 'copy'"):
         call("copy_thread", "one", "copy")
     assert raw(saver, "copy") == raw(saver, "two")
