@@ -76,6 +76,7 @@ class Runtime:
         self.inline_threshold_bytes = inline_threshold_bytes
         self.pins = pins and backend.keeps_roots
         self._stores = {store.backend_id: store for store in stores}
+        self._only = backend.backend_id if len(self._stores) == 1 else ""
         # A store's own name goes before what another one answers to as well; the backend's before others'.
         self._keepers: dict[str, list[CAS]] = {}
         for store in filter(attrgetter("keeps_roots"), self._stores.values()):
@@ -152,15 +153,12 @@ class Runtime:
     def keep_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
         """Let an owner keep refs that somebody else has pinned: see `CAS.pin_soon`. False if it takes
         `keep`."""
-        if len(refs) == 1:  # mostly
-            keepers = self.stores_for(refs[0]) if self.pins else ()
-            pins: Iterable[tuple[CAS, Sequence[ContentRef]]] = [(store, refs) for store in keepers]
-        else:
-            pins = self._keepers_of(refs) if self.pins else ()
-        taken = True
-        for store, few in pins:
-            taken = store.pin_soon(owner, few) and taken
-        return taken
+        if not self.pins:
+            return True
+        if len(refs) == 1 and refs[0].backend_id == self._only:  # mostly
+            return self.backend.pin_soon(owner, refs)
+        taken = [store.pin_soon(owner, few) for store, few in self._keepers_of(refs)]
+        return all(taken)
 
     def pin(self, owner: str, refs: Sequence[ContentRef]) -> None:
         """Let `owner` keep refs that were stored just now, or are kept by somebody else: each in every

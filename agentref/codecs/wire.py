@@ -48,6 +48,7 @@ class Ext(IntEnum):
 
 
 _HEADS: Final = 32  # bytes: more than a number of at most 64 bits takes, or a text beside its characters
+_BEYOND: Final = 2**64
 
 
 def surely_fits(value: object, limit: int) -> bool:
@@ -57,7 +58,7 @@ def surely_fits(value: object, limit: int) -> bool:
     if kind is str:
         return len(value) * 4 + _HEADS <= limit  # type: ignore[arg-type]  # UTF-8: four bytes at most
     if kind is int:
-        return limit >= _HEADS and value.bit_length() <= 64  # type: ignore[attr-defined]
+        return limit >= _HEADS and -_BEYOND < value < _BEYOND  # type: ignore[operator]
     if kind is list:
         return _flat_list_fits(value, limit)  # type: ignore[arg-type]
     return limit >= _HEADS and (kind is bool or kind is float or value is None)

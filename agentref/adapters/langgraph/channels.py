@@ -6,6 +6,7 @@ only there, so that a thread with such a write pending can still be read, and me
 all other ways they are LangGraph's own LastValue and BinaryOperatorAggregate.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from langgraph.types import Overwrite
 
 from agentref.adapters.langgraph.fields import Batch, Fields
 from agentref.adapters.langgraph.life import Held
+from agentref.codecs import surely_fits
 from agentref.refs import ContentRef
 from agentref.state import Field, Placement
 
@@ -103,7 +105,8 @@ class ExternalChannel(BaseChannel[Any, Any, Any]):
     def update(self, values: Sequence[Any]) -> bool:
         """Take the writes of one step. What is not a ref yet is stored, durably, before this returns."""
         if not values:  # a step without a write to this field
-            self._held.renew(self.value)
+            if time.monotonic() > self._held.due:
+                self._held.renew(self.value)
             return False
         batch = Batch(self.fields)
         self.value = batch.ref(self.key, self._folded(values))
@@ -153,7 +156,10 @@ class InlineValue(LastValue[Any]):
 
     def checkpoint(self) -> Any:
         """What the checkpoint carries. Raises `InlineSizeExceeded`."""
-        return self.fields.checked(self.key, super().checkpoint())
+        value = self.value
+        if surely_fits(value, self.fields.inline_limit):  # mostly
+            return value
+        return self.fields.checked(self.key, value)
 
 
 class InlineAggregate(BinaryOperatorAggregate[Any]):
@@ -181,7 +187,7 @@ class InlineAggregate(BinaryOperatorAggregate[Any]):
 
     def checkpoint(self) -> Any:
         """What the checkpoint carries. Raises `InlineSizeExceeded`."""
-        return self.fields.checked(self.key, super().checkpoint())
+        return self.fields.checked(self.key, self.value)
 
 
 def _initial(declared: Field, reducer: Reducer | None) -> Any:

@@ -10,12 +10,13 @@ from langgraph.checkpoint.base import ChannelVersions, Checkpoint
 
 from agentref.refs import ContentRef
 
-__all__ = ["Carried", "Known", "KnownCheckpoints", "merged", "unchanged"]
+__all__ = ["Carried", "Key", "Known", "KnownCheckpoints", "key_of", "merged", "unchanged"]
 
 _LIMIT: Final = 2048
 _LATELY_SECONDS: Final = 600.0  # a part of what `CAS.pin` without a look allows
 
-_Key = tuple[str, str, str]
+Key = tuple[str, str, str]
+"""Thread, namespace and id of a checkpoint."""
 
 
 class Carried(NamedTuple):
@@ -85,7 +86,7 @@ def merged(shown: Mapping[str, Carried], placed: Mapping[str, Carried]) -> dict[
     return both
 
 
-class KnownCheckpoints:
+class KnownCheckpoints(dict[Key, Known]):
     """What checkpoints carry that were written or read here, so that an unchanged channel need not be
     encoded again. Looked up by the parent: versions alone are no names, since two forks of a thread, or a
     seeded run of it and the next, give one version to different values.
@@ -94,31 +95,26 @@ class KnownCheckpoints:
     """
 
     def __init__(self) -> None:
-        self._known: dict[_Key, Known] = {}
         self._lock = threading.Lock()
 
-    def get(self, config: RunnableConfig) -> Known | None:
-        """Of the checkpoint that a config names; None if it is not known."""
-        return self._known.get(_key(config, None))
-
-    def add(self, config: RunnableConfig, checkpoint_id: str, known: Known) -> None:
+    def add(self, key: Key, known: Known) -> None:
         """Remember what a checkpoint carries."""
-        key = _key(config, checkpoint_id)
         with self._lock:
-            self._known.pop(key, None)
-            self._known[key] = known
-            if len(self._known) > _LIMIT:
-                del self._known[next(iter(self._known))]
+            self.pop(key, None)
+            self[key] = known
+            if len(self) > _LIMIT:
+                del self[next(iter(self))]
 
-    def note(self, config: RunnableConfig, checkpoint_id: str, known: Known) -> None:
+    def note(self, key: Key, known: Known) -> None:
         """Remember what a checkpoint carries that was read, and still that it is pinned."""
-        before = self._known.get(_key(config, checkpoint_id))
+        before = self.get(key)
         if before is not None and before.has(known.refs):
             known = known._replace(pinned_since=before.pinned_since)
-        self.add(config, checkpoint_id, known)
+        self.add(key, known)
 
 
-def _key(config: RunnableConfig, checkpoint_id: str | None) -> _Key:
+def key_of(config: RunnableConfig) -> Key:
+    """The checkpoint that a config names."""
     configurable: dict[str, Any] = config["configurable"]
-    chosen = configurable.get("checkpoint_id") if checkpoint_id is None else checkpoint_id
-    return str(configurable.get("thread_id")), str(configurable.get("checkpoint_ns", "")), str(chosen)
+    get = configurable.get
+    return str(get("thread_id")), str(get("checkpoint_ns", "")), str(get("checkpoint_id"))

@@ -1,5 +1,6 @@
 """How long what typed state stores lives before a checkpoint pins it."""
 
+import math
 import time
 from typing import Any, Final
 
@@ -59,16 +60,21 @@ class Life:
 
 
 class Held:
-    """A ref in a channel, which no checkpoint pins where only the end of a run is saved."""
+    """A ref in a channel, which no checkpoint pins where only the end of a run is saved.
+
+    Attributes:
+        due: when half of its lease is over, on the clock of `time.monotonic`.
+    """
 
     def __init__(self, life: Life, runtime: Runtime) -> None:
-        self._life = life
+        self._lease = life.seconds
         self._runtime = runtime
-        self._since = time.monotonic()
+        self.due = math.inf if self._lease is None else time.monotonic() + self._lease / 2
 
     def renew(self, value: Any) -> None:
-        """At each step: lengthen the lease once half of it is over."""
-        lease = self._life.seconds
-        if lease is not None and type(value) is ContentRef and time.monotonic() - self._since > lease / 2:
-            self._runtime.renew(value, lease)
-            self._since = time.monotonic()
+        """Lengthen the lease."""
+        if self._lease is None:
+            return
+        if type(value) is ContentRef:
+            self._runtime.renew(value, self._lease)
+        self.due = time.monotonic() + self._lease / 2

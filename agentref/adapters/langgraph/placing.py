@@ -2,13 +2,21 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, ChannelVersions, Checkpoint
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agentref.adapters.langgraph.known import Carried, Known, KnownCheckpoints, merged, unchanged
+from agentref.adapters.langgraph.known import (
+    Carried,
+    Key,
+    Known,
+    KnownCheckpoints,
+    key_of,
+    merged,
+    unchanged,
+)
 from agentref.adapters.langgraph.pins import keeps_whole, pinned_refs
 from agentref.adapters.langgraph.values import handed_on, inner_value, place
 from agentref.adapters.langgraph.within import refs_within
@@ -39,9 +47,10 @@ class Admission(Protocol):
 
 class Placed(NamedTuple):
     """A checkpoint as the inner saver gets it, what has to be stored before, what it carries, and whether
-    all of that was pinned lately for its parent.
+    all of that was pinned lately for its parent, which has that key.
     """
 
+    parent: Key
     checkpoint: Checkpoint
     versions: ChannelVersions
     outgoing: Outgoing
@@ -93,12 +102,13 @@ class Placing:
     ) -> Placed | Entering:
         """Set apart what stays as it is. If that is all, the checkpoint is placed."""
         epoch: int | None = None  # asked for where it matters: in a database that is a round trip
-        parent = self._known.get(config) or _UNKNOWN
+        key = key_of(config)
+        parent = self._known.get(key) or _UNKNOWN
         versions = checkpoint.get("channel_versions", {})
         placed: dict[str, Any] = {}
         carried: dict[str, Carried] = {}
         unknown: list[tuple[str, Any]] = []
-        limits = self._limits[bool(config["configurable"].get("checkpoint_ns"))]
+        limits = self._limits[bool(key[1])]
         for channel, value in checkpoint["channel_values"].items():
             before = parent.carried.get(channel)
             if (
@@ -122,8 +132,8 @@ class Placing:
             return Entering(config, checkpoint, new_versions, epoch, parent, left, placed, carried, unknown)
         if carried and not self._keeps_values_apart:
             new_versions = {**new_versions, **_moved(checkpoint, placed, carried)}
-        lean = cast("Checkpoint", {**checkpoint, "channel_values": placed})
-        return Placed(lean, new_versions, _NOTHING, parent, parent.is_pinned_lately())
+        lean: Any = {**checkpoint, "channel_values": placed}
+        return Placed(key, lean, new_versions, _NOTHING, parent, parent.is_pinned_lately())
 
     def finish(self, entering: Entering) -> Placed:
         """Encode what may be large."""
@@ -136,23 +146,25 @@ class Placing:
         if not self._keeps_values_apart:
             versions = {**versions, **_moved(checkpoint, placed, carried)}
         placed = {name: placed[name] for name in checkpoint["channel_values"]}
-        lean = cast("Checkpoint", {**checkpoint, "channel_values": placed})
+        lean: Any = {**checkpoint, "channel_values": placed}
         known = Known.of(carried)
         if not outgoing.encoded and parent.has(known.refs):
             known = known._replace(pinned_since=parent.pinned_since)
-        return Placed(lean, versions, outgoing, known, known.is_pinned_lately())
+        return Placed(key_of(config), lean, versions, outgoing, known, known.is_pinned_lately())
 
-    def remember(self, config: RunnableConfig, placed: Placed) -> None:
+    def remember(self, placed: Placed) -> None:
         """Take note of what a checkpoint carries, once that is pinned."""
         known = placed.known
         if not placed.is_anchored:
             known = known._replace(pinned_since=time.monotonic())
-        self._known.add(config, placed.checkpoint["id"], known)
+        thread_id, namespace, _ = placed.parent
+        self._known.add((thread_id, namespace, str(placed.checkpoint["id"])), known)
 
     def recall(self, config: RunnableConfig, checkpoint: Checkpoint, epoch: int) -> None:
         """Take note of what a checkpoint carries that was read."""
         carried = self.carried_by(checkpoint, checkpoint["channel_values"], epoch)
-        self._known.note(config, checkpoint["id"], Known.of(carried))
+        thread_id, namespace, _ = key_of(config)
+        self._known.note((thread_id, namespace, str(checkpoint["id"])), Known.of(carried))
 
     def carried_by(
         self, checkpoint: Checkpoint, placed: Mapping[str, Any], epoch: int

@@ -23,7 +23,7 @@ from langgraph.checkpoint.base import (
 from agentref.adapters.langgraph.coherent import Coherence, Coherent
 from agentref.adapters.langgraph.known import KnownCheckpoints
 from agentref.adapters.langgraph.pace import Pace
-from agentref.adapters.langgraph.pins import owner_in, pinned_refs
+from agentref.adapters.langgraph.pins import owner_in, owner_of, pinned_refs
 from agentref.adapters.langgraph.placing import Admission, Entering, Placed, Placing, place_of
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, placed_ref, unplaced
@@ -123,7 +123,7 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
         self._known = KnownCheckpoints()
         self._set_inner(inner, runtime)
         self.pace = Pace()
-        self._takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
+        self.takes_task_path = "task_path" in inspect.signature(inner.put_writes).parameters
 
     def _set_inner(self, inner: BaseCheckpointSaver[Any], runtime: Runtime) -> None:
         self.inner = inner
@@ -182,7 +182,7 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
     def finish(self, config: RunnableConfig, entering: Entering) -> Placed:
         """Place the rest of a checkpoint, and make what it needs durable."""
         placed = self.placing.finish(entering)
-        if not self.keep_soon(config, placed):
+        if not self.keep_soon(placed):
             self.keep(config, placed)
         return placed
 
@@ -198,14 +198,15 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
         """Make what a checkpoint needs durable and pin it, before there is the checkpoint."""
         self.runtime.keep(placed.outgoing, owner_in(config, placed.checkpoint["id"]), placed.known.refs)
 
-    def keep_soon(self, config: RunnableConfig, placed: Placed) -> bool:
+    def keep_soon(self, placed: Placed) -> bool:
         """Whether there is nothing to wait for: no refs, or such that the parent's pins do for now."""
         if placed.outgoing.encoded:
             return False
         refs = placed.known.refs
         if not refs:
             return True
-        owner = partial(owner_in, config, placed.checkpoint["id"])
+        thread_id, namespace, _ = placed.parent
+        owner = partial(owner_of, thread_id, namespace, placed.checkpoint["id"])
         return placed.is_anchored and self.runtime.keep_soon(owner, refs)
 
     def explain(self, error: Exception, config: RunnableConfig, kept: Iterable[tuple[str, Any]]) -> None:
@@ -225,10 +226,6 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
                 return error.message
             return f"In {name}: the checkpointer's serializer refuses a {type(value).__qualname__}."
         return ""
-
-    def task_path(self, task_path: str) -> tuple[str, ...]:
-        """The argument, if the inner saver takes it: older ones do not."""
-        return (task_path,) if self._takes_task_path else ()
 
     # What comes out
 

@@ -126,9 +126,9 @@ def put(
     placed = self.placing.begin(config, checkpoint, new_versions)
     if isinstance(placed, Entering):
         placed = self.pace.save(partial(self.finish, config, placed))
-    elif not self.keep_soon(config, placed):
+    elif not self.keep_soon(placed):
         self.keep(config, placed)
-    self.placing.remember(config, placed)
+    self.placing.remember(placed)
     try:
         saved = self.inner.put(config, placed.checkpoint, metadata, placed.versions)
     except Exception as error:
@@ -151,9 +151,9 @@ async def aput(
     if isinstance(placed, Entering):
         placed = self.placing.finish(placed)
     await self.coherence.aadmit(config, checkpoint["id"])
-    if not self.keep_soon(config, placed):
+    if not self.keep_soon(placed):
         await asyncio.to_thread(self.keep, config, placed)
-    self.placing.remember(config, placed)
+    self.placing.remember(placed)
     try:
         saved = await self.inner.aput(config, placed.checkpoint, metadata, placed.versions)
     except Exception as error:
@@ -177,7 +177,10 @@ def put_writes(
     if not self.placing.all_pass(config, writes):
         lean = self.pace.save(partial(self.keep_writes, config, writes))
     try:
-        self.inner.put_writes(config, lean, task_id, *self.task_path(task_path))
+        if self.takes_task_path:
+            self.inner.put_writes(config, lean, task_id, task_path)
+        else:
+            self.inner.put_writes(config, lean, task_id)
     except Exception as error:
         self.explain(error, config, lean)
         raise
@@ -195,7 +198,10 @@ async def aput_writes(
     await self.coherence.aadmit(config)
     await self.runtime.akeep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
     try:
-        await self.inner.aput_writes(config, lean, task_id, *self.task_path(task_path))
+        if self.takes_task_path:
+            await self.inner.aput_writes(config, lean, task_id, task_path)
+        else:
+            await self.inner.aput_writes(config, lean, task_id)
     except Exception as error:
         self.explain(error, config, lean)
         raise
