@@ -26,6 +26,7 @@ __all__ = ["PrunableStore", "prune"]
 
 _PAGE: Final = 2000
 _REMOVED_AT_ONCE: Final = 500  # a removal holds others up for as long as it takes
+_SURELY_BEFORE: Final = 60.0  # far more than what the clock of a store can differ from that of its server
 
 
 class PrunableStore(BlobStore, RootStore, Protocol):
@@ -98,20 +99,36 @@ class _Prune:
             else:
                 if pardoned:
                     self.store.touch(pardoned, expires_at=0.0)
-                if fresh:
-                    self._condemned += self.store.condemn(fresh, expires_by=self.begun)
-                removed = self._remove(ripe, cutoff)
+                removed = self._carry_out(fresh, ripe, cutoff)
             self._removed += removed
             self._removed_bytes += sum(ripe.values())
             self._waiting += len(doomed) - removed
             left -= removed
             self.advance(len(page))
 
-    def _remove(self, ripe: dict[Digest, int], cutoff: float) -> int:
+    def _carry_out(self, fresh: list[Digest], ripe: dict[Digest, int], cutoff: float) -> int:
+        """Condemn what is fresh, and remove what is ripe: how many went. They alone are left in `ripe`."""
+        removed, gone = 0, dict[Digest, int]()
+        if cutoff == FOREVER:
+            # Without grace: what nobody touched for so long needs no mark by which a touch would show.
+            gone = ripe.copy()
+            removed = self._remove(gone, untouched_since=self.begun - _SURELY_BEFORE)
+            if gone:
+                self._condemned += sum(digest in gone for digest in fresh)
+                fresh = [digest for digest in fresh if digest not in gone]
+                for digest in gone:
+                    del ripe[digest]
+        if fresh:
+            self._condemned += self.store.condemn(fresh, expires_by=self.begun)
+        removed += self._remove(ripe, condemned_by=cutoff)
+        ripe.update(gone)
+        return removed
+
+    def _remove(self, ripe: dict[Digest, int], **condition: float) -> int:
         """How many went; those that somebody has touched meanwhile are taken out of `ripe`."""
         if not ripe:
             return 0
-        removed = self.store.remove(list(ripe), condemned_by=cutoff)
+        removed = self.store.remove(list(ripe), **condition)
         if removed < len(ripe):
             for digest in self.store.stat(list(ripe)):
                 del ripe[digest]

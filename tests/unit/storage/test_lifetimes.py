@@ -20,7 +20,7 @@ from agentref.errors import (
     InvalidRefError,
 )
 from agentref.refs import ContentRef, Digest
-from agentref.storage import CAS, FOREVER, LEASE_SECONDS, FilesystemCAS, InMemoryCAS, PostgresCAS
+from agentref.storage import CAS, FOREVER, LEASE_SECONDS, FilesystemCAS, InMemoryCAS, PostgresCAS, pruning
 from agentref.storage.frames import pack_frame
 from agentref.storage.memory import MemoryBlobStore
 from agentref.storage.protocol import AliasRow, PinRow
@@ -373,6 +373,49 @@ def test_what_is_not_needed_goes_after_the_grace_time_only(cas):
     time.sleep(0.25)
     third = cas.prune_expired(grace=0.2)
     assert (third.waiting, third.removed) == (0, blobs)
+
+
+@pytest.fixture(params=[60.0, 0.0], ids=["young", "old"])
+def age(request, monkeypatch):
+    """Without grace, what was not touched for so long is removed unmarked."""
+    monkeypatch.setattr(pruning, "_SURELY_BEFORE", request.param)
+
+
+def test_without_grace_all_that_is_not_needed_goes_at_once(cas, age):
+    cas.dump(DOCS, ttl=SHORT)
+    blobs = cas.stats().blobs
+    kept = cas.dump("pinned", ttl=SHORT)
+    cas.pin("me", [kept])
+    expire()
+    report = prune(cas)
+    assert (report.condemned, report.waiting, report.removed) == (blobs, 0, blobs)
+    assert report.removed_bytes > 0
+    assert cas.load(kept) == "pinned"
+
+
+def test_without_grace_what_is_put_meanwhile_stays(cas, age):
+    refs = [cas.dump(f"text {number}" * 9, ttl=SHORT) for number in range(9)]
+    cas.prune_expired(grace=60)  # some are condemned already
+    expire()
+    again = []
+
+    def put_again(_):
+        if not again:
+            again.append(cas.dump("text 3" * 9, ttl=60))
+
+    report = prune(cas, progress=put_again)
+    assert (report.removed, report.waiting) == (8, 1)
+    assert cas.load(refs[3]) == "text 3" * 9
+    assert cas.load(again[0]) == "text 3" * 9
+
+
+def test_without_grace_a_limit_leaves_the_rest(cas, age):
+    for number in range(9):
+        cas.dump(f"text {number}" * 9, ttl=SHORT)
+    expire()
+    report = prune(cas, limit=4)
+    assert (report.removed, report.condemned, report.waiting) == (4, 9, 5)
+    assert prune(cas).removed == 5
 
 
 def test_who_puts_it_again_within_the_grace_time_has_it(cas):
