@@ -38,7 +38,10 @@ _STATEMENT_BYTES: Final = 256 * 1024
 
 _NOW: Final = "extract(epoch FROM clock_timestamp())::float8"
 
-_INFO: Final = "digest, stored_size, touched_at, expires_at, condemned_at"
+# The last is the number of the page: rows in the order of digests lie on as many pages as there are rows.
+_INFO: Final = (
+    "digest, stored_size, touched_at, expires_at, condemned_at, (ctid::text::point)[0]::bigint AS place"
+)
 
 # PostgreSQL keeps larger bytes in slices of 1,996, four of which fill a page (TOAST_MAX_CHUNK_SIZE, in its
 # heaptoast.h). A short last slice takes the fourth one's place, and with it up to a quarter of the page; so

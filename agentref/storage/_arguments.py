@@ -184,14 +184,12 @@ def unique_owners(owners: Collection[str]) -> list[str]:
 
 def unique_pins(rows: Collection[PinRow]) -> list[PinRow]:
     """The pins, each once, with the longest of its lives, in the order of owner and digest."""
-    if rows:
-        owners, digests, times = map(set, zip(*rows, strict=True))
-        for owner in owners:
-            check_owner(owner)
-        for digest in digests:
+    for owner, digest, expires_at in rows:
+        check_owner(owner)
+        if type(digest) is not bytes or len(digest) != DIGEST_SIZE:
             check_digest(digest)
-        for time in times:
-            check_time("expires_at", time)
+        if type(expires_at) is not float or math.isnan(expires_at):
+            check_time("expires_at", expires_at)
     lives = {row[:2]: row for row in sorted(rows)}  # the longest comes last
     return list(lives.values())
 

@@ -69,7 +69,7 @@ WHERE digest IN wanted AND expires_at <= :expires_by AND condemned_at IS NULL
 
 _INFO: Final = """
 SELECT digest, CAST(stored_size AS INTEGER), CAST(touched_at AS REAL), CAST(expires_at AS REAL),
-    CAST(condemned_at AS REAL)
+    CAST(condemned_at AS REAL), CAST(pack_id AS INTEGER)
 FROM blob
 """
 
@@ -117,7 +117,7 @@ class Row(NamedTuple):
     @property
     def info(self) -> BlobInfo:
         """The part that is the protocol's."""
-        return BlobInfo(self.digest, *self[3:])
+        return BlobInfo(self.digest, *self[3:], place=self.pack_id)
 
 
 class PackRow(NamedTuple):

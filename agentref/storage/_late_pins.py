@@ -3,13 +3,13 @@
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-from agentref.errors import StorageError
+from agentref.errors import InvalidInputError, StorageError
 from agentref.forks import InChild
 from agentref.refs import ContentRef
+from agentref.storage._arguments import check_owner
 from agentref.storage.protocol import FOREVER, PinRow, RootStore
 
 __all__ = ["LatePins"]
@@ -22,9 +22,10 @@ _MOST: Final = 512
 
 
 class LatePins:
-    """Pins on their way to a store: set after a second, or with others that are set, or at exit.
+    """Pins on their way to a store: set after a second, or with others that are set.
 
-    Thread-safe. A forked child begins without any: they are the parent's to set.
+    Thread-safe. A process that ends takes them along. A forked child begins without any: they are the
+    parent's to set.
     """
 
     def __init__(self, store: RootStore) -> None:
@@ -36,7 +37,7 @@ class LatePins:
     def _begin(self) -> None:
         self._waiting: list[tuple[Callable[[], str], Sequence[ContentRef]]] = []
         self._since = 0.0
-        self._at_exit: weakref.finalize[Any, Any] | None = None  # of the timer that runs
+        self._is_timed = False
         self._setting = threading.Lock()
         self._adding = threading.Lock()
 
@@ -50,34 +51,29 @@ class LatePins:
             if self._is_closed or len(self._waiting) >= _MOST or now - self._since > _OVERDUE:
                 return False
             self._waiting.append((owner, refs))
-            timer = self._timer(_DELAY) if self._at_exit is None else None
-        if timer is not None:
-            self._start(timer)
+            is_timed, self._is_timed = self._is_timed, True
+        if not is_timed:
+            self._start(_DELAY)
         return True
 
-    def _timer(self, delay: float) -> threading.Timer:
+    def _start(self, delay: float) -> None:
         timer = threading.Timer(delay, self._in_time)
         timer.daemon = True
-        # It is younger than the store's own finalizer, and so comes before that.
-        self._at_exit = weakref.finalize(timer, self._flush_or_tell)
-        return timer
-
-    def _start(self, timer: threading.Timer) -> None:
         try:
             timer.start()
-        except RuntimeError:  # the interpreter is shutting down and starts no more threads
-            self._flush_or_tell()
+        except RuntimeError as error:  # no more threads, for now or at the end of the process
+            self._is_timed = False
+            _log.warning("No thread could be started to set pins: %s", error)
 
     def _in_time(self) -> None:
         # Whoever adds from here on starts another timer; what was added before is set here.
-        at_exit, self._at_exit = self._at_exit, None
+        self._is_timed = False
         self._flush_or_tell()
         with self._adding:
-            timer = self._timer(_OVERDUE) if self._waiting and self._at_exit is None else None
-        if timer is not None:
-            self._start(timer)
-        if at_exit is not None:
-            at_exit.detach()
+            again = bool(self._waiting) and not self._is_timed
+            self._is_timed = self._is_timed or again
+        if again:
+            self._start(_OVERDUE)
 
     def flush(self) -> None:
         """All that was added before stands when this returns. What cannot be set waits on."""
@@ -91,8 +87,7 @@ class LatePins:
             return
         with self._setting:
             waiting = self._waiting[:]
-            named = [(owner(), refs) for owner, refs in waiting]
-            late = [PinRow(owner, ref.digest, FOREVER) for owner, refs in named for ref in refs]
+            late = [row for owner, refs in waiting for row in _rows(owner(), refs)]
             self._store.pin([*late, *rows])
             with self._adding:
                 del self._waiting[: len(waiting)]
@@ -111,3 +106,12 @@ class LatePins:
             self.flush()
         except StorageError as error:
             _log.warning("The pins of %d owners could not be set yet: %s", len(self._waiting), error)
+
+
+def _rows(owner: str, refs: Sequence[ContentRef]) -> list[PinRow]:
+    try:
+        check_owner(owner)
+    except InvalidInputError as error:  # it must not keep all others waiting
+        _log.error("Not pinned: %s", error)
+        return []
+    return [PinRow(owner, ref.digest, FOREVER) for ref in refs]

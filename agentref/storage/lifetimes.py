@@ -164,12 +164,12 @@ class Lifetimes(ABC):
         self._late_pins.set(PinRow.each(owner, digests, expires_at=end))
 
     def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
-        """`pin(owner(), refs, look=False)`, about a second later, in one transaction with others: for refs
-        that another owner has pinned, and keeps until then. False, and nothing is done, if too much waits:
-        `pin` sets all of that as well.
+        """`pin(owner(), refs, look=False)`, about a second later, in one transaction with others: for what
+        ends with this process, and refs that another owner has pinned, and keeps until then. False, and
+        nothing is done, if too much waits: `pin` sets all of that as well.
 
-        Every other verb on pins of this store, `close` and the end of the process set what is waiting
-        first; a process that is killed takes it along. Waits for nothing. Thread-safe.
+        `close` and every other verb on pins of this store set what is waiting first; the end of the process
+        takes it along. Waits for nothing. Thread-safe.
         """
         if self._roots is None:
             self._prunable_now()

@@ -1,7 +1,7 @@
 """Telling which of the blobs whose own life has ended are needed all the same."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from agentref.refs import Digest
@@ -29,7 +29,8 @@ class Candidates:
             PRAGMA journal_mode = OFF;
             PRAGMA cache_size = -16384;
             CREATE TABLE candidate(
-                digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, state INTEGER NOT NULL
+                digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, place INTEGER NOT NULL,
+                state INTEGER NOT NULL
             ) WITHOUT ROWID;
             CREATE INDEX frontier ON candidate(digest) WHERE state = {_REACHED};
             BEGIN;  -- never ended: else each row that is changed would be a transaction
@@ -43,8 +44,8 @@ class Candidates:
     def add(self, page: Sequence[BlobInfo]) -> None:
         """These have expired."""
         self._database.executemany(
-            "INSERT OR IGNORE INTO candidate VALUES (?, ?, ?, ?)",
-            [(info.digest, info.stored_size, info.condemned_at, _UNREACHED) for info in page],
+            "INSERT OR IGNORE INTO candidate VALUES (?, ?, ?, ?, ?)",
+            [(info.digest, info.stored_size, info.condemned_at, info.place, _UNREACHED) for info in page],
         )
         self.count += len(page)
 
@@ -71,14 +72,22 @@ class Candidates:
         found = self._database.execute("SELECT state FROM candidate WHERE digest = ?", (digest,)).fetchone()
         return found is not None and found[0] != _UNREACHED
 
-    def next_page(self, after: bytes, limit: int) -> list[tuple[Digest, int, float | None, bool]]:
-        """Digest, size, when it was condemned, and whether it is needed; in order."""
-        found = self._database.execute(
-            "SELECT digest, size, condemned_at, state FROM candidate WHERE digest > ? "
-            "ORDER BY digest LIMIT ?",
-            (after, limit),
+    def pages(self, size: int) -> Iterator[list[tuple[Digest, int, float | None, bool]]]:
+        """Digest, size, when it was condemned, and whether it is needed: of all, once all is marked. What
+        lies together in the store is together here."""
+        self._database.execute(
+            "CREATE INDEX IF NOT EXISTS places ON candidate(place, digest, size, condemned_at, state)"
         )
-        return [(Digest(digest), size, at, state != _UNREACHED) for digest, size, at, state in found]
+        after: tuple[int, bytes] = -(2**63), b""
+        while found := self._database.execute(
+            "SELECT digest, size, condemned_at, state, place FROM candidate WHERE (place, digest) > (?, ?) "
+            "ORDER BY place, digest LIMIT ?",
+            (*after, size),
+        ).fetchall():
+            yield [
+                (Digest(digest), length, at, state != _UNREACHED) for digest, length, at, state, _ in found
+            ]
+            after = found[-1][4], found[-1][0]
 
 
 def mark(

@@ -21,7 +21,8 @@ class BlobInfo(NamedTuple):
 
     `stored_size` is in bytes as kept. Times are seconds since the epoch, by the store's own clock;
     `expires_at` is `FOREVER` for a blob without an end. `condemned_at` is when a prune found that nothing
-    needs the blob; None if none did, or if it was touched since.
+    needs the blob; None if none did, or if it was touched since. `place` orders blobs by where they are
+    kept: what lies together is best removed together. 0 where that makes no difference.
     """
 
     digest: Digest
@@ -29,6 +30,7 @@ class BlobInfo(NamedTuple):
     touched_at: float
     expires_at: float
     condemned_at: float | None = None
+    place: int = 0
 
 
 class AliasRow(NamedTuple):

@@ -82,10 +82,8 @@ class _Prune:
 
     def act(self, cutoff: float, limit: int | None) -> None:
         """Condemn, pardon and remove."""
-        after = b""
         left = FOREVER if limit is None else limit
-        while page := self.candidates.next_page(after, _REMOVED_AT_ONCE):
-            after = page[-1][0]
+        for page in self.candidates.pages(_REMOVED_AT_ONCE):
             pardoned = [digest for digest, _, at, needed in page if needed and at is not None]
             doomed = [(digest, size, at) for digest, size, at, needed in page if not needed]
             fresh = [digest for digest, _, at in doomed if at is None]

@@ -314,8 +314,10 @@ class SyncCAS(Lifetimes):
 
     def close(self) -> None:
         """Release what the store holds open. Idempotent."""
-        self._late_pins.close()
-        self._store.close()
+        try:
+            self._late_pins.close()
+        finally:
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self

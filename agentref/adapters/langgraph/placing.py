@@ -47,7 +47,7 @@ class Admission(Protocol):
 
 class Placed(NamedTuple):
     """A checkpoint as the inner saver gets it, what has to be stored before, what it carries, and whether
-    all of that was pinned lately for its parent, which has that key.
+    the pins of its parent, which has that key, do for now.
     """
 
     parent: Key
@@ -95,7 +95,7 @@ class Placing:
         threshold = runtime.inline_threshold_bytes
         self._limits = _Limits(threshold, admission), _Limits(threshold, None)  # of graphs, of subgraphs
         self._keeps_whole = keeps_whole(saver)
-        self._keeps_values_apart = type(saver) is InMemorySaver  # a class derived from it may not
+        self._is_in_memory = type(saver) is InMemorySaver  # a class derived from it may not
 
     def begin(
         self, config: RunnableConfig, checkpoint: Checkpoint, new_versions: ChannelVersions
@@ -130,10 +130,10 @@ class Placing:
             left = unchanged(parent.carried, checkpoint, new_versions)
             epoch = self._runtime.backend.epoch() if epoch is None else epoch
             return Entering(config, checkpoint, new_versions, epoch, parent, left, placed, carried, unknown)
-        if carried and not self._keeps_values_apart:
+        if carried and not self._is_in_memory:
             new_versions = {**new_versions, **_moved(checkpoint, placed, carried)}
         lean: Any = {**checkpoint, "channel_values": placed}
-        return Placed(key, lean, new_versions, _NOTHING, parent, parent.is_pinned_lately())
+        return Placed(key, lean, new_versions, _NOTHING, parent, self._may_wait(parent))
 
     def finish(self, entering: Entering) -> Placed:
         """Encode what may be large."""
@@ -143,14 +143,19 @@ class Placing:
         carried |= self.carried_by(checkpoint, dict(fresh), epoch)
         if not self._keeps_whole:
             carried = merged(left, carried)
-        if not self._keeps_values_apart:
+        if not self._is_in_memory:
             versions = {**versions, **_moved(checkpoint, placed, carried)}
         placed = {name: placed[name] for name in checkpoint["channel_values"]}
         lean: Any = {**checkpoint, "channel_values": placed}
         known = Known.of(carried)
         if not outgoing.encoded and parent.has(known.refs):
             known = known._replace(pinned_since=parent.pinned_since)
-        return Placed(key_of(config), lean, versions, outgoing, known, known.is_pinned_lately())
+        return Placed(key_of(config), lean, versions, outgoing, known, self._may_wait(known))
+
+    def _may_wait(self, known: Known) -> bool:
+        """Whether what is pinned for the parent may be pinned later for the checkpoint: one that ends with
+        this process. Those that others may read, they may also rob of their parents."""
+        return self._is_in_memory and known.is_pinned_lately()
 
     def remember(self, placed: Placed) -> None:
         """Take note of what a checkpoint carries, once that is pinned."""

@@ -1,4 +1,4 @@
-"""Pins that are set a moment later, many in one transaction, and never forgotten by a living process."""
+"""Pins that are set a moment later, many in one transaction, and not forgotten while the process lives."""
 
 import logging
 import signal
@@ -147,16 +147,32 @@ def test_a_codec_of_ones_own_shares_them(tmp_path, never):
         assert owners(cas) == ["me"]
 
 
-@pytest.mark.parametrize(
-    ("end", "expected"),
-    [("", ["first", "second"]), ("os.kill(os.getpid(), signal.SIGKILL)", ["first"])],
-)
-def test_they_stand_at_the_end_of_a_process_unless_it_is_killed(end, expected, tmp_path):
+@pytest.mark.parametrize("end", ["", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_the_end_of_a_process_takes_them_along(end, tmp_path):
     done = subprocess.run([sys.executable, "-c", LATER + end, str(tmp_path)], check=False)
     assert done.returncode == (-signal.SIGKILL if end else 0)
     with FilesystemCAS(tmp_path) as cas:
-        assert owners(cas) == expected
+        assert owners(cas) == ["first"]
         assert cas.verify().ok
+
+
+def test_a_name_that_is_none_keeps_nobody_waiting(never, caplog):
+    cas = InMemoryCAS()
+    ref = cas.dump("kept")
+    cas.pin_soon(lambda: "", [ref])
+    cas.pin_soon(lambda: "me", [ref])
+    assert owners(cas) == ["me"]
+    assert "Not pinned" in caplog.text
+
+
+def test_what_waits_does_not_keep_a_store_from_closing(never):
+    store = Counting()
+    cas = CAS(store)
+    cas.pin_soon(lambda: 1 // 0, [cas.dump("kept")])
+    with pytest.raises(ZeroDivisionError):
+        cas.close()
+    with pytest.raises(StoreUnavailableError):
+        store.pin([])
 
 
 def test_a_forked_child_leaves_them_to_its_parent(tmp_path, never):
@@ -166,12 +182,14 @@ from agentref.storage import FilesystemCAS, _late_pins
 _late_pins._DELAY = 3600.0
 store = FilesystemCAS(sys.argv[1])
 ref = store.dump("kept")
-store.pin_soon(lambda: f"of {os.getpid()}", [ref])
+parent = os.getpid()
+store.pin_soon(lambda: f"of {parent}", [ref])
 if os.fork() == 0:
     store.pin_soon(lambda: "the child's", [ref])
     assert [pin.owner for pin in store.iter_pins()] == ["the child's"]
     sys.exit()
 assert os.wait()[1] == 0
+store.close()
 """
     parent = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script, str(tmp_path)])
     assert parent.wait(60) == 0
