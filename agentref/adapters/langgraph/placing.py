@@ -95,7 +95,7 @@ class Placing:
         threshold = runtime.inline_threshold_bytes
         self._limits = _Limits(threshold, admission), _Limits(threshold, None)  # of graphs, of subgraphs
         self._keeps_whole = keeps_whole(saver)
-        self._is_in_memory = type(saver) is InMemorySaver  # a class derived from it may not
+        self._is_in_memory = type(saver) is InMemorySaver  # a class derived from it may write to disk
 
     def begin(
         self, config: RunnableConfig, checkpoint: Checkpoint, new_versions: ChannelVersions

@@ -76,7 +76,9 @@ def outcome(
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize("way", ["set", "edit"])
-@pytest.mark.parametrize(("name", "value"), CASES, ids=lambda part: str(part)[:40])
+@pytest.mark.parametrize(
+    ("name", "value"), CASES, ids=[f"{name}-{number}" for number, (name, _) in enumerate(CASES)]
+)
 def test_what_is_refused_is_what_stock_could_not_read(cas: Any, name: str, value: Any, way: str) -> None:
     adapter = LlamaIndexAdapter(Kinds, backend=cas)
     stock = outcome(Plain, lambda store: store, name, value, way=way)
