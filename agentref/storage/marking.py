@@ -2,18 +2,28 @@
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentref.refs import Digest
 from agentref.storage.audit import pages
 from agentref.storage.protocol import BlobInfo, BlobStore, RootStore
 from agentref.storage.walking import links_of
 
-__all__ = ["Candidates", "mark"]
+__all__ = ["Candidate", "Candidates", "mark"]
 
 _PAGE: Final = 2000
 
 _UNREACHED, _REACHED, _EXPANDED = range(3)
+
+
+class Candidate(NamedTuple):
+    """An expired blob, as it was when it was found, and whether something needs it."""
+
+    digest: Digest
+    size: int
+    condemned_at: float | None
+    touched_at: float
+    is_needed: bool
 
 
 class Candidates:
@@ -29,8 +39,8 @@ class Candidates:
             PRAGMA journal_mode = OFF;
             PRAGMA cache_size = -16384;
             CREATE TABLE candidate(
-                digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, place INTEGER NOT NULL,
-                state INTEGER NOT NULL
+                digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, touched_at REAL NOT NULL,
+                place INTEGER NOT NULL, state INTEGER NOT NULL
             ) WITHOUT ROWID;
             CREATE INDEX frontier ON candidate(digest) WHERE state = {_REACHED};
             BEGIN;  -- never ended: else each row that is changed would be a transaction
@@ -44,8 +54,11 @@ class Candidates:
     def add(self, page: Sequence[BlobInfo]) -> None:
         """These have expired."""
         self._database.executemany(
-            "INSERT OR IGNORE INTO candidate VALUES (?, ?, ?, ?, ?)",
-            [(info.digest, info.stored_size, info.condemned_at, info.place, _UNREACHED) for info in page],
+            "INSERT OR IGNORE INTO candidate VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (info.digest, info.stored_size, info.condemned_at, info.touched_at, info.place, _UNREACHED)
+                for info in page
+            ],
         )
         self.count += len(page)
 
@@ -72,22 +85,20 @@ class Candidates:
         found = self._database.execute("SELECT state FROM candidate WHERE digest = ?", (digest,)).fetchone()
         return found is not None and found[0] != _UNREACHED
 
-    def pages(self, size: int) -> Iterator[list[tuple[Digest, int, float | None, bool]]]:
-        """Digest, size, when it was condemned, and whether it is needed: of all, once all is marked. What
-        lies together in the store is together here."""
+    def pages(self, size: int) -> Iterator[list["Candidate"]]:
+        """All of them, once all is marked. What lies together in the store is together here."""
         self._database.execute(
-            "CREATE INDEX IF NOT EXISTS places ON candidate(place, digest, size, condemned_at, state)"
+            "CREATE INDEX IF NOT EXISTS places "
+            "ON candidate(place, digest, size, condemned_at, touched_at, state)"
         )
         after: tuple[int, bytes] = -(2**63), b""
         while found := self._database.execute(
-            "SELECT digest, size, condemned_at, state, place FROM candidate WHERE (place, digest) > (?, ?) "
-            "ORDER BY place, digest LIMIT ?",
-            (*after, size),
+            "SELECT digest, size, condemned_at, touched_at, state != ?, place FROM candidate "
+            "WHERE (place, digest) > (?, ?) ORDER BY place, digest LIMIT ?",
+            (_UNREACHED, *after, size),
         ).fetchall():
-            yield [
-                (Digest(digest), length, at, state != _UNREACHED) for digest, length, at, state, _ in found
-            ]
-            after = found[-1][4], found[-1][0]
+            yield [Candidate(*row[:5]) for row in found]
+            after = found[-1][5], found[-1][0]
 
 
 def mark(

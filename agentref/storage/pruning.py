@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from agentref.errors import IntegrityError
 from agentref.refs import Digest
 from agentref.storage.audit import pages
-from agentref.storage.marking import Candidates, mark
+from agentref.storage.marking import Candidate, Candidates, mark
 from agentref.storage.protocol import FOREVER, BlobStore, RootStore
 from agentref.storage.reports import PruneReport
 
@@ -84,10 +84,14 @@ class _Prune:
         """Condemn, pardon and remove."""
         left = FOREVER if limit is None else limit
         for page in self.candidates.pages(_REMOVED_AT_ONCE):
-            pardoned = [digest for digest, _, at, needed in page if needed and at is not None]
-            doomed = [(digest, size, at) for digest, size, at, needed in page if not needed]
-            fresh = [digest for digest, _, at in doomed if at is None]
-            ripe = {d: size for d, size, at in doomed if (self.begun if at is None else at) <= cutoff}
+            pardoned = [one.digest for one in page if one.is_needed and one.condemned_at is not None]
+            doomed = [one for one in page if not one.is_needed]
+            fresh = [one.digest for one in doomed if one.condemned_at is None]
+            ripe = {
+                one.digest: one
+                for one in doomed
+                if (self.begun if one.condemned_at is None else one.condemned_at) <= cutoff
+            }
             while len(ripe) > left:
                 ripe.popitem()
             self._needed += len(page) - len(doomed)
@@ -99,30 +103,30 @@ class _Prune:
                     self.store.touch(pardoned, expires_at=0.0)
                 removed = self._carry_out(fresh, ripe, cutoff)
             self._removed += removed
-            self._removed_bytes += sum(ripe.values())
+            self._removed_bytes += sum(one.size for one in ripe.values())
             self._waiting += len(doomed) - removed
             left -= removed
             self.advance(len(page))
 
-    def _carry_out(self, fresh: list[Digest], ripe: dict[Digest, int], cutoff: float) -> int:
+    def _carry_out(self, fresh: list[Digest], ripe: dict[Digest, Candidate], cutoff: float) -> int:
         """Condemn what is fresh, and remove what is ripe: how many went. They alone are left in `ripe`."""
-        removed, gone = 0, dict[Digest, int]()
-        if cutoff == FOREVER:
-            # Without grace: what nobody touched for so long needs no mark by which a touch would show.
-            gone = ripe.copy()
-            removed = self._remove(gone, untouched_since=self.begun - _SURELY_BEFORE)
-            if gone:
-                self._condemned += sum(digest in gone for digest in fresh)
-                fresh = [digest for digest in fresh if digest not in gone]
-                for digest in gone:
-                    del ripe[digest]
+        removed = 0
+        # Without grace: what nobody touched for so long needs no mark by which a touch would show.
+        since = self.begun - _SURELY_BEFORE if cutoff == FOREVER else -FOREVER
+        old = {digest: one for digest, one in ripe.items() if one.touched_at < since}
+        if old:
+            for digest in old:
+                del ripe[digest]
+            removed = self._remove(old, untouched_since=since)
+            self._condemned += sum(digest in old for digest in fresh)
+            fresh = [digest for digest in fresh if digest not in old]
         if fresh:
             self._condemned += self.store.condemn(fresh, expires_by=self.begun)
         removed += self._remove(ripe, condemned_by=cutoff)
-        ripe.update(gone)
+        ripe.update(old)
         return removed
 
-    def _remove(self, ripe: dict[Digest, int], **condition: float) -> int:
+    def _remove(self, ripe: dict[Digest, Candidate], **condition: float) -> int:
         """How many went; those that somebody has touched meanwhile are taken out of `ripe`."""
         if not ripe:
             return 0
