@@ -22,6 +22,8 @@ from hypothesis import settings
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from agentref.storage import FilesystemCAS, InMemoryCAS, PostgresCAS
+
 # No test asserts a time, so no example has a deadline; the build machine draws the same examples each time.
 settings.register_profile("agentref", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("agentref")
@@ -192,3 +194,17 @@ def databases(postgres_server, tmp_path):
     made = Databases(postgres_server, tmp_path)
     yield made
     made.drop()
+
+
+@pytest.fixture(params=["memory", "filesystem", "postgres"])
+def cas_of_each_kind(request, tmp_path):
+    """A new, empty store, open for as long as the test takes."""
+    match request.param:
+        case "memory":
+            cas = InMemoryCAS()
+        case "filesystem":
+            cas = FilesystemCAS(tmp_path / "store")
+        case "postgres":
+            cas = PostgresCAS(request.getfixturevalue("databases").dsn())
+    with cas:
+        yield cas

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
@@ -64,7 +65,7 @@ class OpenFile:
             )
 
 
-class Kept:
+class Kept(ABC):
     """A connection behind a lock, opened when it is needed, closed before a fork and after a failure.
 
     A child that inherits a connection believes that it holds the parent's file locks: it takes none of its
@@ -90,8 +91,8 @@ class Kept:
         self._cursor: sqlite3.Cursor | None = None
         self._next_look = 0.0
 
-    def _connect(self) -> sqlite3.Connection:
-        raise NotImplementedError
+    @abstractmethod
+    def _connect(self) -> sqlite3.Connection: ...
 
     def _enter(self) -> sqlite3.Cursor:
         """Take the lock. The caller goes on to `_exit`, or raises by way of it."""

@@ -22,7 +22,6 @@ class Candidate(NamedTuple):
     digest: Digest
     size: int
     condemned_at: float | None
-    touched_at: float
     is_needed: bool
 
 
@@ -39,8 +38,8 @@ class Candidates:
             PRAGMA journal_mode = OFF;
             PRAGMA cache_size = -16384;
             CREATE TABLE candidate(
-                digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, touched_at REAL NOT NULL,
-                place INTEGER NOT NULL, state INTEGER NOT NULL
+                digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, place INTEGER NOT NULL,
+                state INTEGER NOT NULL
             ) WITHOUT ROWID;
             CREATE INDEX frontier ON candidate(digest) WHERE state = {_REACHED};
             BEGIN;  -- never ended: else each row that is changed would be a transaction
@@ -54,11 +53,8 @@ class Candidates:
     def add(self, page: Sequence[BlobInfo]) -> None:
         """These have expired."""
         self._database.executemany(
-            "INSERT OR IGNORE INTO candidate VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (info.digest, info.stored_size, info.condemned_at, info.touched_at, info.place, _UNREACHED)
-                for info in page
-            ],
+            "INSERT OR IGNORE INTO candidate VALUES (?, ?, ?, ?, ?)",
+            [(info.digest, info.stored_size, info.condemned_at, info.place, _UNREACHED) for info in page],
         )
         self.count += len(page)
 
@@ -88,17 +84,16 @@ class Candidates:
     def pages(self, size: int) -> Iterator[list["Candidate"]]:
         """All of them, once all is marked. What lies together in the store is together here."""
         self._database.execute(
-            "CREATE INDEX IF NOT EXISTS places "
-            "ON candidate(place, digest, size, condemned_at, touched_at, state)"
+            "CREATE INDEX IF NOT EXISTS places ON candidate(place, digest, size, condemned_at, state)"
         )
         after: tuple[int, bytes] = -(2**63), b""
         while found := self._database.execute(
-            "SELECT digest, size, condemned_at, touched_at, state != ?, place FROM candidate "
+            "SELECT digest, size, condemned_at, state != ?, place FROM candidate "
             "WHERE (place, digest) > (?, ?) ORDER BY place, digest LIMIT ?",
             (_UNREACHED, *after, size),
         ).fetchall():
-            yield [Candidate(*row[:5]) for row in found]
-            after = found[-1][5], found[-1][0]
+            yield [Candidate(*row[:4]) for row in found]
+            after = found[-1][4], found[-1][0]
 
 
 def mark(

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from agentref.errors import IntegrityError
 from agentref.refs import Digest
 from agentref.storage.audit import pages
-from agentref.storage.marking import Candidate, Candidates, mark
+from agentref.storage.marking import Candidates, mark
 from agentref.storage.protocol import FOREVER, BlobStore, RootStore
 from agentref.storage.reports import PruneReport
 
@@ -26,7 +26,6 @@ __all__ = ["PrunableStore", "prune"]
 
 _PAGE: Final = 2000
 _REMOVED_AT_ONCE: Final = 500  # a removal holds others up for as long as it takes
-_SURELY_BEFORE: Final = 60.0  # far more than what the clock of a store can differ from that of its server
 
 
 class PrunableStore(BlobStore, RootStore, Protocol):
@@ -88,7 +87,7 @@ class _Prune:
             doomed = [one for one in page if not one.is_needed]
             fresh = [one.digest for one in doomed if one.condemned_at is None]
             ripe = {
-                one.digest: one
+                one.digest: one.size
                 for one in doomed
                 if (self.begun if one.condemned_at is None else one.condemned_at) <= cutoff
             }
@@ -101,36 +100,20 @@ class _Prune:
             else:
                 if pardoned:
                     self.store.touch(pardoned, expires_at=0.0)
-                removed = self._carry_out(fresh, ripe, cutoff)
+                if fresh:
+                    self._condemned += self.store.condemn(fresh, expires_by=self.begun)
+                removed = self._remove(ripe, cutoff)
             self._removed += removed
-            self._removed_bytes += sum(one.size for one in ripe.values())
+            self._removed_bytes += sum(ripe.values())
             self._waiting += len(doomed) - removed
             left -= removed
             self.advance(len(page))
 
-    def _carry_out(self, fresh: list[Digest], ripe: dict[Digest, Candidate], cutoff: float) -> int:
-        """Condemn what is fresh, and remove what is ripe: how many went. They alone are left in `ripe`."""
-        removed = 0
-        # Without grace: what nobody touched for so long needs no mark by which a touch would show.
-        since = self.begun - _SURELY_BEFORE if cutoff == FOREVER else -FOREVER
-        old = {digest: one for digest, one in ripe.items() if one.touched_at < since}
-        if old:
-            for digest in old:
-                del ripe[digest]
-            removed = self._remove(old, untouched_since=since)
-            self._condemned += sum(digest in old for digest in fresh)
-            fresh = [digest for digest in fresh if digest not in old]
-        if fresh:
-            self._condemned += self.store.condemn(fresh, expires_by=self.begun)
-        removed += self._remove(ripe, condemned_by=cutoff)
-        ripe.update(old)
-        return removed
-
-    def _remove(self, ripe: dict[Digest, Candidate], **condition: float) -> int:
+    def _remove(self, ripe: dict[Digest, int], cutoff: float) -> int:
         """How many went; those that somebody has touched meanwhile are taken out of `ripe`."""
         if not ripe:
             return 0
-        removed = self.store.remove(list(ripe), **condition)
+        removed = self.store.remove(list(ripe), condemned_by=cutoff)
         if removed < len(ripe):
             for digest in self.store.stat(list(ripe)):
                 del ripe[digest]

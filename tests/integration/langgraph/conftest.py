@@ -330,3 +330,13 @@ def table() -> Table:
 @pytest.fixture
 def coordinator(table: Table) -> Coordinator:
     return Coordinator(table)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def memory_or_sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BaseCheckpointSaver[Any]]:
+    """A saver whose checkpoints end with the process, and one whose checkpoints do not."""
+    if request.param == "memory":
+        yield InMemorySaver()
+        return
+    with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as saver:
+        yield saver

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from agentref.adapters.langgraph import externalize
 from agentref.errors import BlobNotFoundError
-from agentref.storage import FilesystemCAS, InMemoryCAS, PostgresCAS
+from agentref.storage import FilesystemCAS, InMemoryCAS
 
 SHORT = 0.02
 
@@ -33,26 +33,14 @@ def short_lease(monkeypatch):
     monkeypatch.setattr("agentref.runtime.LEASE_SECONDS", SHORT)
 
 
-@pytest.fixture(params=["memory", "filesystem", "postgres"])
-def cas(request, tmp_path):
-    match request.param:
-        case "memory":
-            cas = InMemoryCAS()
-        case "filesystem":
-            cas = FilesystemCAS(tmp_path / "store")
-        case "postgres":
-            cas = PostgresCAS(request.getfixturevalue("databases").dsn())
-    with cas:
-        yield cas
+@pytest.fixture
+def cas(cas_of_each_kind):
+    return cas_of_each_kind
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def inner(request, tmp_path):
-    if request.param == "memory":
-        yield InMemorySaver()
-        return
-    with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as saver:
-        yield saver
+@pytest.fixture
+def inner(memory_or_sqlite):
+    return memory_or_sqlite
 
 
 def graph(saver):

@@ -70,13 +70,9 @@ def values(app, at):
     return state["count"], docs if isinstance(docs, str) else app.checkpointer.runtime.load_many([docs])[0]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def inner(request, tmp_path):
-    if request.param == "memory":
-        yield InMemorySaver()
-        return
-    with SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as saver:
-        yield saver
+@pytest.fixture
+def inner(memory_or_sqlite):
+    return memory_or_sqlite
 
 
 @pytest.fixture

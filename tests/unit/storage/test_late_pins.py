@@ -67,26 +67,18 @@ def test_nobody_has_to_come_back_for_them(tmp_path):
         wait_for(lambda: owners(there) == ["me"])
 
 
-@pytest.mark.parametrize("kind", ["memory", "filesystem", "postgres"])
-def test_every_verb_on_pins_sees_them(kind, tmp_path, request, never):
-    match kind:
-        case "memory":
-            cas = InMemoryCAS()
-        case "filesystem":
-            cas = FilesystemCAS(tmp_path / "store")
-        case "postgres":
-            cas = PostgresCAS(request.getfixturevalue("databases").dsn())
-    with cas:
-        ref = cas.dump("kept", ttl=0.01)
-        cas.pin_soon(lambda: "me", [ref])
-        assert owners(cas) == ["me"]
-        cas.pin_soon(lambda: "you", [ref])
-        assert cas.unpin("you") == 1
-        cas.pin_soon(lambda: "us", [ref])
-        assert cas.unpin("me") == 1
-        time.sleep(0.02)
-        assert cas.prune_expired(grace=0).removed == 0
-        assert cas.load(ref) == "kept"
+def test_every_verb_on_pins_sees_them(cas_of_each_kind, never):
+    cas = cas_of_each_kind
+    ref = cas.dump("kept", ttl=0.01)
+    cas.pin_soon(lambda: "me", [ref])
+    assert owners(cas) == ["me"]
+    cas.pin_soon(lambda: "you", [ref])
+    assert cas.unpin("you") == 1
+    cas.pin_soon(lambda: "us", [ref])
+    assert cas.unpin("me") == 1
+    time.sleep(0.02)
+    assert cas.prune_expired(grace=0).removed == 0
+    assert cas.load(ref) == "kept"
 
 
 def test_many_are_one_transaction_with_the_next_one_that_cannot_wait(never):
