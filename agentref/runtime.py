@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -160,6 +159,16 @@ class Runtime:
         taken = [store.pin_soon(owner, few) for store, few in self._keepers_of(refs)]
         return all(taken)
 
+    def inherit(self, heir: str, refs: Sequence[ContentRef], *, parent: str) -> bool:
+        """Let an owner keep refs that `parent` has pinned: see `CAS.inherit_pins`. False if it takes
+        `keep`."""
+        if not self.pins:
+            return True
+        if len(refs) == 1 and refs[0].backend_id == self._only:  # mostly
+            return self.backend.inherit_pins(heir, refs, parent=parent)
+        keepers = self._keepers_of(refs)
+        return all(store.inherit_pins(heir, few, parent=parent) for store, few in keepers)
+
     def pin(self, owner: str, refs: Sequence[ContentRef]) -> None:
         """Let `owner` keep refs that were stored just now, or are kept by somebody else: each in every
         store that answers to its name, for one of these may take the place of another.
@@ -171,11 +180,12 @@ class Runtime:
 
     def pin_each(self, pins: Mapping[str, Sequence[ContentRef]]) -> None:
         """`pin` for many owners, in few transactions."""
+        kept: dict[str, dict[str, list[ContentRef]]] = {}
         for owner, refs in pins.items():
-            if not self.keep_soon(partial(str, owner), refs):
-                self.pin(owner, refs)
-        for store in filter(attrgetter("keeps_roots"), self._stores.values()):
-            store.flush_pins()
+            for store, few in self._keepers_of(refs):
+                kept.setdefault(store.backend_id, {})[owner] = few
+        for name, few_of_each in kept.items():
+            self._stores[name].pin_each(few_of_each)
 
     def _keepers_of(self, refs: Sequence[ContentRef]) -> Iterable[tuple[CAS, list[ContentRef]]]:
         kept: dict[str, list[ContentRef]] = {}

@@ -17,6 +17,7 @@ __all__ = [
     "alias",
     "delete_alias",
     "forget",
+    "inherit_pins",
     "page_of_aliases",
     "page_of_pins",
     "pin",
@@ -83,6 +84,17 @@ INSERT INTO agentref_pin AS p (owner, digest, expires_at)
 SELECT * FROM unnest(%b::text[], %b::bytea[], %b::float8[])
 ON CONFLICT (owner, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
 WHERE p.expires_at < EXCLUDED.expires_at
+"""
+
+# The lock keeps whoever would take the parent's pins away until this is committed. The commit does not wait
+# for the disk: his will, and writes all that the log holds before it.
+_INHERIT: Final = """
+INSERT INTO agentref_pin (owner, digest, expires_at)
+SELECT %b::text, digest, expires_at FROM agentref_pin
+WHERE owner = %b::text AND digest = ANY(%b::bytea[]) AND expires_at = 'infinity'
+ORDER BY digest FOR KEY SHARE
+ON CONFLICT (owner, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
+RETURNING set_config('synchronous_commit', 'off', true)
 """
 
 _UNPIN: Final = f"""
@@ -165,6 +177,11 @@ def pin(connection: _Connection, rows: Sequence[tuple[str, bytes, float]]) -> No
     """Let owners keep blobs, given by owner, digest and end of life, each pair once, in order; a life only
     lengthens."""
     execute(connection, _PIN, list(map(list, zip(*rows, strict=True))))
+
+
+def inherit_pins(connection: _Connection, heir: str, digests: Sequence[bytes], parent: str) -> bool:
+    """Whether `parent` keeps all of these for ever, each given once. In a transaction of its own."""
+    return execute(connection, _INHERIT, [heir, parent, list(digests)]).rowcount == len(digests)
 
 
 def unpin(connection: _Connection, owners: Sequence[str]) -> int:

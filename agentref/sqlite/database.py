@@ -89,7 +89,7 @@ class Database:
         check_synchronous(synchronous)
         self._path = path
         self._subject = subject
-        self._synchronous = synchronous
+        self.synchronous = synchronous
         self._name = str(path)
         self._log = path.with_name(f"{path.name}-wal")
         self._busy_timeout = busy_timeout
@@ -109,7 +109,7 @@ class Database:
         self._gate_shut = False
         self._writing = threading.Lock()
         self._next_look = 0.0
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: dict[Synchronous, list[sqlite3.Connection]] = {"FULL": [], "NORMAL": []}
 
     def session(self) -> "_Session":
         """Keep the database open, and the process from forking, until the block ends."""
@@ -153,14 +153,19 @@ class Database:
 
         What that survives, `synchronous` says. Rolled back, and nothing kept, when the block raises.
         """
-        return _Write(self)
+        return _Write(self, self.synchronous)
 
-    def begin(self) -> sqlite3.Connection:
+    def write_unsynced(self) -> "_Write":
+        """`write` at NORMAL. The next commit at FULL makes it durable as well: a power cut takes the end
+        off the log, and nothing from its midst."""
+        return _Write(self, "NORMAL")
+
+    def begin(self, synchronous: Synchronous) -> sqlite3.Connection:
         """A connection in a transaction that `end` ends."""
         if not self._writing.acquire(timeout=self._busy_timeout):
             raise StoreBusyError(f"Another thread wrote to {self._path} for longer than busy_timeout.")
         try:
-            connection = self.borrow()
+            connection = self.borrow(synchronous)
             try:
                 self._look_around(connection)
                 connection.execute("BEGIN IMMEDIATE")
@@ -172,7 +177,7 @@ class Database:
             raise
         return connection
 
-    def end(self, connection: sqlite3.Connection, *, commit: bool) -> None:
+    def end(self, connection: sqlite3.Connection, synchronous: Synchronous, *, commit: bool) -> None:
         """Commit, or roll back; the connection is given back, unless something went wrong."""
         try:
             if commit:
@@ -182,7 +187,7 @@ class Database:
             raise
         finally:
             if commit:
-                self.give_back(connection)
+                self.give_back(connection, synchronous)
             else:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
@@ -210,31 +215,32 @@ class Database:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._next_look = now + _SECONDS_BETWEEN_LOOKS
 
-    def borrow(self) -> sqlite3.Connection:
-        """A connection for the caller alone."""
+    def borrow(self, synchronous: Synchronous) -> sqlite3.Connection:
+        """A connection for the caller alone, whose commits survive that."""
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            if idle := self._idle[synchronous]:
+                return idle.pop()
         connection = connect(self._path, busy_timeout=self._busy_timeout)
         try:
-            configure(connection, self._synchronous)
+            configure(connection, synchronous)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def give_back(self, connection: sqlite3.Connection) -> None:
+    def give_back(self, connection: sqlite3.Connection, synchronous: Synchronous) -> None:
         """Let others have a connection on which no statement runs."""
         with self._lock:
-            if len(self._idle) < _IDLE_CONNECTIONS:
-                self._idle.append(connection)
+            idle = self._idle[synchronous]
+            if len(idle) < _IDLE_CONNECTIONS:
+                idle.append(connection)
                 return
         connection.close()
 
     def close(self, *, patience: float | None = None) -> None:
         """Refuse new sessions, wait for those that run, close every connection. Idempotent."""
         if self._pid != os.getpid():
-            _inherited.append(self._idle)
+            self._leave_to_parent()
             return
         with self._gate:
             self._closed = True
@@ -250,7 +256,9 @@ class Database:
                 self._gate.wait(left)
             self._awaited -= 1
             drained = not self._sessions
-            idle, self._idle = self._idle, []
+            idle = [connection for connections in self._idle.values() for connection in connections]
+            for connections in self._idle.values():
+                connections.clear()
         for connection in idle:
             with closing(connection), suppress(sqlite3.Error):
                 connection.execute("PRAGMA busy_timeout = 0").fetchall()
@@ -272,8 +280,11 @@ class Database:
     def after_fork_in_child(self) -> None:
         """Start with nothing of the parent's, except for the database's name."""
         self._refuse = self._refuse or self._refuse_child
-        _inherited.append(self._idle)
+        self._leave_to_parent()
         self._start()
+
+    def _leave_to_parent(self) -> None:
+        _inherited.extend(self._idle.values())
 
 
 # Blocks of a database. As generators, four of them would take a tenth of the time of a small put.
@@ -301,32 +312,33 @@ class _Read:
         self._database = database
 
     def __enter__(self) -> sqlite3.Connection:
-        self._connection = self._database.borrow()
+        self._connection = self._database.borrow(self._database.synchronous)
         return self._connection
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._database.give_back(self._connection)
+            self._database.give_back(self._connection, self._database.synchronous)
         else:
             self._connection.close()
 
 
 class _Write:
-    __slots__ = ("_connection", "_database")
+    __slots__ = ("_connection", "_database", "_synchronous")
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, synchronous: Synchronous) -> None:
         self._database = database
+        self._synchronous = synchronous
 
     def __enter__(self) -> sqlite3.Connection:
-        self._connection = self._database.begin()
+        self._connection = self._database.begin(self._synchronous)
         return self._connection
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.end(self._connection, commit=error is None)
+        self._database.end(self._connection, self._synchronous, commit=error is None)
 
 
 def identity(path: str) -> tuple[int, int] | None:

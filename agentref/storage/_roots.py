@@ -19,6 +19,7 @@ from agentref.storage._arguments import (
     check_owner,
     check_prefix,
     check_time,
+    unique_digests,
     unique_owners,
     unique_pins,
 )
@@ -48,12 +49,19 @@ def _pin(rows: int) -> str:
     values = ", ".join(["(?, ?, ?)"] * rows)
     return (
         f"INSERT INTO pin(owner, digest, expires_at) VALUES {values} "  # noqa: S608  (no text of others)
-        f"ON CONFLICT(owner, digest) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)"
+        f"ON CONFLICT(owner, digest) DO UPDATE SET expires_at = excluded.expires_at "
+        f"WHERE excluded.expires_at > expires_at"
     )
 
 
 _PIN: Final = _pin(1)
 _PINS_AT_ONCE: Final = _pin(_AT_ONCE)
+
+_INHERIT: Final = """
+INSERT INTO pin(owner, digest, expires_at)
+SELECT ?, digest, expires_at FROM pin WHERE owner = ? AND digest = ? AND expires_at = 9e999
+ON CONFLICT(owner, digest) DO UPDATE SET expires_at = excluded.expires_at
+"""
 
 _PINS: Final = """
 SELECT owner, digest, CAST(expires_at AS REAL) FROM pin
@@ -130,6 +138,15 @@ class IndexedRoots(ABC):
                     batch = wanted[start : start + _AT_ONCE]
                     connection.execute(_PINS_AT_ONCE, list(chain.from_iterable(batch)))
                 connection.executemany(_PIN, wanted[whole:])
+
+    def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
+        """Let `heir` keep what `parent` keeps of these for ever: one transaction, without a sync."""
+        check_owner(heir)
+        check_owner(parent)
+        wanted = unique_digests(digests)
+        with self._verb(), self._database.write_unsynced() as connection:
+            given = connection.executemany(_INHERIT, [(heir, parent, digest) for digest in wanted])
+            return max(given.rowcount, 0) == len(wanted)
 
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were."""

@@ -235,6 +235,18 @@ class MemoryBlobStore:
                 pins = self._pins.setdefault(owner, {})
                 pins[digest] = max(pins.get(digest, expires_at), expires_at)
 
+    def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
+        """Let `heir` keep what `parent` keeps of these for ever."""
+        check_owner(heir)
+        check_owner(parent)
+        wanted = unique_digests(digests)
+        with self._lock:
+            self._open_entries()
+            kept = self._pins.get(parent, {})
+            given = [digest for digest in wanted if kept.get(digest) == FOREVER]
+            self._pins.setdefault(heir, {}).update(dict.fromkeys(given, FOREVER))
+            return len(given) == len(wanted)
+
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were."""
         named = unique_owners(owners)

@@ -214,6 +214,20 @@ class PostgresBlobStore:
         if wanted:
             self._run(lambda connection: root_table.pin(connection, wanted))
 
+    def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
+        """Let `heir` keep what `parent` keeps of these for ever: one statement, whose commit does not wait
+        for the server's disk.
+
+        Not on a connection of the caller's, whose commit has to wait for it: nothing is done, and False.
+        """
+        check_owner(heir)
+        check_owner(parent)
+        wanted = unique_digests(digests)
+        self._check_open()
+        if not wanted or self._opening.pool is None:
+            return not wanted
+        return self._run(lambda connection: root_table.inherit_pins(connection, heir, wanted, parent))
+
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were, or too few after a lost
         connection."""

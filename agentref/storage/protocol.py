@@ -187,6 +187,14 @@ class RootStore(Protocol):
         only lengthens."""
         ...
 
+    def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
+        """Let `heir` keep for ever what `parent` keeps of these for ever; whether that is all of them.
+
+        Visible to all on return, and outlives any process. A power cut, or the crash of a server, may take
+        it back, but not where it has not taken back as well that such a pin of `parent` was taken away.
+        """
+        ...
+
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were."""
         ...

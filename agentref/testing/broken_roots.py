@@ -233,6 +233,25 @@ class EternalPins(MemoryBlobStore):
         super().pin([row._replace(expires_at=max(row.expires_at, FOREVER)) for row in rows])
 
 
+class InheritsAll(MemoryBlobStore):
+    """Takes the heir for another name of the parent."""
+
+    def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
+        """Whatever was asked for."""
+        kept = [row.digest for row in self.scan_pins(prefix=parent) if row.owner == parent]
+        return super().inherit_pins(heir, [*digests, *kept], parent=parent)
+
+
+class InheritsFromAnybody(MemoryBlobStore):
+    """Does not look whether the parent keeps it."""
+
+    def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
+        """Takes the caller's word."""
+        super().inherit_pins(heir, digests, parent=parent)
+        self.pin(PinRow.each(heir, digests))
+        return True
+
+
 class FirstThousandPins(MemoryBlobStore):
     """Has a limit on the parameters of a query, and keeps silent about it."""
 
@@ -352,6 +371,8 @@ BROKEN_ROOTS: Final[Mapping[str, type[MemoryBlobStore]]] = {
     "test_a_text_is_no_list_of_owners": TakesTextApart,
     "test_a_pin_that_has_expired_is_not_there": EternalPins,
     "test_an_owner_may_pin_thousands": FirstThousandPins,
+    "test_an_heir_keeps_what_is_asked_for_of_its_parents": InheritsAll,
+    "test_what_a_parent_does_not_keep_for_ever_is_not_inherited": InheritsFromAnybody,
     "test_an_empty_batch_of_roots_is_fine": NeedsAnOwner,
     "test_forget_drops_what_has_expired_and_counts": ForgetsQuietly,
     "test_forget_spares_what_still_lives": ForgetsTheLiving,

@@ -86,9 +86,34 @@ class PinClauses:
         names = [name_of(n) for n in range(5000)]
         store.pin(PinRow.each("owner", names))
         assert [pin.digest for pin in store.scan_pins(limit=6000)] == sorted(names)
+        assert store.inherit_pins("heir", names, parent="owner")
         assert store.unpin(["owner", *map(str, range(5000))]) == 5000
+        assert store.unpin(["heir"]) == 5000
+
+    def test_an_heir_keeps_what_is_asked_for_of_its_parents(self, store: TimedRootStore) -> None:
+        store.pin(PinRow.each("parent", [name_of(n) for n in range(3)]))
+        store.pin(PinRow.each("heir", [name_of(1)], expires_at=FAR))
+        for _ in range(2):
+            assert store.inherit_pins("heir", [name_of(0), name_of(1), name_of(0)], parent="parent")
+            assert store.unpin(["nobody"]) == 0
+            wanted = PinRow.each("heir", sorted([name_of(0), name_of(1)]))
+            assert list(store.scan_pins(prefix="heir")) == wanted
+        assert store.unpin(["parent"]) == 3
+        assert list(store.scan_pins()) == wanted
+
+    def test_what_a_parent_does_not_keep_for_ever_is_not_inherited(self, store: TimedRootStore) -> None:
+        store.pin(PinRow.each("parent", [name_of(0)]))
+        store.pin(PinRow.each("parent", [name_of(1)], expires_at=FAR))
+        store.pin(PinRow.each("other", [name_of(2)]))
+        before = [pin for pin in store.scan_pins() if pin.owner != "heir"]
+        for number in (1, 2, 3):
+            assert not store.inherit_pins("heir", [name_of(0), name_of(number)], parent="parent")
+        assert not store.inherit_pins("heir", [name_of(0)], parent="absent")
+        assert {pin.digest for pin in store.scan_pins(prefix="heir")} <= {name_of(0)}
+        assert [pin for pin in store.scan_pins() if pin.owner != "heir"] == before
 
     def test_an_empty_batch_of_roots_is_fine(self, store: TimedRootStore) -> None:
         store.pin(PinRow.each("owner", []))
+        assert store.inherit_pins("owner", [], parent="absent")
         assert store.unpin([]) == 0
         assert list(store.scan_pins()) == []

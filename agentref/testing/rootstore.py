@@ -231,6 +231,8 @@ class RootStoreContract(PinClauses):
                 lambda name=name: store.scan_aliases(prefix=name or none),
                 lambda name=name: store.pin(PinRow.each(name, [name_of(0)])),
                 lambda name=name: store.unpin([name]),
+                lambda name=name: store.inherit_pins(name, [name_of(0)], parent="owner"),
+                lambda name=name: store.inherit_pins("owner", [name_of(0)], parent=name),
                 lambda name=name: store.scan_pins(after=(name, name_of(0))),
                 lambda name=name: store.scan_pins(prefix=name or none),
             ):
@@ -252,6 +254,8 @@ class RootStoreContract(PinClauses):
                 store.set_alias(_alias()._replace(digest=digest))
             with pytest.raises(InvalidDigestError):
                 store.pin(PinRow.each("owner", [name_of(0), digest]))
+            with pytest.raises(InvalidDigestError):
+                store.inherit_pins("owner", [name_of(0), digest], parent="other")
         for no_time in NO_TIMES:
             time: Any = no_time
             with pytest.raises(InvalidInputError):
@@ -272,6 +276,7 @@ class RootStoreContract(PinClauses):
             store.scan_aliases,
             lambda: store.pin(PinRow.each("owner", [name_of(0)])),
             lambda: store.unpin(["owner"]),
+            lambda: store.inherit_pins("owner", [name_of(0)], parent="other"),
             store.scan_pins,
             lambda: store.forget(expires_by=0),
         ):

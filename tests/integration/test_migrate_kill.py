@@ -40,7 +40,7 @@ def test_the_next_run_finishes_what_a_killed_one_began(tmp_path, databases, kind
             text=True,
         )
         assert process.stdout.readline() == "ready\n"
-        time.sleep(draw.random() * 0.05 * (turn + 1))
+        time.sleep(draw.random() * 0.02 * (turn + 1))
         process.send_signal(signal.SIGKILL)
         killed += "done" not in process.communicate()[0]
     assert killed >= 3

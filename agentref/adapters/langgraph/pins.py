@@ -1,8 +1,10 @@
 """What keeps a checkpoint's payloads alive: pins, owned by the checkpoint.
 
 Blobs are stored with a lease, then pinned, then named by the checkpoint; a crash in between leaves a pin
-too many, never one too few. Only a checkpoint in memory, with nothing but what its parent has pinned, is
-pinned up to a second later.
+too many, never one too few. A checkpoint with nothing but what its parent carries inherits the parent's
+pins, which costs no sync: a power cut may take them back while the parent has its own. Whoever takes those
+away pins first what the other checkpoints of the thread need. Only a checkpoint in memory, which such a
+crash takes along, is pinned up to a second later.
 
 The owner is the checkpoint and not its thread: no two checkpoints have one id, so savers that share a store
 may have threads of one name, and whoever deletes checkpoints takes away theirs alone, whatever others add
@@ -133,8 +135,8 @@ async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> 
 # crash in between, or a checkpoint that comes meanwhile, leaves a pin too many. A copy of a thread brings
 # back ids that went, so who unpins looks once more.
 #
-# A saver that keeps values by version may show in a checkpoint what was put, and pinned, with an earlier
-# one: those that are left pin what they show before that one lets go of it.
+# Those that are left pin what they show before others let go of it: a power cut may have taken their pins,
+# and a saver that keeps values by version may show what was put, and pinned, with an earlier checkpoint.
 
 
 def take_away(
@@ -148,8 +150,7 @@ def take_away(
     concerned = threads(set(before.values()))
     left = refs_for(_found(saver, concerned))
     gone = before.keys() - left.keys()
-    if not keeps_whole(saver):
-        runtime.pin_each(left)
+    runtime.pin_each(left)
     runtime.unpin(gone)
     back = refs_for(_found(saver, concerned))
     runtime.pin_each({owner: back[owner] for owner in gone.intersection(back)})
@@ -169,8 +170,7 @@ async def atake_away(
     concerned = threads(set(before.values()))
     left = refs_for([item async for item in _afound(saver, concerned)])
     gone = before.keys() - left.keys()
-    if not keeps_whole(saver):
-        await asyncio.to_thread(runtime.pin_each, left)
+    await asyncio.to_thread(runtime.pin_each, left)
     await runtime.aunpin(gone)
     back = refs_for([item async for item in _afound(saver, concerned)])
     await asyncio.to_thread(runtime.pin_each, {owner: back[owner] for owner in gone.intersection(back)})

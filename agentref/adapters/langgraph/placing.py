@@ -47,7 +47,7 @@ class Admission(Protocol):
 
 class Placed(NamedTuple):
     """A checkpoint as the inner saver gets it, what has to be stored before, what it carries, and whether
-    the pins of its parent, which has that key, do for now.
+    its parent, which has that key, has pinned all of it. If it `may_wait`, its own pin may be set later.
     """
 
     parent: Key
@@ -55,7 +55,13 @@ class Placed(NamedTuple):
     versions: ChannelVersions
     outgoing: Outgoing
     known: Known
-    is_anchored: bool
+    adds_none: bool
+    may_wait: bool
+
+    @property
+    def needs_keeping(self) -> bool:
+        """Whether there is anything to store or to pin."""
+        return bool(self.known.refs or self.outgoing.encoded)
 
 
 class Entering(NamedTuple):
@@ -133,7 +139,7 @@ class Placing:
         if carried and not self._is_in_memory:
             new_versions = {**new_versions, **_moved(checkpoint, placed, carried)}
         lean: Any = {**checkpoint, "channel_values": placed}
-        return Placed(key, lean, new_versions, _NOTHING, parent, self._may_wait(parent))
+        return Placed(key, lean, new_versions, _NOTHING, parent, True, self._may_wait(parent))
 
     def finish(self, entering: Entering) -> Placed:
         """Encode what may be large."""
@@ -148,9 +154,11 @@ class Placing:
         placed = {name: placed[name] for name in checkpoint["channel_values"]}
         lean: Any = {**checkpoint, "channel_values": placed}
         known = Known.of(carried)
-        if not outgoing.encoded and parent.has(known.refs):
+        adds_none = not outgoing.encoded and parent.has(known.refs)
+        if adds_none:
             known = known._replace(pinned_since=parent.pinned_since)
-        return Placed(key_of(config), lean, versions, outgoing, known, self._may_wait(known))
+        may_wait = adds_none and self._may_wait(known)
+        return Placed(key_of(config), lean, versions, outgoing, known, adds_none, may_wait)
 
     def _may_wait(self, known: Known) -> bool:
         """Whether what is pinned for the parent may be pinned later for the checkpoint: one that ends with
@@ -160,7 +168,7 @@ class Placing:
     def remember(self, placed: Placed) -> None:
         """Take note of what a checkpoint carries, once that is pinned."""
         known = placed.known
-        if not placed.is_anchored:
+        if not placed.may_wait:
             known = known._replace(pinned_since=time.monotonic())
         thread_id, namespace, _ = placed.parent
         self._known.add((thread_id, namespace, str(placed.checkpoint["id"])), known)

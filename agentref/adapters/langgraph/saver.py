@@ -179,11 +179,11 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
 
     # What goes in
 
-    def finish(self, config: RunnableConfig, entering: Entering) -> Placed:
+    def finish(self, entering: Entering) -> Placed:
         """Place the rest of a checkpoint, and make what it needs durable."""
         placed = self.placing.finish(entering)
         if not self.keep_soon(placed):
-            self.keep(config, placed)
+            self.keep(placed)
         return placed
 
     def keep_writes(
@@ -194,20 +194,20 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
         self.runtime.keep(outgoing, owner_in(config), pinned_refs(value for _, value in lean))
         return lean
 
-    def keep(self, config: RunnableConfig, placed: Placed) -> None:
+    def keep(self, placed: Placed) -> None:
         """Make what a checkpoint needs durable and pin it, before there is the checkpoint."""
-        self.runtime.keep(placed.outgoing, owner_in(config, placed.checkpoint["id"]), placed.known.refs)
+        thread_id, namespace, _ = placed.parent
+        owner, refs = owner_of(thread_id, namespace, placed.checkpoint["id"]), placed.known.refs
+        if not placed.adds_none or not self.runtime.inherit(owner, refs, parent=owner_of(*placed.parent)):
+            self.runtime.keep(placed.outgoing, owner, refs)
 
     def keep_soon(self, placed: Placed) -> bool:
         """Whether there is nothing to wait for: no refs, or such that the parent's pins do for now."""
-        if placed.outgoing.encoded:
-            return False
-        refs = placed.known.refs
-        if not refs:
+        if not placed.needs_keeping:
             return True
         thread_id, namespace, _ = placed.parent
         owner = partial(owner_of, thread_id, namespace, placed.checkpoint["id"])
-        return placed.is_anchored and self.runtime.keep_soon(owner, refs)
+        return placed.may_wait and self.runtime.keep_soon(owner, placed.known.refs)
 
     def explain(self, error: Exception, config: RunnableConfig, kept: Iterable[tuple[str, Any]]) -> None:
         """Note on an error of the inner saver which of the values its serializer refuses, if it does."""

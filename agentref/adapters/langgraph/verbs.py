@@ -125,9 +125,9 @@ def put(
         self.coherence.admit(config, checkpoint["id"])
     placed = self.placing.begin(config, checkpoint, new_versions)
     if isinstance(placed, Entering):
-        placed = self.pace.save(partial(self.finish, config, placed))
+        placed = self.pace.save(partial(self.finish, placed))
     elif not self.keep_soon(placed):
-        self.keep(config, placed)
+        self.keep(placed)
     self.placing.remember(placed)
     try:
         saved = self.inner.put(config, placed.checkpoint, metadata, placed.versions)
@@ -152,7 +152,7 @@ async def aput(
         placed = self.placing.finish(placed)
     await self.coherence.aadmit(config, checkpoint["id"])
     if not self.keep_soon(placed):
-        await asyncio.to_thread(self.keep, config, placed)
+        await asyncio.to_thread(self.keep, placed)
     self.placing.remember(placed)
     try:
         saved = await self.inner.aput(config, placed.checkpoint, metadata, placed.versions)

@@ -1,9 +1,13 @@
-"""Steps that change nothing large: in memory they wait for no pin; all their checkpoints are kept alike."""
+"""Steps that change nothing large: their checkpoints inherit pins, or get them later if they are in memory.
+
+All of them are kept alike.
+"""
 
 import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
@@ -31,15 +35,21 @@ class Typed(AgentRefState):
 
 
 class Counting(MemoryBlobStore):
-    """Counts the transactions that set pins."""
+    """Counts the transactions that set pins; knows who inherited some."""
 
     def __init__(self):
         super().__init__()
         self.transactions = 0
+        self.heirs = []
 
     def pin(self, rows, /):
         self.transactions += 1
         super().pin(rows)
+
+    def inherit_pins(self, heir, digests, /, *, parent):
+        done = super().inherit_pins(heir, digests, parent=parent)
+        self.heirs += [heir] * done
+        return done
 
 
 def counting(cas, inner, kind):
@@ -80,25 +90,30 @@ def never(monkeypatch):
     monkeypatch.setattr(_late_pins, "_DELAY", 3600.0)
 
 
+@pytest.fixture
+def lease(monkeypatch):
+    """What is stored to be pinned lives for a moment until then."""
+    monkeypatch.setattr("agentref.runtime.LEASE_SECONDS", 0.02)
+    monkeypatch.setattr("agentref.adapters.langgraph.life._LEASES", 1)
+
+
 @pytest.mark.parametrize("kind", ["plain", "typed"])
-def test_no_step_in_memory_waits_for_a_pin_and_every_checkpoint_has_its_own(kind, inner, never):
+def test_no_step_waits_for_the_disk_and_every_checkpoint_has_its_own_pin(kind, inner, never):
     store = Counting()
     cas = CAS(store)
     app, saver = counting(cas, inner, kind)
     app.invoke({"count": STEPS - 1, "docs": LARGE}, config())
-    before = store.transactions
+    before, store.heirs = store.transactions, []
     app.invoke({"count": 0}, config())
-    made = store.transactions - before
-    assert made <= 1 if isinstance(inner, InMemorySaver) else made >= STEPS
+    assert store.transactions - before <= 1
+    assert len(store.heirs) == (0 if isinstance(inner, InMemorySaver) else STEPS + 2)
     report = collect_pins(saver, cas, grace=0, dry_run=True)
     assert (report.unpinned, report.stale, report.surplus) == (0, 0, 0)
     assert report.pins >= report.checkpoints > STEPS
 
 
 @pytest.mark.parametrize("kind", ["plain", "typed"])
-def test_a_checkpoint_outlives_those_whose_pins_did_for_it(kind, inner, never, monkeypatch):
-    monkeypatch.setattr("agentref.runtime.LEASE_SECONDS", 0.02)
-    monkeypatch.setattr("agentref.adapters.langgraph.life._LEASES", 1)
+def test_a_checkpoint_outlives_those_whose_pins_did_for_it(kind, inner, never, lease):
     with CAS(Counting()) as cas:
         app, saver = counting(cas, inner, kind)
         app.invoke({"count": STEPS - 1, "docs": LARGE}, config())
@@ -110,6 +125,39 @@ def test_a_checkpoint_outlives_those_whose_pins_did_for_it(kind, inner, never, m
         assert len(list(cas.iter_pins())) == 1
         saver.delete_thread("one")
         assert cas.prune_expired(grace=0).removed > 0
+
+
+@pytest.mark.parametrize("kind", ["plain", "typed"])
+@pytest.mark.parametrize("verb", ["prune", "delete_for_runs"])
+def test_whoever_takes_parents_away_pins_what_a_power_cut_took_from_their_heirs(
+    kind, verb, tmp_path, lease
+):
+    store = Counting()
+    with CAS(store) as cas, SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as inner:
+        app, saver = counting(cas, inner, kind)
+        first, second = str(uuid.uuid4()), str(uuid.uuid4())
+        app.invoke({"count": STEPS - 1, "docs": LARGE}, config(run_id=first))
+        store.heirs = []
+        app.invoke({"count": 0}, config(run_id=second))
+        assert cas.unpin(*store.heirs) >= STEPS
+        saver.prune(["one"]) if verb == "prune" else saver.delete_for_runs([first])
+        time.sleep(0.05)
+        cas.prune_expired(grace=0)
+        assert values(app, config()) == (STEPS, LARGE)
+        saver.delete_thread("one")
+        assert list(cas.iter_pins()) == []
+
+
+def test_without_its_parents_pins_a_checkpoint_gets_its_own(tmp_path, lease):
+    with CAS(Counting()) as cas, SqliteSaver.from_conn_string(str(tmp_path / "checkpoints.db")) as inner:
+        app, _ = counting(cas, inner, "typed")
+        app.invoke({"count": STEPS - 1, "docs": LARGE}, config())
+        cas.unpin(*{pin.owner for pin in cas.iter_pins()})
+        app.update_state(config(), {"count": 1})
+        assert len(list(cas.iter_pins())) == 1
+        time.sleep(0.05)
+        cas.prune_expired(grace=0)
+        assert values(app, config()) == (1, LARGE)
 
 
 def test_a_change_is_pinned_before_its_checkpoint(inner, never):

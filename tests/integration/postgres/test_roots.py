@@ -5,6 +5,7 @@ import time
 
 import psycopg
 
+from agentref.postgres import roots as root_table
 from agentref.refs import Digest
 from agentref.storage import FOREVER
 from agentref.storage.postgres import PostgresBlobStore
@@ -104,3 +105,60 @@ def rows_read(observer):
     observer.execute("SELECT pg_stat_clear_snapshot()")
     counted = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'agentref_pin'"
     return observer.execute(counted).fetchone()[0]
+
+
+def test_only_the_commit_of_an_inherited_pin_does_not_wait_for_the_disk(dsn, store):
+    store.pin(PinRow.each("parent", [ONE]))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+
+        def waits():
+            return connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+
+        connection.execute("SET synchronous_commit = on")
+        with connection.transaction():
+            assert root_table.inherit_pins(connection, "heir", [ONE], "parent")
+            assert not waits()
+        assert waits()
+        with connection.transaction():
+            assert not root_table.inherit_pins(connection, "heir", [TWO], "parent")
+            assert waits()
+        with connection.transaction():
+            root_table.unpin(connection, ["parent"])
+            assert waits()
+
+
+def test_a_parents_pins_are_not_taken_away_before_their_heir_has_his(dsn, store, observer):
+    store.pin(PinRow.each("parent", [ONE]))
+    with psycopg.connect(dsn) as connection:
+        assert root_table.inherit_pins(connection, "heir", [ONE], "parent")
+        unpinned = threading.Thread(target=store.unpin, args=(["parent"],))
+        unpinned.start()
+        until(lambda: waiting(observer) == 1)
+        assert [row.owner for row in store.scan_pins()] == ["parent"]
+    unpinned.join()
+    assert [row.owner for row in store.scan_pins()] == ["heir"]
+
+
+def test_whoever_comes_after_the_end_of_a_pin_inherits_nothing(dsn, store, observer):
+    store.pin(PinRow.each("parent", [ONE]))
+    told = []
+    with psycopg.connect(dsn) as connection:
+        root_table.unpin(connection, ["parent"])
+        heir = threading.Thread(
+            target=lambda: told.append(store.inherit_pins("heir", [ONE], parent="parent"))
+        )
+        heir.start()
+        until(lambda: waiting(observer) == 1)
+    heir.join()
+    assert told == [False]
+    assert list(store.scan_pins()) == []
+
+
+def test_nothing_is_inherited_in_a_transaction_of_the_callers(dsn, store):
+    store.pin(PinRow.each("parent", [ONE]))
+    with psycopg.connect(dsn) as connection:
+        joined = PostgresBlobStore(connection=connection, create=False)
+        connection.execute("SET LOCAL synchronous_commit = on")
+        assert not joined.inherit_pins("heir", [ONE], parent="parent")
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    assert [row.owner for row in store.scan_pins()] == ["parent"]

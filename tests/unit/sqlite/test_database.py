@@ -73,6 +73,20 @@ def test_synchronous_holds_on_every_connection(opened, synchronous, level):
             assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
 
 
+def test_a_commit_without_a_sync_is_one_like_any_other(opened):
+    database = opened()
+    for value in range(20):
+        with database.session(), database.write_unsynced() as connection:
+            assert connection.execute("PRAGMA synchronous").fetchall() == [(1,)]
+            connection.execute("INSERT INTO item VALUES (?)", (value,))
+        with database.session(), database.write() as connection:
+            assert connection.execute("PRAGMA synchronous").fetchall() == [(2,)]
+            connection.execute("INSERT INTO item VALUES (?)", (value + 100,))
+    with pytest.raises(ZeroDivisionError), database.session(), database.write_unsynced() as connection:
+        connection.execute("INSERT INTO item VALUES (?)", (1 // 0,))
+    assert values(database) == values(opened()) == [*range(20), *range(100, 120)]
+
+
 @pytest.mark.parametrize("bad", ["OFF", "full", "FULL; DROP TABLE item", "", 1, None, []])
 def test_another_synchronous_is_refused(opened, bad):
     with pytest.raises(InvalidInputError, match="synchronous must be FULL or NORMAL"):

@@ -837,8 +837,8 @@ class TestInterleaving:
         store.store({A: b"a"})
         end = store._database.end
 
-        def interrupted(connection, *, commit):
-            end(connection, commit=commit)
+        def interrupted(*given, commit):
+            end(*given, commit=commit)
             monkeypatch.undo()
             raise KeyboardInterrupt
 

@@ -1,0 +1,113 @@
+"""Pins that are inherited without a sync, and what a power cut leaves of them."""
+
+import shutil
+
+import pytest
+
+from agentref.errors import ConfigurationError, InvalidInputError, InvalidRefError
+from agentref.storage import CAS, FilesystemCAS
+from agentref.storage._index import INDEX
+from agentref.storage.memory import MemoryBlobStore
+
+GENERATIONS = 5
+LOG = f"{INDEX}-wal"
+
+
+def owners(cas):
+    return [pin.owner for pin in cas.iter_pins()]
+
+
+def test_an_heir_needs_its_parent_no_more(cas_of_each_kind):
+    cas = cas_of_each_kind
+    ref, other = cas.dump("kept", ttl=0.01), cas.dump("as well", ttl=0.01)
+    cas.pin("parent", [ref, other])
+    assert cas.inherit_pins("heir", [ref, ref], parent="parent")
+    assert not cas.inherit_pins("stranger", [ref], parent="nobody")
+    cas.unpin("parent")
+    cas.prune_expired(grace=0)
+    assert owners(cas) == ["heir"]
+    assert cas.load(ref) == "kept"
+
+
+def test_pins_for_many_owners(cas_of_each_kind):
+    cas = cas_of_each_kind
+    ref, other = cas.dump("kept"), cas.dump("as well")
+    cas.pin_each({f"owner {number:04}": [ref, other, ref] for number in range(1500)} | {"idle": []})
+    assert owners(cas) == [f"owner {number // 2:04}" for number in range(3000)]
+
+
+def test_only_the_pin_that_is_inherited_goes_without_a_sync(tmp_path, monkeypatch):
+    with FilesystemCAS(tmp_path) as cas:
+        ref = cas.dump("kept")
+        begin, asked = cas._store._database.begin, []
+
+        def noted(synchronous):
+            asked.append(synchronous)
+            return begin(synchronous)
+
+        monkeypatch.setattr(cas._store._database, "begin", noted)
+        cas.pin("parent", [ref], look=False)
+        assert cas.inherit_pins("heir", [ref], parent="parent")
+        cas.unpin("parent")
+        assert asked == ["FULL", "NORMAL", "FULL"]
+
+
+def test_wherever_a_power_cut_ends_the_log_somebody_keeps_the_blob(tmp_path):
+    store, after = tmp_path / "store", tmp_path / "after"
+    with FilesystemCAS(store) as cas:
+        ref = cas.dump("kept")
+        cas.pin("0", [ref])
+        begin = (store / LOG).stat().st_size
+        for number in range(GENERATIONS):
+            assert cas.inherit_pins(str(number + 1), [ref], parent=str(number))
+            cas.unpin(str(number))
+        shutil.copytree(store, after)
+    written = (after / LOG).read_bytes()
+    # https://www.sqlite.org/fileformat2.html#wal_file_format
+    frame = 24 + int.from_bytes(written[8:12], "big")
+    seen = []
+    for end in range(begin, len(written) + 1, frame):
+        cut = tmp_path / "cut"
+        shutil.copytree(after, cut)
+        with (cut / LOG).open("r+b") as file:
+            file.truncate(end)
+        (cut / f"{INDEX}-shm").unlink()  # a power cut takes it along
+        with FilesystemCAS(cut) as cas:
+            seen.append(owners(cas))
+            assert cas.load(ref) == "kept"
+        shutil.rmtree(cut)
+    states = [["0"]]
+    for number in range(GENERATIONS):
+        states += [[str(number), str(number + 1)], [str(number + 1)]]
+    assert [state for at, state in enumerate(seen) if at == 0 or state != seen[at - 1]] == states
+
+
+@pytest.mark.parametrize("bad", ["", None, "x" * 513, 1])
+def test_what_is_no_owner_inherits_nothing(bad, cas_of_each_kind):
+    cas = cas_of_each_kind
+    ref = cas.dump("kept")
+    cas.pin("parent", [ref])
+    for heir, parent in ((bad, "parent"), ("heir", bad)):
+        with pytest.raises(InvalidInputError):
+            cas.inherit_pins(heir, [ref], parent=parent)
+    with pytest.raises(InvalidRefError):
+        cas.inherit_pins("heir", ["ab" * 32], parent="parent")
+    with pytest.raises(InvalidInputError):
+        cas.pin_each({bad: [ref]})
+    assert owners(cas) == ["parent"]
+
+
+def test_a_store_without_pins_says_so():
+    class Blobs:
+        def __init__(self):
+            self._blobs = MemoryBlobStore()
+
+        def __getattr__(self, name):
+            if "pin" in name:
+                raise AttributeError(name)
+            return getattr(self._blobs, name)
+
+    cas = CAS(Blobs())
+    ref = cas.dump("kept")
+    with pytest.raises(ConfigurationError, match="keeps no aliases and no pins"):
+        cas.inherit_pins("heir", [ref], parent="parent")
