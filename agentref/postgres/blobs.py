@@ -6,7 +6,7 @@ other. A row that is locked first and changed then is changed as it is by then, 
 it. Digests and bytes travel in binary, so that neither side takes a copy to unescape.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, LiteralString
 
@@ -26,6 +26,7 @@ __all__ = [
     "remove",
     "stat",
     "store_id",
+    "survey",
     "touch",
     "transaction_id",
 ]
@@ -103,6 +104,7 @@ SELECT {_INFO} FROM agentref_blob WHERE digest > %b::bytea ORDER BY digest LIMIT
 # No index knows lives: it would have to be written whenever one changes. The few that are mortal are found
 # by looking at so many rows at a time that the way by the primary key is the cheapest in any large table.
 _LOOKED_AT: Final = 4096
+_SHOWN_AT_ONCE: Final = 2000
 
 _MORTAL_PAGE: Final = f"""
 WITH seen AS MATERIALIZED ({_PAGE}), last AS (SELECT digest FROM seen ORDER BY digest DESC LIMIT 1)
@@ -111,6 +113,13 @@ FROM (SELECT) AS always LEFT JOIN last ON true LEFT JOIN (
     SELECT * FROM seen WHERE expires_at <= %b::float8 AND expires_at < 'Infinity'
 ) AS mortal ON true
 ORDER BY mortal.digest
+"""
+
+# Rows in the order of digests lie everywhere: a million take several times as long as in order of pages.
+# But a row that is changed moves to another page, so all have to be seen at one moment: by a cursor.
+_SURVEY: Final = f"""
+SELECT {_INFO} FROM agentref_blob
+WHERE (expires_at <= %b::float8 AND expires_at < 'Infinity') OR (head >= 0 AND head & %b::int4 <> 0)
 """
 
 _CONDEMN: Final = f"""
@@ -126,7 +135,7 @@ UPDATE agentref_blob AS b SET condemned_at = {_NOW} FROM locked WHERE b.digest =
 _REMOVE: Final = """
 WITH locked AS MATERIALIZED (
     SELECT digest FROM agentref_blob
-    WHERE digest = ANY(%(digests)b::bytea[]) AND touched_at < %(untouched_since)b::float8
+    WHERE digest = ANY(%(digests)b::bytea[]) AND expires_at <= %(expires_by)b::float8
         AND (%(condemned_by)b::float8 IS NULL OR condemned_at <= %(condemned_by)b::float8)
     ORDER BY digest FOR UPDATE
 ), gone AS (
@@ -209,6 +218,24 @@ def page(connection: _Connection, after: bytes, limit: int, expires_by: float) -
     return found[:limit]
 
 
+def survey(
+    connection: _Connection,
+    see: Callable[[list[tuple[Any, ...]]], object],
+    expires_by: float,
+    *,
+    links: int,
+) -> None:
+    """Show rows as of `stat`: of those whose life ends by then, or with one of the bits of `links` in their
+    first byte."""
+    with (
+        connection.transaction(),
+        psycopg.ServerCursor(connection, "agentref_survey", row_factory=tuple_row) as cursor,
+    ):
+        cursor.execute(_SURVEY, [expires_by, links], binary=True)
+        while rows := cursor.fetchmany(_SHOWN_AT_ONCE):
+            see(rows)
+
+
 def put(
     connection: _Connection, blobs: Mapping[Digest, bytes], *, expires_at: float, overwrite: bool
 ) -> None:
@@ -239,14 +266,14 @@ def condemn(connection: _Connection, digests: Sequence[Digest], expires_by: floa
 
 
 def remove(
-    connection: _Connection, digests: Sequence[Digest], untouched_since: float, condemned_by: float | None
+    connection: _Connection, digests: Sequence[Digest], expires_by: float, condemned_by: float | None
 ) -> int:
     """How many of them went."""
     return int(
         _one(
             connection,
             _REMOVE,
-            {"digests": list(digests), "untouched_since": untouched_since, "condemned_by": condemned_by},
+            {"digests": list(digests), "expires_by": expires_by, "condemned_by": condemned_by},
         )
     )
 

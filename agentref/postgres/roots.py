@@ -1,7 +1,8 @@
 # ruff: noqa: S608  (every part of a statement is a constant of this file; values travel beside it)
 """What is said to the tables of aliases and pins.
 
-Whoever locks several rows locks them in the order of their keys.
+Whoever locks several rows locks them in the order of their keys. Only who inherits locks a parent's rows
+before the heir's: whoever unpins both meanwhile may meet him, and whom the server stops tries again.
 """
 
 import zlib

@@ -4,10 +4,11 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NoReturn, get_args
 
 from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
 from agentref.forks import watch_forks
@@ -92,7 +93,7 @@ class Database:
         self.synchronous = synchronous
         self._name = str(path)
         self._log = path.with_name(f"{path.name}-wal")
-        self._busy_timeout = busy_timeout
+        self.busy_timeout = busy_timeout
         self._closed = False
         self._refuse = False
         self._refuse_child = False
@@ -104,10 +105,11 @@ class Database:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._gate = threading.Condition(self._lock)  # to wait; only to look, the lock alone is faster
-        self._sessions: set[object] = set()
+        # By their ids, and weakly: one that Ctrl-C has kept from leaving is gone all the same.
+        self._sessions: dict[int, weakref.ref[object]] = {}
         self._awaited = 0
         self._gate_shut = False
-        self._writing = threading.Lock()
+        self.writing = threading.RLock()  # one that knows whose it is; nobody means to take it twice
         self._next_look = 0.0
         self._idle: dict[Synchronous, list[sqlite3.Connection]] = {"FULL": [], "NORMAL": []}
 
@@ -130,16 +132,16 @@ class Database:
                 while self._gate_shut and not self._closed:
                     self._gate.wait()
                 if not self._closed:
-                    self._sessions.add(session)
+                    self._sessions[id(session)] = weakref.ref(session)
                     return
         except BaseException:  # Ctrl-C among them: whoever closes the store would wait for this session
-            self._sessions.discard(session)
+            self._sessions.pop(id(session), None)
             raise
         raise StoreUnavailableError(f"The {self._subject} is closed.")
 
     def leave(self, session: object) -> None:
         """End a session."""
-        self._sessions.discard(session)
+        self._sessions.pop(id(session), None)
         if not self._sessions and self._awaited:
             with self._lock:
                 self._gate.notify_all()
@@ -153,32 +155,20 @@ class Database:
 
         What that survives, `synchronous` says. Rolled back, and nothing kept, when the block raises.
         """
-        return _Write(self, self.synchronous)
+        return _Write(_Turn(self, self.synchronous))
 
     def write_unsynced(self) -> "_Write":
         """`write` at NORMAL. The next commit at FULL makes it durable as well: a power cut takes the end
         off the log, and nothing from its midst."""
-        return _Write(self, "NORMAL")
+        return _Write(_Turn(self, "NORMAL"))
 
-    def begin(self, synchronous: Synchronous) -> sqlite3.Connection:
-        """A connection in a transaction that `end` ends."""
-        if not self._writing.acquire(timeout=self._busy_timeout):
-            raise StoreBusyError(f"Another thread wrote to {self._path} for longer than busy_timeout.")
-        try:
-            connection = self.borrow(synchronous)
-            try:
-                self._look_around(connection)
-                connection.execute("BEGIN IMMEDIATE")
-            except BaseException:
-                connection.close()
-                raise
-        except BaseException:
-            self._writing.release()
-            raise
-        return connection
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Begin a transaction. Whoever does holds `writing`."""
+        self._look_around(connection)
+        connection.execute("BEGIN IMMEDIATE")
 
-    def end(self, connection: sqlite3.Connection, synchronous: Synchronous, *, commit: bool) -> None:
-        """Commit, or roll back; the connection is given back, unless something went wrong."""
+    def end(self, connection: sqlite3.Connection, *, commit: bool) -> None:
+        """Commit, or roll back; the connection is closed if something went wrong."""
         try:
             if commit:
                 connection.execute("COMMIT")
@@ -186,13 +176,14 @@ class Database:
             commit = False
             raise
         finally:
-            if commit:
-                self.give_back(connection, synchronous)
-            else:
+            if not commit:
                 with suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 connection.close()
-            self._writing.release()
+
+    def raise_busy(self) -> NoReturn:
+        """Another thread of this process has the turn."""
+        raise StoreBusyError(f"Another thread wrote to {self._path} for longer than busy_timeout.")
 
     def check_file(self) -> None:
         """Raise `StoreUnavailableError` if the database's file is no longer the one that was opened."""
@@ -220,7 +211,7 @@ class Database:
         with self._lock:
             if idle := self._idle[synchronous]:
                 return idle.pop()
-        connection = connect(self._path, busy_timeout=self._busy_timeout)
+        connection = connect(self._path, busy_timeout=self.busy_timeout)
         try:
             configure(connection, synchronous)
         except BaseException:
@@ -245,17 +236,17 @@ class Database:
         with self._gate:
             self._closed = True
             self._gate.notify_all()
-        self._drain(self._busy_timeout if patience is None else patience)
+        self._drain(self.busy_timeout if patience is None else patience)
 
     def _drain(self, patience: float) -> bool:
         """Close what is idle once no session runs; false if one still runs after `patience` seconds."""
         deadline = time.monotonic() + patience
         with self._gate:
             self._awaited += 1
-            while self._sessions and (left := deadline - time.monotonic()) > 0:
+            while self._has_sessions() and (left := deadline - time.monotonic()) > 0:
                 self._gate.wait(left)
             self._awaited -= 1
-            drained = not self._sessions
+            drained = not self._has_sessions()
             idle = [connection for connections in self._idle.values() for connection in connections]
             for connections in self._idle.values():
                 connections.clear()
@@ -265,11 +256,14 @@ class Database:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return drained
 
+    def _has_sessions(self) -> bool:
+        return any(session() is not None for session in list(self._sessions.values()))
+
     def before_fork(self) -> None:
         """Close every connection, or make sure that the child will refuse to work."""
         with self._gate:
             self._gate_shut = True
-        self._refuse_child = not self._drain(self._busy_timeout)
+        self._refuse_child = not self._drain(self.busy_timeout)
 
     def after_fork_in_parent(self) -> None:
         """Let sessions in again."""
@@ -291,7 +285,7 @@ class Database:
 
 
 class _Session:
-    __slots__ = ("_database",)
+    __slots__ = ("__weakref__", "_database")
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -325,20 +319,74 @@ class _Read:
 
 
 class _Write:
-    __slots__ = ("_connection", "_database", "_synchronous")
+    """Ctrl-C may come at any moment, also when `__exit__` is about to begin. Then what is left of the turn
+    ends with this object: the function of a weak reference is called if somebody keeps that until then."""
 
-    def __init__(self, database: Database, synchronous: Synchronous) -> None:
-        self._database = database
-        self._synchronous = synchronous
+    __slots__ = ("__weakref__", "_turn", "_watch")
+
+    def __init__(self, turn: "_Turn") -> None:
+        self._turn = turn
+        self._watch: object = None
 
     def __enter__(self) -> sqlite3.Connection:
-        self._connection = self._database.begin(self._synchronous)
-        return self._connection
+        self._watch = weakref.ref(self, self._turn.abandon)
+        try:
+            return self._turn.take()
+        except BaseException:
+            self._turn.abandon()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.end(self._connection, self._synchronous, commit=error is None)
+        try:
+            self._turn.end(commit=error is None)
+        except BaseException:
+            self._turn.abandon()
+            raise
+        self._watch = None
+
+
+class _Turn:
+    """The only writer of a process to a database."""
+
+    __slots__ = ("_connection", "_database", "_is_over", "_synchronous", "_writing")
+
+    def __init__(self, database: Database, synchronous: Synchronous) -> None:
+        self._is_over = False
+        self._database = database
+        self._synchronous = synchronous
+        self._writing = database.writing
+        self._connection: sqlite3.Connection | None = None
+
+    def take(self) -> sqlite3.Connection:
+        """A connection in a transaction."""
+        if not self._writing.acquire(timeout=self._database.busy_timeout):
+            self._database.raise_busy()
+        self._connection = connection = self._database.borrow(self._synchronous)
+        self._database.begin(connection)
+        return connection
+
+    def end(self, *, commit: bool) -> None:
+        """Commit, or roll back."""
+        if (connection := self._connection) is not None:
+            self._database.end(connection, commit=commit)
+            self._connection = None  # before somebody else has it
+            if commit:
+                self._database.give_back(connection, self._synchronous)
+            self._writing.release()
+            self._is_over = True
+
+    def abandon(self, _: object = None) -> None:
+        """Take back what was not committed, and let others write."""
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()  # else it is closed when a cycle in SQLite's module is found
+            self._connection = None
+        if not self._is_over:
+            with suppress(RuntimeError):  # it is another thread's
+                self._writing.release()
+            self._is_over = True
 
 
 def identity(path: str) -> tuple[int, int] | None:

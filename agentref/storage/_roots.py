@@ -57,10 +57,29 @@ def _pin(rows: int) -> str:
 _PIN: Final = _pin(1)
 _PINS_AT_ONCE: Final = _pin(_AT_ONCE)
 
-_INHERIT: Final = """
-INSERT INTO pin(owner, digest, expires_at)
-SELECT ?, digest, expires_at FROM pin WHERE owner = ? AND digest = ? AND expires_at = 9e999
-ON CONFLICT(owner, digest) DO UPDATE SET expires_at = excluded.expires_at
+
+def _inherit(rows: int) -> str:
+    digests = ", ".join(["?"] * rows)
+    return (
+        f"INSERT INTO pin(owner, digest, expires_at) "  # noqa: S608
+        f"SELECT ?, digest, expires_at FROM pin "
+        f"WHERE owner = ? AND expires_at = 9e999 AND digest IN ({digests}) "
+        f"ON CONFLICT(owner, digest) DO UPDATE SET expires_at = excluded.expires_at"
+    )
+
+
+_INHERIT: Final = _inherit(1)
+_INHERIT_AT_ONCE: Final = _inherit(_AT_ONCE)
+
+# A transaction that changes nothing is not synced, and what it found may have been inherited: so these are
+# counted, and whoever sets a pin that is there already says up to which one he has made them durable.
+_COUNT: Final = """
+INSERT INTO meta(key, value) VALUES ('inherited', 1) ON CONFLICT(key) DO UPDATE SET value = value + 1
+"""
+
+_MAKE_DURABLE: Final = """
+INSERT INTO meta(key, value) SELECT 'durable', value FROM meta WHERE key = 'inherited'
+ON CONFLICT(key) DO UPDATE SET value = excluded.value WHERE value < excluded.value
 """
 
 _PINS: Final = """
@@ -138,15 +157,26 @@ class IndexedRoots(ABC):
                     batch = wanted[start : start + _AT_ONCE]
                     connection.execute(_PINS_AT_ONCE, list(chain.from_iterable(batch)))
                 connection.executemany(_PIN, wanted[whole:])
+                connection.execute(_MAKE_DURABLE)
 
     def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
         """Let `heir` keep what `parent` keeps of these for ever: one transaction, without a sync."""
         check_owner(heir)
         check_owner(parent)
         wanted = unique_digests(digests)
-        with self._verb(), self._database.write_unsynced() as connection:
-            given = connection.executemany(_INHERIT, [(heir, parent, digest) for digest in wanted])
-            return max(given.rowcount, 0) == len(wanted)
+        given = 0
+        whole = len(wanted) // _AT_ONCE * _AT_ONCE
+        with self._verb():
+            if not wanted:
+                return True
+            with self._database.write_unsynced() as connection:
+                for start in range(0, whole, _AT_ONCE):
+                    batch = wanted[start : start + _AT_ONCE]
+                    given += connection.execute(_INHERIT_AT_ONCE, [heir, parent, *batch]).rowcount
+                for digest in wanted[whole:]:
+                    given += connection.execute(_INHERIT, (heir, parent, digest)).rowcount
+                connection.execute(_COUNT)
+        return given == len(wanted)
 
     def unpin(self, owners: Collection[str], /) -> int:
         """Take all pins of these owners away; returns how many pins there were."""

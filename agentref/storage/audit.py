@@ -1,15 +1,17 @@
 """A store as a whole: what is listed in it, and how much that is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from agentref.refs import DIGEST_SIZE, Digest
+from agentref.storage.frames import links_by_head
 from agentref.storage.protocol import FOREVER, BlobInfo, BlobStore
 from agentref.storage.reports import Counters, StoreStats
 
-__all__ = ["is_listed", "pages", "store_stats"]
+__all__ = ["is_listed", "pages", "store_stats", "survey_pages"]
 
 _SCAN_PAGE: Final = 1000
+_SURVEY_PAGE: Final = 2000
 
 
 def pages(
@@ -20,6 +22,21 @@ def pages(
     while page := store.scan(after=after, limit=limit, expires_by=expires_by):
         yield page
         after = page[-1].digest
+
+
+def survey_pages(
+    store: BlobStore, see: Callable[[Sequence[BlobInfo], int], object], *, expires_by: float
+) -> None:
+    """The `survey` of a store that finds its blobs in digest order."""
+    is_any = False
+    for page in pages(store, _SURVEY_PAGE, expires_by=expires_by):
+        see(page, len(page))
+        is_any = True
+    for page in pages(store, _SURVEY_PAGE) if is_any else ():
+        living = [info for info in page if info.expires_at > expires_by]
+        heads = store.peek([info.digest for info in living])
+        linking = [info for info in living if links_by_head(heads.get(info.digest, -1))]
+        see(linking, len(living))
 
 
 def store_stats(store: BlobStore, counters: Counters) -> StoreStats:

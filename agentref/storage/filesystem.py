@@ -3,12 +3,11 @@
 import os
 import time
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
@@ -28,6 +27,8 @@ from agentref.storage._index import INDEX, open_index, read_store_id
 from agentref.storage._journal import Journal
 from agentref.storage._roots import IndexedRoots
 from agentref.storage._tail import Appended
+from agentref.storage._verb import Verb
+from agentref.storage.audit import survey_pages
 from agentref.storage.protocol import FOREVER, BlobInfo
 
 __all__ = ["FilesystemBlobStore"]
@@ -193,6 +194,12 @@ class FilesystemBlobStore(IndexedRoots):
             with self._database.read() as connection:
                 return table.page(connection, after, limit, expires_by)
 
+    def survey(self, see: Callable[[Sequence[BlobInfo], int], object], /, *, expires_by: float) -> None:
+        """Show those whose life ends by then and, if there are any, the others that link to others: then
+        each of them is looked at, and read as for `peek`."""
+        check_time("expires_by", expires_by)
+        survey_pages(self, see, expires_by=expires_by)
+
     def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
         """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""
         check_time("expires_by", expires_by)
@@ -208,16 +215,16 @@ class FilesystemBlobStore(IndexedRoots):
         digests: Collection[Digest],
         /,
         *,
-        untouched_since: float = FOREVER,
+        expires_by: float = FOREVER,
         condemned_by: float | None = None,
     ) -> int:
-        """Remove those that were last touched before `untouched_since`, and are condemned since
+        """Remove those whose life ends at `expires_by` or before, and that are condemned since
         `condemned_by` where that is given; says how many.
 
         The space goes back to the disk: that of a pack when less than half of it is still needed, and
         nobody writes to it at the moment. What is needed is copied then.
         """
-        check_time("untouched_since", untouched_since)
+        check_time("expires_by", expires_by)
         if condemned_by is not None:
             check_time("condemned_by", condemned_by)
         wanted = unique_digests(digests)
@@ -231,7 +238,7 @@ class FilesystemBlobStore(IndexedRoots):
                 old = [
                     row
                     for row in table.rows(connection, wanted)
-                    if row.touched_at < untouched_since and _is_condemned(row, condemned_by)
+                    if row.expires_at <= expires_by and _is_condemned(row, condemned_by)
                 ]
                 if not old:
                     return 0
@@ -262,8 +269,8 @@ class FilesystemBlobStore(IndexedRoots):
                     self._journal.try_to_settle()
             _release(self._database, self._journal, patience=None)
 
-    def _verb(self) -> "_Verb":
-        return _Verb(self._subject, self._database)
+    def _verb(self) -> Verb:
+        return Verb(self._subject, self._database)
 
     def _rows(self, digests: Collection[Digest]) -> list[table.Row]:
         """The row of each that is here: the index is asked for those of which the journal does not know."""
@@ -360,25 +367,6 @@ class FilesystemBlobStore(IndexedRoots):
             if rows:
                 appended.commit(connection, rows)
         return smaller
-
-
-class _Verb(storage_errors):
-    """A session of the database, whose errors become ours."""
-
-    __slots__ = ("_database",)
-
-    def __init__(self, subject: Subject, database: Database) -> None:
-        super().__init__(subject)
-        self._database = database
-
-    def __enter__(self) -> None:
-        self._database.enter(self)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._database.leave(self)
-        super().__exit__(kind, error, trace)
 
 
 def _is_condemned(row: table.Row, by: float | None) -> bool:

@@ -16,6 +16,7 @@ from agentref.refs import Digest
 from agentref.storage.parallel import Task, shared_out
 
 __all__ = [
+    "LINKS",
     "Leaves",
     "Packed",
     "Unpacked",
@@ -29,10 +30,11 @@ __all__ = [
 
 _VERSION: Final = 0x10
 _ZSTD: Final = 0x08
-_LINKS: Final = 0x04
+LINKS: Final = 0x04
+"""The bit of a frame's first byte that says that its blob links to others."""
 _KIND_MASK: Final = 0x03
 
-_NOT_OF_LEAVES: Final = 0xF0 | _LINKS
+_NOT_OF_LEAVES: Final = 0xF0 | LINKS
 
 _KINDS: Final = tuple(Kind)  # by number; one that is missing is an IndexError
 _RAW: Final = Kind.RAW
@@ -142,7 +144,7 @@ def pack_alone(blobs: Sequence[Packed]) -> list[bytes]:
 
 
 def _head(kind: Kind, data: bytes | memoryview, flags: int) -> bytes:
-    return bytes((_VERSION | kind | flags | (_LINKS if kind is not _RAW and data[0] else 0),))
+    return bytes((_VERSION | kind | flags | (LINKS if kind is not _RAW and data[0] else 0),))
 
 
 def has_links(frame: bytes) -> bool:
@@ -152,7 +154,7 @@ def has_links(frame: bytes) -> bool:
 
 def links_by_head(head: int) -> bool:
     """The same, by the first byte of a frame; -1 if it has none."""
-    return head >= 0 and bool(head & _LINKS)
+    return head >= 0 and bool(head & LINKS)
 
 
 def open_frame(digest: Digest, frame: bytes) -> Unpacked:
@@ -253,7 +255,7 @@ def _parse_leaf(frame: bytes, size: int) -> tuple[Kind, int, memoryview, bool]:
 def _check(kind: Kind, length: int, data: bytes, frame: bytes) -> None:
     if len(data) != length:
         raise MalformedBlobError("they are cut off")
-    if kind is not _RAW and (not data or bool(data[0]) != bool(frame[0] & _LINKS)):
+    if kind is not _RAW and (not data or bool(data[0]) != bool(frame[0] & LINKS)):
         raise MalformedBlobError("they hide their links")
 
 

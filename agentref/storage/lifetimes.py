@@ -3,7 +3,6 @@
 import asyncio
 from abc import ABC
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
 from agentref.errors import (
@@ -50,7 +49,7 @@ class Pin(NamedTuple):
 
 
 class Lifetimes(ABC):
-    """The part of a `CAS` that is about lives. Each call has an async twin that runs it in a thread.
+    """The part of a `CAS` that is about lives. Each call that may wait has an async twin in a thread.
 
     A blob is needed while its own life lasts, or an alias, a pin or a needed blob leads to it.
     """
@@ -177,11 +176,17 @@ class Lifetimes(ABC):
         return self._late_pins.add(owner, refs)
 
     def pin_each(self, pins: Mapping[str, Collection[ContentRef]]) -> None:
-        """`pin(owner, refs, look=False)` for many owners, in few transactions."""
+        """`pin(owner, refs, look=False)` for many owners, a thousand pins in one transaction."""
+        if not isinstance(pins, Mapping):
+            raise InvalidInputError(f"pin_each() takes a mapping of owners to refs, not {pins!r:.80}.")
         roots = self._prunable()
-        rows = (PinRow(owner, ref.digest, FOREVER) for owner, refs in pins.items() for ref in refs)
-        while batch := list(islice(rows, _PAGE)):
-            roots.pin(batch)
+        rows = [
+            PinRow(owner, _checked(ref).digest, FOREVER)
+            for owner, refs in pins.items()
+            for ref in arguments.each_of("pin_each()", refs)
+        ]
+        for begin in range(0, len(rows), _PAGE):
+            roots.pin(rows[begin : begin + _PAGE])
 
     def inherit_pins(self, heir: str, refs: Iterable[ContentRef], *, parent: str) -> bool:
         """Let `heir` keep refs that `parent` keeps without an end. False if that is not all of them, or the
@@ -233,7 +238,7 @@ class Lifetimes(ABC):
             progress: called with the number of blobs looked at so far.
 
         Costs a look at each blob and a read of those that link to others, if anything has expired; memory
-        is bounded (16 MiB and a page). Raises `IntegrityError`, and removes nothing, if a blob that is
+        is bounded (about 40 MiB). Raises `IntegrityError`, and removes nothing, if a blob that is
         needed cannot be read.
         """
         if limit is not None:
@@ -268,6 +273,15 @@ class Lifetimes(ABC):
     async def apin(self, owner: str, refs: Iterable[ContentRef], **options: Any) -> None:
         """`pin` for the event loop, with its options."""
         await asyncio.to_thread(self.pin, owner, list(arguments.each_of("apin()", refs)), **options)
+
+    async def apin_each(self, pins: Mapping[str, Collection[ContentRef]]) -> None:
+        """`pin_each` for the event loop."""
+        await asyncio.to_thread(self.pin_each, pins)
+
+    async def ainherit_pins(self, heir: str, refs: Iterable[ContentRef], *, parent: str) -> bool:
+        """`inherit_pins` for the event loop."""
+        given = list(arguments.each_of("ainherit_pins()", refs))
+        return await asyncio.to_thread(self.inherit_pins, heir, given, parent=parent)
 
     async def aunpin(self, *owners: str) -> int:
         """`unpin` for the event loop."""

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from agentref.refs import Digest
-from agentref.storage.audit import pages
 from agentref.storage.protocol import BlobInfo, BlobStore, RootStore
 from agentref.storage.walking import links_of
 
@@ -38,28 +37,49 @@ class Candidates:
             PRAGMA journal_mode = OFF;
             PRAGMA cache_size = -16384;
             CREATE TABLE candidate(
-                digest BLOB PRIMARY KEY, size INTEGER, condemned_at REAL, place INTEGER NOT NULL,
+                digest BLOB NOT NULL, size INTEGER, condemned_at REAL, place INTEGER NOT NULL,
                 state INTEGER NOT NULL
-            ) WITHOUT ROWID;
+            );
             CREATE INDEX frontier ON candidate(digest) WHERE state = {_REACHED};
+            CREATE TABLE linking(digest BLOB NOT NULL);
             BEGIN;  -- never ended: else each row that is changed would be a transaction
         """)
         self.count = 0
+        self._is_indexed = False
 
     def close(self) -> None:
         """Drop them."""
         self._database.close()
 
-    def add(self, page: Sequence[BlobInfo]) -> None:
-        """These have expired."""
+    def add(self, page: Sequence[BlobInfo], begun: float) -> None:
+        """These have expired at that time, or link to others. Each is added once."""
+        expired = [info for info in page if info.expires_at <= begun]
         self._database.executemany(
-            "INSERT OR IGNORE INTO candidate VALUES (?, ?, ?, ?, ?)",
-            [(info.digest, info.stored_size, info.condemned_at, info.place, _UNREACHED) for info in page],
+            "INSERT INTO candidate VALUES (?, ?, ?, ?, ?)",
+            [
+                (info.digest, info.stored_size, info.condemned_at, info.place, _UNREACHED)
+                for info in expired
+            ],
         )
-        self.count += len(page)
+        self._database.executemany(
+            "INSERT INTO linking VALUES (?)", [(info.digest,) for info in page if info.expires_at > begun]
+        )
+        self.count += len(expired)
+
+    def linking(self) -> Iterator[list[Digest]]:
+        """Those which live and link to others."""
+        after = 0
+        while found := self._database.execute(
+            "SELECT rowid, digest FROM linking WHERE rowid > ? ORDER BY rowid LIMIT ?", (after, _PAGE)
+        ).fetchall():
+            yield [Digest(digest) for _, digest in found]
+            after = found[-1][0]
 
     def reach(self, digests: Iterable[Digest]) -> None:
-        """These are needed; so will be what they link to."""
+        """These are needed; so will be what they link to. Nothing is added any more."""
+        if not self._is_indexed:  # at once, and only if it is asked: a tenth of what it takes row by row
+            self._database.execute("CREATE UNIQUE INDEX by_digest ON candidate(digest)")
+            self._is_indexed = True
         self._database.executemany(
             "UPDATE candidate SET state = ? WHERE digest = ? AND state = ?",
             [(_REACHED, digest, _UNREACHED) for digest in digests],
@@ -78,6 +98,7 @@ class Candidates:
 
     def is_needed(self, digest: Digest) -> bool:
         """Whether something reaches this candidate, once all is marked."""
+        self.reach(())
         found = self._database.execute("SELECT state FROM candidate WHERE digest = ?", (digest,)).fetchone()
         return found is not None and found[0] != _UNREACHED
 
@@ -96,15 +117,30 @@ class Candidates:
             after = found[-1][4], found[-1][0]
 
 
-def mark(
+def survey(
     store: BlobStore,
     candidates: Candidates,
     begun: float,
     *,
     advance: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Add what has expired at `begun`, and what links to others; `advance` is told how many were seen."""
+
+    def see(page: Sequence[BlobInfo], looked_at: int) -> None:
+        candidates.add(page, begun)
+        advance(looked_at)
+
+    store.survey(see, expires_by=begun)
+
+
+def mark(
+    store: BlobStore,
+    candidates: Candidates,
+    *,
+    advance: Callable[[int], object] = lambda _: None,
     damaged: Callable[[Digest], object] | None = None,
 ) -> None:
-    """Find out which candidates are needed: by a pin, by a name, or by a blob whose life lasts at `begun`.
+    """Find out which candidates are needed: by a pin, by a name, or by a blob that lived at the survey.
 
     Raises `IntegrityError` for a blob that is needed and cannot be read, unless there is a function to be
     told of it. `advance` is told how many blobs were looked at.
@@ -113,13 +149,12 @@ def mark(
     def expand(digests: Sequence[Digest]) -> None:
         for _, children in links_of(store, digests, damaged=damaged):
             candidates.reach(children)
+        advance(len(digests))
 
     if isinstance(store, RootStore):
         _reach_roots(store, candidates)
-    for page in pages(store, _PAGE):
-        living = [info.digest for info in page if info.expires_at > begun]
-        expand(living)
-        advance(len(living))
+    for digests in candidates.linking():
+        expand(digests)
     while frontier := candidates.frontier():
         expand(frontier)
 

@@ -4,7 +4,7 @@ import heapq
 import threading
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from agentref.errors import StoreUnavailableError
@@ -24,6 +24,7 @@ from agentref.storage._arguments import (
     unique_pins,
     valid_blobs,
 )
+from agentref.storage.audit import survey_pages
 from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
 
 __all__ = ["MemoryBlobStore"]
@@ -132,6 +133,11 @@ class MemoryBlobStore:
             ]
             return [_info(digest, self._entries[digest]) for digest in heapq.nsmallest(limit, found)]
 
+    def survey(self, see: Callable[[Sequence[BlobInfo], int], object], /, *, expires_by: float) -> None:
+        """Show those whose life ends by then and, if there are any, the others that link to others."""
+        check_time("expires_by", expires_by)
+        survey_pages(self, see, expires_by=expires_by)
+
     def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
         """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""
         check_time("expires_by", expires_by)
@@ -154,12 +160,12 @@ class MemoryBlobStore:
         digests: Collection[Digest],
         /,
         *,
-        untouched_since: float = FOREVER,
+        expires_by: float = FOREVER,
         condemned_by: float | None = None,
     ) -> int:
-        """Remove those that were last touched before `untouched_since`, and are condemned if that is
+        """Remove those whose life ends at `expires_by` or before, and that are condemned if that is
         asked for; says how many."""
-        check_time("untouched_since", untouched_since)
+        check_time("expires_by", expires_by)
         if condemned_by is not None:
             check_time("condemned_by", condemned_by)
         wanted = unique_digests(digests)
@@ -169,7 +175,7 @@ class MemoryBlobStore:
                 digest
                 for digest in wanted
                 if digest in entries
-                and entries[digest].touched_at < untouched_since
+                and entries[digest].expires_at <= expires_by
                 and _is_condemned(entries[digest], condemned_by)
             ]
             for digest in old:
@@ -244,7 +250,8 @@ class MemoryBlobStore:
             self._open_entries()
             kept = self._pins.get(parent, {})
             given = [digest for digest in wanted if kept.get(digest) == FOREVER]
-            self._pins.setdefault(heir, {}).update(dict.fromkeys(given, FOREVER))
+            if given:
+                self._pins.setdefault(heir, {}).update(dict.fromkeys(given, FOREVER))
             return len(given) == len(wanted)
 
     def unpin(self, owners: Collection[str], /) -> int:

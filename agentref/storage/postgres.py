@@ -23,6 +23,7 @@ from agentref.storage._arguments import (
     valid_blobs,
 )
 from agentref.storage.cas import CAS
+from agentref.storage.frames import LINKS
 from agentref.storage.protocol import FOREVER, AliasRow, BlobInfo, PinRow
 
 __all__ = ["PostgresBlobStore", "PostgresCAS"]
@@ -138,6 +139,18 @@ class PostgresBlobStore:
         rows = self._run(lambda connection: blob_table.page(connection, after or b"", limit, until))
         return list(map(BlobInfo._make, rows))
 
+    def survey(self, see: Callable[[Sequence[BlobInfo], int], object], /, *, expires_by: float) -> None:
+        """Show those whose life ends by then, and the others that link to others: as of one moment, and in
+        the order in which they lie. Each row is looked at, in one transaction: two seconds a million."""
+        check_time("expires_by", expires_by)
+        until = float(expires_by)
+        self._run(
+            lambda connection: blob_table.survey(
+                connection, lambda rows: see(list(map(BlobInfo._make, rows)), len(rows)), until, links=LINKS
+            ),
+            repeatable=False,
+        )
+
     def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
         """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""
         check_time("expires_by", expires_by)
@@ -149,18 +162,18 @@ class PostgresBlobStore:
         digests: Collection[Digest],
         /,
         *,
-        untouched_since: float = FOREVER,
+        expires_by: float = FOREVER,
         condemned_by: float | None = None,
     ) -> int:
-        """Remove those that were last touched before `untouched_since`, and are condemned if that is
+        """Remove those whose life ends at `expires_by` or before, and that are condemned if that is
         asked for; says how many. After a lost connection it may count too few, never too many."""
-        check_time("untouched_since", untouched_since)
+        check_time("expires_by", expires_by)
         if condemned_by is not None:
             check_time("condemned_by", condemned_by)
-        since, by = float(untouched_since), None if condemned_by is None else float(condemned_by)
+        until, by = float(expires_by), None if condemned_by is None else float(condemned_by)
         wanted = self._wanted(digests)
         return (
-            self._run(lambda connection: blob_table.remove(connection, wanted, since, by)) if wanted else 0
+            self._run(lambda connection: blob_table.remove(connection, wanted, until, by)) if wanted else 0
         )
 
     # Roots

@@ -5,7 +5,7 @@ once, above, for every store alike, and so is telling what links to what.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from agentref.refs import Digest
@@ -123,6 +123,16 @@ class BlobStore(Protocol):
         life ends at `expires_by` or before."""
         ...
 
+    def survey(self, see: Callable[[Sequence[BlobInfo], int], object], /, *, expires_by: float) -> None:
+        """Show `see` the blobs whose life ends at `expires_by` or before and, if there are any, those of
+        the others that link to others: a few thousand at a time, each once, in any order; and how many were
+        looked at for them.
+
+        Shows all that are here for as long as the call takes, and may show what comes and goes meanwhile.
+        `see` calls no verb of this store. An error leaves what was shown as good as nothing.
+        """
+        ...
+
     def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
         """Note that nothing needs these, as far as one knows; those whose life ends later are left alone.
 
@@ -136,11 +146,11 @@ class BlobStore(Protocol):
         digests: Collection[Digest],
         /,
         *,
-        untouched_since: float = FOREVER,
+        expires_by: float = FOREVER,
         condemned_by: float | None = None,
     ) -> int:
-        """Remove those that are here, were last touched before `untouched_since` and, where `condemned_by`
-        is given, were condemned by then and not touched since.
+        """Remove those that are here, whose life ends at `expires_by` or before and that, where
+        `condemned_by` is given, were condemned by then and not touched since.
 
         Returns how many went. Removing what is absent is not an error.
         """

@@ -3,12 +3,12 @@
 A prune that begins at time T reads the roots (aliases, pins, and all blobs whose own life has not ended),
 marks what they need, and acts on the rest, the expired blobs that nothing needs. One that no prune has
 condemned yet is condemned. One that was condemned at least `grace` before T is removed, unless it was
-touched since.
+touched since. Without a grace time, all are removed at once whose life still ends by T.
 
-Why nothing that lives is lost: whoever puts a value touches each of its blobs, old or new, and whoever sets
-an alias or a pin touches all that it needs before it is visible. A touch takes a condemnation back, in the
-same row that the removal looks at. So what gets needed before T is marked, and what gets needed after T has
-been touched after T.
+Why nothing that lives is lost: whoever puts a value touches each of its blobs, old or new, and whoever
+sets an alias or a pin touches all that it needs before it is visible. A touch takes a condemnation back,
+and lets the blob live until after T, in the same row that the removal looks at. So what gets needed before
+T is marked, and what gets needed after T has been touched after T.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,12 @@ from typing import Final, Protocol
 
 from agentref.errors import IntegrityError
 from agentref.refs import Digest
-from agentref.storage.audit import pages
-from agentref.storage.marking import Candidates, mark
+from agentref.storage.marking import Candidates, mark, survey
 from agentref.storage.protocol import FOREVER, BlobStore, RootStore
 from agentref.storage.reports import PruneReport
 
 __all__ = ["PrunableStore", "prune"]
 
-_PAGE: Final = 2000
 _REMOVED_AT_ONCE: Final = 500  # a removal holds others up for as long as it takes
 
 
@@ -47,18 +45,16 @@ def prune(
     begun = store.clock()
     run = _Prune(store, begun, dry_run=dry_run, progress=progress or (lambda _: None))
     with closing(run.candidates):
-        for page in pages(store, _PAGE, expires_by=begun):
-            run.candidates.add(page)
-            run.advance(len(page))
+        survey(store, run.candidates, begun, advance=run.advance)
         if run.candidates.count:
             try:
-                mark(store, run.candidates, begun, advance=run.advance)
+                mark(store, run.candidates, advance=run.advance)
             except IntegrityError as error:
                 raise type(error)(
                     f"Nothing was pruned: it cannot be told what is needed. {error} Store the value again "
                     f"through repair(), or delete that blob; `agentref verify` lists all that are damaged."
                 ) from error
-            run.act(begun - grace if grace else FOREVER, limit)
+            run.act(begun - grace if grace else None, limit)
         forgotten = 0 if dry_run else store.forget(expires_by=begun)
         return run.report(forgotten)
 
@@ -79,8 +75,8 @@ class _Prune:
         self._looked_at += count
         self._progress(self._looked_at)
 
-    def act(self, cutoff: float, limit: int | None) -> None:
-        """Condemn, pardon and remove."""
+    def act(self, cutoff: float | None, limit: int | None) -> None:
+        """Pardon and condemn; remove what was condemned by `cutoff`, or all of it if that is None."""
         left = FOREVER if limit is None else limit
         for page in self.candidates.pages(_REMOVED_AT_ONCE):
             pardoned = [one.digest for one in page if one.is_needed and one.condemned_at is not None]
@@ -89,10 +85,11 @@ class _Prune:
             ripe = {
                 one.digest: one.size
                 for one in doomed
-                if (self.begun if one.condemned_at is None else one.condemned_at) <= cutoff
+                if cutoff is None or (one.condemned_at is not None and one.condemned_at <= cutoff)
             }
             while len(ripe) > left:
                 ripe.popitem()
+            kept = [digest for digest in fresh if digest not in ripe]
             self._needed += len(page) - len(doomed)
             if self.dry_run:
                 self._condemned += len(fresh)
@@ -100,20 +97,21 @@ class _Prune:
             else:
                 if pardoned:
                     self.store.touch(pardoned, expires_at=0.0)
-                if fresh:
-                    self._condemned += self.store.condemn(fresh, expires_by=self.begun)
+                if kept:
+                    self._condemned += self.store.condemn(kept, expires_by=self.begun)
                 removed = self._remove(ripe, cutoff)
+                self._condemned += sum(digest in ripe for digest in fresh)
             self._removed += removed
             self._removed_bytes += sum(ripe.values())
             self._waiting += len(doomed) - removed
             left -= removed
             self.advance(len(page))
 
-    def _remove(self, ripe: dict[Digest, int], cutoff: float) -> int:
+    def _remove(self, ripe: dict[Digest, int], cutoff: float | None) -> int:
         """How many went; those that somebody has touched meanwhile are taken out of `ripe`."""
         if not ripe:
             return 0
-        removed = self.store.remove(list(ripe), condemned_by=cutoff)
+        removed = self.store.remove(list(ripe), expires_by=self.begun, condemned_by=cutoff)
         if removed < len(ripe):
             for digest in self.store.stat(list(ripe)):
                 del ripe[digest]

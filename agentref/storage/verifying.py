@@ -10,7 +10,7 @@ from agentref.refs import Digest
 from agentref.storage._alias_rows import is_sound
 from agentref.storage.audit import is_listed, pages
 from agentref.storage.frames import open_frame
-from agentref.storage.marking import Candidates, mark
+from agentref.storage.marking import Candidates, mark, survey
 from agentref.storage.protocol import BlobStore, RootStore
 from agentref.storage.reports import VerifyReport
 
@@ -75,7 +75,6 @@ def _needed_among(store: BlobStore, doubtful: Collection[Digest]) -> list[Digest
         return []
     now = store.clock()
     with closing(Candidates()) as candidates:
-        for page in pages(store, expires_by=now):
-            candidates.add(page)
-        mark(store, candidates, now, damaged=lambda _: None)
+        survey(store, candidates, now)
+        mark(store, candidates, damaged=lambda _: None)
         return [digest for digest in doubtful if candidates.is_needed(digest)]

@@ -24,6 +24,7 @@ __all__ = [
     "info_of",
     "name_of",
     "run_together",
+    "surveyed",
     "wait",
 ]
 
@@ -85,6 +86,13 @@ def blobs_of(count: int, *, first: int = 0, size: int = 100) -> dict[Digest, byt
 def info_of(store: BlobStore, digest: Digest) -> BlobInfo:
     """What `store` knows of a blob that is here."""
     return store.stat([digest])[digest]
+
+
+def surveyed(store: BlobStore, expires_by: float) -> list[BlobInfo]:
+    """All that a survey shows."""
+    shown: list[BlobInfo] = []
+    store.survey(lambda page, _: shown.extend(page), expires_by=expires_by)
+    return shown
 
 
 def wait(store: BlobStore | TimedRootStore | Table, until: float | None = None) -> float:

@@ -11,8 +11,9 @@ import pytest
 
 from agentref.errors import InvalidInputError
 from agentref.refs import Digest
+from agentref.storage.frames import LINKS
 from agentref.storage.protocol import FOREVER, BlobStore
-from agentref.testing._common import FAR, NO_TIMES, blobs_of, info_of, name_of, run_together, wait
+from agentref.testing._common import FAR, NO_TIMES, blobs_of, info_of, name_of, run_together, surveyed, wait
 
 __all__ = ["LifetimeClauses"]
 
@@ -172,6 +173,24 @@ class LifetimeClauses:
         assert [len(page) for page in pages] == [4, 4, 2]
         assert [digest for page in pages for digest in page] == wanted
 
+    # Surveys
+
+    def test_a_survey_shows_what_has_ended_and_what_links(self, store: BlobStore) -> None:
+        linking, plain = bytes([LINKS]) + b"node", bytes([0xFF - LINKS]) + b"leaf"
+        store.store(blobs_of(10), expires_at=FAR)
+        store.store({name_of(10): linking, name_of(11): plain, name_of(12): b""})
+        store.store({name_of(13): linking}, expires_at=FAR)
+        store.store({name_of(14): linking, name_of(15): plain}, expires_at=FAR + 1)
+        wanted = [name_of(n) for n in (*range(11), 13, 14)]
+        shown = surveyed(store, FAR)
+        assert sorted(info.digest for info in shown) == sorted(wanted)
+        assert {info.digest: info for info in shown} == store.stat(wanted)
+
+    def test_a_survey_of_what_has_ended_shows_each_of_thousands_once(self, store: BlobStore) -> None:
+        store.store(blobs_of(5000), expires_at=FAR)
+        store.store(blobs_of(10, first=5000))
+        assert sorted(info.digest for info in surveyed(store, FAR)) == sorted(blobs_of(5000))
+
     # Condemning
 
     def test_nothing_is_condemned_by_itself(self, store: BlobStore) -> None:
@@ -238,13 +257,13 @@ class LifetimeClauses:
 
     # Removing
 
-    def test_remove_spares_what_was_touched_since(self, store: BlobStore) -> None:
-        store.store(blobs_of(2))
-        wait(store)
-        store.store(blobs_of(1))
-        since = info_of(store, name_of(0)).touched_at
-        assert store.remove([name_of(0), name_of(1)], untouched_since=since) == 1
-        assert list(store.fetch([name_of(0), name_of(1)])) == [name_of(0)]
+    def test_remove_spares_what_lives_longer(self, store: BlobStore) -> None:
+        store.store(blobs_of(2), expires_at=FAR)
+        store.store(blobs_of(1, first=2))
+        store.touch([name_of(0)], expires_at=FAR + 1)
+        assert store.remove(list(blobs_of(3)), expires_by=FAR) == 1
+        assert set(store.fetch(list(blobs_of(3)))) == {name_of(0), name_of(2)}
+        assert store.remove(list(blobs_of(3)), expires_by=FOREVER) == 2
 
     def test_remove_takes_only_the_condemned_if_so_asked(self, store: BlobStore) -> None:
         store.store(blobs_of(3))
@@ -272,12 +291,11 @@ class LifetimeClauses:
         assert set(store.stat(list(blobs_of(4)))) == set(blobs_of(3))
 
     def test_remove_keeps_to_both_times_if_given_both(self, store: BlobStore) -> None:
-        store.store(blobs_of(1))
-        since = wait(store)
-        store.store(blobs_of(3, first=1))
+        store.store(blobs_of(1), expires_at=FAR)
+        store.store(blobs_of(3, first=1), expires_at=FAR + 1)
         store.condemn([name_of(0), name_of(1)], expires_by=FOREVER)
         names = list(blobs_of(4))
-        assert store.remove(names, untouched_since=since, condemned_by=FOREVER) == 1
+        assert store.remove(names, expires_by=FAR, condemned_by=FOREVER) == 1
         assert set(store.stat(names)) == set(blobs_of(3, first=1))
 
     def test_a_time_that_is_none_is_refused(self, store: BlobStore) -> None:
@@ -291,7 +309,8 @@ class LifetimeClauses:
                 lambda time=time: store.touch(names, expires_at=time),
                 lambda time=time: store.scan(expires_by=time),
                 lambda time=time: store.condemn(names, expires_by=time),
-                lambda time=time: store.remove(names, untouched_since=time),
+                lambda time=time: store.survey(lambda _, __: None, expires_by=time),
+                lambda time=time: store.remove(names, expires_by=time),
                 lambda time=time: store.remove(names, condemned_by=time),
             ):
                 with pytest.raises(InvalidInputError):

@@ -11,7 +11,7 @@ from agentref.storage import FilesystemCAS, PostgresCAS
 # A process of its own does one thing to a store, and stops before or after the verbs that it is told: each
 # time it says so, and goes on when it is sent a line.
 WORKER = """
-import json, sys
+import json, sys, time
 from functools import wraps
 from operator import attrgetter
 from agentref.storage import FilesystemCAS, PostgresCAS
@@ -68,6 +68,10 @@ try:
             assert cas.load(ref) == VALUES[name]
         case "prune":
             cas.prune_expired(grace=0)
+        case "two prunes":
+            for _ in range(2):  # one that condemns, and one that removes
+                cas.prune_expired(grace=0.01)
+                time.sleep(0.02)
         case "check":
             # Of all that is here, nothing that is needed goes; and what was promised is here.
             for step in range(2):
@@ -138,6 +142,12 @@ class Place:
         self.path.write_text(json.dumps(self.values))
         worker = Worker(self.where, self.path, task, name or next(iter(self.values)), list(stops))
         self.workers.append(worker)
+        return worker
+
+    def pruning(self, stop):
+        """A process that has stopped there in a prune: without grace, unless it is to condemn something."""
+        worker = self.worker("two prunes" if "condemn" in stop else "prune", None, stop)
+        assert worker.says() == stop
         return worker
 
     def hashes_after_check(self, *promised):

@@ -1,7 +1,7 @@
 """Two processes, one of which is stopped where it hurts most: whatever was promised to either is kept.
 
 A prune is stopped while others put, pin, name, touch and read; and each of these is stopped while another
-prunes. Nothing has a grace time.
+prunes. Nothing has a grace time, but for prunes that are to condemn: of these there are two.
 """
 
 import time
@@ -70,8 +70,7 @@ def act(cas):
 
 @pytest.mark.parametrize("point", PRUNE_STOPS)
 def test_what_comes_in_the_middle_of_a_prune_is_kept(place, expired, point):
-    prune = place.worker("prune", None, point)
-    assert prune.says() == point
+    prune = place.pruning(point)
     kept = act(expired)
     assert kept == ["put", "pinned", "named", "touched"]
     assert prune.go() == "done"
@@ -86,10 +85,9 @@ def test_what_comes_after_the_removal_is_put_anew_or_refused(place, expired):
     assert place.hashes_after_check("put") == hashes_of("put")
 
 
-@pytest.mark.parametrize("point", ["after scan", "before condemn", "before remove"])
+@pytest.mark.parametrize("point", ["after survey", "before condemn", "before remove"])
 def test_a_new_value_may_use_what_is_about_to_go(place, expired, point):
-    prune = place.worker("prune", None, point)
-    assert prune.says() == point
+    prune = place.pruning(point)
     place.values = {**VALUES, "new": [SHARED, VALUES["nobody's"]]}
     expired.dump(place.values["new"])
     assert prune.go() == "done"
@@ -141,12 +139,12 @@ def test_who_has_looked_at_all_of_it_has_time_to_name_it(place, expired, task, v
 
 
 @pytest.mark.parametrize(
-    ("task", "stop"), [("pin", "before condemn"), ("alias", "before remove"), ("touch", "before remove")]
+    ("task", "stop"),
+    [("pin", "after scan_aliases"), ("alias", "before remove"), ("touch", "before remove")],
 )
 def test_who_has_touched_the_root_only_is_told_what_a_prune_has_taken(place, expired, task, stop):
     """The prune has marked before, so the chunks below the root go."""
-    prune = place.worker("prune", None, stop)
-    assert prune.says() == stop
+    prune = place.pruning(stop)
     worker = place.worker(task, "pinned", "after touch")
     assert worker.says() == "after touch"
     assert prune.go() == "done"
@@ -203,10 +201,9 @@ def test_of_what_has_expired_a_reader_gets_all_or_nothing(place, expired):
     assert reader.go() == "raised BlobNotFoundError"
 
 
-@pytest.mark.parametrize("stop", ["after scan", "before condemn", "before remove"])
+@pytest.mark.parametrize("stop", ["after survey", "before condemn", "before remove"])
 def test_two_prunes_take_nothing_that_came_between_them(place, expired, stop):
-    prune = place.worker("prune", None, stop)
-    assert prune.says() == stop
+    prune = place.pruning(stop)
     assert expired.prune_expired(grace=0).removed
     expired.dump(VALUES["put"])
     assert prune.go() == "done"

@@ -20,7 +20,7 @@ KEPT = ("put", "pinned", "named")
 RUBBISH = [b"rubbish %d" % n for n in range(1200)]
 
 ANYWHERE = [
-    "after scan",
+    "after survey",
     "after scan_pins",
     "after scan_aliases",
     "before condemn",
@@ -77,9 +77,7 @@ def assert_nothing_is_left_over(place):
 
 def kill_at(place, point):
     fill(place)
-    prune = place.worker("prune", None, point)
-    assert prune.says() == point
-    prune.kill()
+    place.pruning(point).kill()
 
 
 @pytest.mark.parametrize("point", ANYWHERE)
@@ -104,8 +102,7 @@ def test_prunes_are_killed_again_and_again(place):
     for turn in range(10):
         with place.open() as cas:
             cas.put_many([b"%d " % turn + rubbish for rubbish in RUBBISH], ttl=SHORT)
-        prune = place.worker("prune", None, "before scan")
-        assert prune.says() == "before scan"
+        prune = place.pruning("before survey")
         prune.process.stdin.write("\n")
         prune.process.stdin.flush()
         time.sleep(draw.random() * 0.02 * (turn + 1))

@@ -56,11 +56,11 @@ class BlobStores(RuleBasedStateMachine):
         assert self.store.remove(chosen) == self.model.remove(chosen)
 
     @rule(chosen=st.lists(names, max_size=5), pivot=names)
-    def remove_what_was_not_touched_since(self, chosen, pivot):
-        mine, theirs = self.model.stat([pivot]), self.store.stat([pivot])
+    def remove_what_lives_no_longer_than(self, chosen, pivot):
+        mine = self.model.stat([pivot])
         if pivot in mine:
-            removed = self.model.remove(chosen, untouched_since=mine[pivot].touched_at)
-            assert self.store.remove(chosen, untouched_since=theirs[pivot].touched_at) == removed
+            removed = self.model.remove(chosen, expires_by=mine[pivot].expires_at)
+            assert self.store.remove(chosen, expires_by=mine[pivot].expires_at) == removed
 
     @rule(after=st.none() | names, limit=st.integers(1, 15))
     def scan_a_page(self, after, limit):

@@ -1,10 +1,11 @@
 """What checkpoints carry against what is pinned for them: every difference, and its remedy.
 
 Pins are set before the checkpoint that needs them is written, and taken away after it is gone, so a process
-that dies leaves a pin too many. Too few there are where a checkpoint was written without pins. Both are
-found while graphs run: a pin counts as stale if it was there before all checkpoints were listed, and no
-checkpoint of its owner was, neither then nor at a second listing that began `grace` seconds later. So
-whoever needs less than that from the pin to the checkpoint is never robbed of it.
+that dies leaves a pin too many. Too few there are where a checkpoint was written without pins, or a power
+cut took some that it had inherited. Both are found while graphs run: a pin counts as stale if it was there
+before all checkpoints were listed, and no checkpoint of its owner was, neither then nor at a second listing
+that began `grace` seconds later. So whoever needs less than that from the pin to the checkpoint is never
+robbed of it.
 """
 
 import asyncio

@@ -16,6 +16,7 @@ __all__ = ["LazyState", "LoadedStore", "Loads"]
 
 _log: Final = logging.getLogger("agentref.adapters.langgraph")
 _STALL_SECONDS: Final = 0.1
+_item: Final = dict.__getitem__  # asked for more than anything else, and `super()` takes as long
 _IMMUTABLE: Final = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
@@ -137,7 +138,7 @@ class LazyState(dict[str, Any]):
         return name in origins and value is origins[name]
 
     def __getitem__(self, name: str) -> Any:
-        value = super().__getitem__(name)
+        value = _item(self, name)
         origins = self._loads.origins
         if name in origins and value is origins[name]:
             value = self._loads.value(name)

@@ -136,7 +136,8 @@ async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> 
 # back ids that went, so who unpins looks once more.
 #
 # Those that are left pin what they show before others let go of it: a power cut may have taken their pins,
-# and a saver that keeps values by version may show what was put, and pinned, with an earlier checkpoint.
+# and a saver that keeps values by version may show what was put, and pinned, with an earlier checkpoint. If
+# somebody else took them away meanwhile, that came too late for him: it is taken back.
 
 
 def take_away(
@@ -148,12 +149,13 @@ def take_away(
     if not before or _may_be_rolled_back(saver):
         return
     concerned = threads(set(before.values()))
-    left = refs_for(_found(saver, concerned))
-    gone = before.keys() - left.keys()
-    runtime.pin_each(left)
-    runtime.unpin(gone)
-    back = refs_for(_found(saver, concerned))
-    runtime.pin_each({owner: back[owner] for owner in gone.intersection(back)})
+    there, left = set(before), refs_for(_found(saver, concerned))
+    while gone := there - left.keys():
+        runtime.pin_each(left)
+        runtime.unpin(gone)
+        back = refs_for(_found(saver, concerned))
+        runtime.pin_each({owner: back[owner] for owner in gone.intersection(back)})
+        there, left = set(left), back
 
 
 async def atake_away(
@@ -168,12 +170,13 @@ async def atake_away(
     if not before or _may_be_rolled_back(saver):
         return
     concerned = threads(set(before.values()))
-    left = refs_for([item async for item in _afound(saver, concerned)])
-    gone = before.keys() - left.keys()
-    await asyncio.to_thread(runtime.pin_each, left)
-    await runtime.aunpin(gone)
-    back = refs_for([item async for item in _afound(saver, concerned)])
-    await asyncio.to_thread(runtime.pin_each, {owner: back[owner] for owner in gone.intersection(back)})
+    there, left = set(before), refs_for([item async for item in _afound(saver, concerned)])
+    while gone := there - left.keys():
+        await asyncio.to_thread(runtime.pin_each, left)
+        await runtime.aunpin(gone)
+        back = refs_for([item async for item in _afound(saver, concerned)])
+        await asyncio.to_thread(runtime.pin_each, {owner: back[owner] for owner in gone.intersection(back)})
+        there, left = set(left), back
 
 
 def keeps_whole(saver: BaseCheckpointSaver[Any]) -> bool:

@@ -58,11 +58,6 @@ class Placed(NamedTuple):
     adds_none: bool
     may_wait: bool
 
-    @property
-    def needs_keeping(self) -> bool:
-        """Whether there is anything to store or to pin."""
-        return bool(self.known.refs or self.outgoing.encoded)
-
 
 class Entering(NamedTuple):
     """A checkpoint that is placed as far as that costs next to nothing.

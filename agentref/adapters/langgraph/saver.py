@@ -203,7 +203,7 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
 
     def keep_soon(self, placed: Placed) -> bool:
         """Whether there is nothing to wait for: no refs, or such that the parent's pins do for now."""
-        if not placed.needs_keeping:
+        if not placed.known.refs and not placed.outgoing.encoded:
             return True
         thread_id, namespace, _ = placed.parent
         owner = partial(owner_of, thread_id, namespace, placed.checkpoint["id"])

@@ -315,7 +315,7 @@ def test_a_part_of_a_payload_that_is_lost_or_damaged_is_told(files, sqlite_place
     assert len(names) > 1
     unpin_all(files)
     [frame] = blobs.fetch(names[:1]).values()
-    assert blobs.remove(names[:1], untouched_since=time.time() + 1e6)
+    assert blobs.remove(names[:1])
     for dry_run in (True, False):
         report, told = sqlite_place.gc(files, dry_run=dry_run)
         assert {(one.kind, one.hash) for one in told} == {("missing", held)} and not report.ok
@@ -437,7 +437,7 @@ def test_typed_state_is_pinned_as_well(cas, place, through):
     unpin_all(cas)
     for info in list(cas._store.scan()):  # as with a store that has a default life
         [frame] = cas._store.fetch([info.digest]).values()
-        cas._store.remove([info.digest], untouched_since=time.time() + 1e6)
+        cas._store.remove([info.digest])
         cas._store.store({info.digest: frame}, expires_at=time.time() + SHORT)
     report, told = place.gc(cas)
     assert report.ok and report.pinned == len(told) > 3

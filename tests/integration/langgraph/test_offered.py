@@ -4,6 +4,7 @@ import asyncio
 import operator
 import threading
 import time
+import uuid
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -406,6 +407,25 @@ def test_a_copy_that_comes_while_its_name_is_deleted_keeps_its_pins(offered):
     call("delete_thread", "one")
     sweep(cas)
     assert history(working(saver), "copy") == before
+
+
+def test_what_somebody_else_takes_away_meanwhile_is_not_pinned_again(offered):
+    """Stopped between the look at what is left of a thread and the pins for that."""
+    saver, cas, call = offered
+    runs = [str(uuid.uuid4()) for _ in range(3)]
+    for run_id in runs:
+        work(saver, "one", run_id, metadata={"run_id": run_id})
+    pin_each = saver.runtime.pin_each
+
+    def late(pins):
+        saver.runtime.pin_each = pin_each
+        saver.delete_thread("one")
+        pin_each(pins)
+
+    saver.runtime.pin_each = late
+    call("delete_for_runs", runs[:1])
+    assert raw(saver, "one") == []
+    assert list(cas.iter_pins()) == []
 
 
 def test_a_name_that_is_taken_meanwhile_is_refused_and_leaves_no_pin(offered):

@@ -2,14 +2,17 @@
 
 import os
 import sqlite3
+import sys
 import threading
 import warnings
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 
 import pytest
 
 from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
 from agentref.sqlite import Database, Subject, connect
+from agentref.sqlite import database as database_module
 
 
 @pytest.fixture(name="path")
@@ -87,6 +90,51 @@ def test_a_commit_without_a_sync_is_one_like_any_other(opened):
     assert values(database) == values(opened()) == [*range(20), *range(100, 120)]
 
 
+def came_through(at, work):
+    """Whether `work` ended before Ctrl-C came, as the `at`th function of the module began, or one that it
+    calls had returned: that is where Python looks for signals."""
+    left = at
+
+    def strike(frame, event, _):
+        nonlocal left
+        left -= frame.f_code.co_filename == database_module.__file__ and event in {"call", "c_return"}
+        if left == 0:
+            raise KeyboardInterrupt
+
+    sys.setprofile(strike)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return False
+    finally:
+        sys.setprofile(None)
+    return True
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_wherever_ctrl_c_strikes_others_write_on(opened, fails):
+    database, other = opened(), opened(busy_timeout=0)
+
+    def work():
+        with suppress(ZeroDivisionError), database.session(), database.write() as connection:
+            connection.execute("INSERT INTO item VALUES (?)", (1 // (not fails),))
+
+    work()
+    at = 1
+    while not came_through(at, work):
+        thread = threading.Thread(target=put, args=(other, 7))
+        thread.start()
+        thread.join()
+        assert values(database).count(7) == at
+        thread = threading.Thread(target=put, args=(database, 8))
+        thread.start()
+        thread.join(20)
+        assert values(database).count(8) == at
+        at += 1
+    assert at > 20
+    assert not database._has_sessions()
+
+
 @pytest.mark.parametrize("bad", ["OFF", "full", "FULL; DROP TABLE item", "", 1, None, []])
 def test_another_synchronous_is_refused(opened, bad):
     with pytest.raises(InvalidInputError, match="synchronous must be FULL or NORMAL"):
@@ -103,8 +151,13 @@ def test_a_reader_sees_what_was_committed_and_never_waits(opened):
 
 def test_a_writer_in_another_thread_makes_it_busy(opened):
     database = opened(busy_timeout=0.05)
-    with database.session(), database.write(), pytest.raises(StoreBusyError, match="Another thread"):
-        put(database, 1)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        database.session(),
+        database.write(),
+        pytest.raises(StoreBusyError, match="Another thread"),
+    ):
+        pool.submit(put, database, 1).result()
     put(database, 2)
     assert values(database) == [2]
 

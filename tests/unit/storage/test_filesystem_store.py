@@ -4,6 +4,7 @@ import math
 import os
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import pytest
@@ -895,8 +896,12 @@ class TestWaiting:
     def test_a_writer_in_another_thread_makes_it_busy(self, opened):
         store = opened(busy_timeout=0.05)
         store.store({A: b"a"})
-        with store._database.write(), pytest.raises(StoreBusyError, match="Another thread"):
-            store.store({A: b"a"})
+        with (
+            ThreadPoolExecutor(1) as pool,
+            store._database.write(),
+            pytest.raises(StoreBusyError, match="Another thread"),
+        ):
+            pool.submit(store.store, {A: b"a"}).result()
         store.store({A: b"a"})
 
     def test_close_waits_for_a_verb_that_runs(self, store, monkeypatch):

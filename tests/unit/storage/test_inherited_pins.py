@@ -1,5 +1,6 @@
 """Pins that are inherited without a sync, and what a power cut leaves of them."""
 
+import asyncio
 import shutil
 
 import pytest
@@ -41,15 +42,15 @@ def test_only_the_pin_that_is_inherited_goes_without_a_sync(tmp_path, monkeypatc
         ref = cas.dump("kept")
         begin, asked = cas._store._database.begin, []
 
-        def noted(synchronous):
-            asked.append(synchronous)
-            return begin(synchronous)
+        def noted(connection):
+            asked.append(connection.execute("PRAGMA synchronous").fetchone()[0])
+            begin(connection)
 
         monkeypatch.setattr(cas._store._database, "begin", noted)
         cas.pin("parent", [ref], look=False)
         assert cas.inherit_pins("heir", [ref], parent="parent")
         cas.unpin("parent")
-        assert asked == ["FULL", "NORMAL", "FULL"]
+        assert asked == [2, 1, 2]
 
 
 def test_wherever_a_power_cut_ends_the_log_somebody_keeps_the_blob(tmp_path):
@@ -82,6 +83,44 @@ def test_wherever_a_power_cut_ends_the_log_somebody_keeps_the_blob(tmp_path):
     assert [state for at, state in enumerate(seen) if at == 0 or state != seen[at - 1]] == states
 
 
+@pytest.mark.parametrize("verb", ["pin", "pin_each"])
+def test_to_pin_what_was_inherited_makes_it_durable(verb, tmp_path):
+    def grown(log, work):
+        before = log.stat().st_size
+        work()
+        return log.stat().st_size > before
+
+    with FilesystemCAS(tmp_path) as cas:
+        ref = cas.dump("kept")
+        again = {
+            "pin": lambda: cas.pin("heir", [ref], look=False),
+            "pin_each": lambda: cas.pin_each({"heir": [ref]}),
+        }[verb]
+        cas.pin("parent", [ref])
+        for _ in range(2):
+            assert cas.inherit_pins("heir", [ref], parent="parent")
+            assert grown(tmp_path / LOG, again)  # a commit that logs something is synced
+            assert not grown(tmp_path / LOG, again)
+
+
+def test_thousands_are_inherited_at_once(tmp_path):
+    with FilesystemCAS(tmp_path) as cas:
+        refs = [cas.dump(number) for number in range(600)]
+        cas.pin("parent", refs)
+        assert cas.inherit_pins("heir", refs, parent="parent")
+        cas.pin("other", refs[:400])
+        assert not cas.inherit_pins("stranger", refs, parent="other")
+        assert len(list(cas.iter_pins("heir"))) == 600
+
+
+def test_the_event_loop_has_twins(cas_of_each_kind):
+    cas = cas_of_each_kind
+    ref = cas.dump("kept")
+    asyncio.run(cas.apin_each({"parent": [ref]}))
+    assert asyncio.run(cas.ainherit_pins("heir", [ref], parent="parent"))
+    assert owners(cas) == ["heir", "parent"]
+
+
 @pytest.mark.parametrize("bad", ["", None, "x" * 513, 1])
 def test_what_is_no_owner_inherits_nothing(bad, cas_of_each_kind):
     cas = cas_of_each_kind
@@ -94,6 +133,11 @@ def test_what_is_no_owner_inherits_nothing(bad, cas_of_each_kind):
         cas.inherit_pins("heir", ["ab" * 32], parent="parent")
     with pytest.raises(InvalidInputError):
         cas.pin_each({bad: [ref]})
+    for pins in ([("owner", [ref])], None, {"owner": ref}, {"owner": None}):
+        with pytest.raises(InvalidInputError):
+            cas.pin_each(pins)
+    with pytest.raises(InvalidRefError):
+        cas.pin_each({"owner": [ref, "ab" * 32]})
     assert owners(cas) == ["parent"]
 
 

@@ -433,6 +433,7 @@ class TestLives:
                     "epoch",
                     "clock",
                     "scan",
+                    "survey",
                     "condemn",
                     "remove",
                     "close",
