@@ -20,7 +20,7 @@ from workflows.events import StartEvent, StopEvent
 from agentref import AgentRefState, Externalized, Inline
 from agentref.adapters.autogen import AutoGenAdapter
 from agentref.adapters.llamaindex import LlamaIndexAdapter
-from agentref.storage import CAS, FilesystemCAS, InMemoryCAS
+from agentref.storage import CAS, FilesystemCAS, InMemoryCAS, PostgresCAS
 from benchmarks import _small_steps
 from benchmarks._autogen_worker import Model
 from benchmarks.measure import MB, Row, child, corpus, interleaved, ratio, scratch
@@ -176,16 +176,21 @@ def _steps() -> Iterator[Row]:
         )
     with scratch() as directory, ExitStack() as stack:
         files = stack.enter_context(FilesystemCAS(directory / "store"))
-        for large, name in ((_small_steps.TEXT, "a text"), (_small_steps.LIST, "a list")):
+        tables = stack.enter_context(PostgresCAS(fresh_database()))
+        for name, cas, large in (
+            ("LangGraph and PostgresSaver, beside a text", files, _small_steps.TEXT),
+            ("LangGraph and PostgresSaver, beside a list", files, _small_steps.LIST),
+            ("LangGraph, PostgresSaver and PostgresCAS, beside a list", tables, _small_steps.LIST),
+        ):
             addresses = fresh_database(), fresh_database()
             savers = [stack.enter_context(PostgresSaver.from_conn_string(each)) for each in addresses]
             for saver in savers:
                 saver.setup()
             yield from _compared(
-                f"LangGraph and PostgresSaver, beside {name}",
-                files,
+                name,
+                cas,
                 _small_steps.langgraph(None, savers[0], large),
-                _small_steps.langgraph(files, savers[1], large),
+                _small_steps.langgraph(cas, savers[1], large),
                 bar=1.1,
             )
     for name, make, bar in (

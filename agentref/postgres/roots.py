@@ -87,16 +87,7 @@ ON CONFLICT (owner, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
 WHERE p.expires_at < EXCLUDED.expires_at
 """
 
-# The lock keeps whoever would take the parent's pins away until this is committed. The commit does not wait
-# for the disk: his will, and writes all that the log holds before it.
-_INHERIT: Final = """
-INSERT INTO agentref_pin (owner, digest, expires_at)
-SELECT %b::text, digest, expires_at FROM agentref_pin
-WHERE owner = %b::text AND digest = ANY(%b::bytea[]) AND expires_at = 'infinity'
-ORDER BY digest FOR KEY SHARE
-ON CONFLICT (owner, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
-RETURNING set_config('synchronous_commit', 'off', true)
-"""
+_INHERIT: Final = "SELECT agentref_inherit(%b, %b, %b)"
 
 _UNPIN: Final = f"""
 WITH locked AS MATERIALIZED (
@@ -182,7 +173,8 @@ def pin(connection: _Connection, rows: Sequence[tuple[str, bytes, float]]) -> No
 
 def inherit_pins(connection: _Connection, heir: str, digests: Sequence[bytes], parent: str) -> bool:
     """Whether `parent` keeps all of these for ever, each given once. In a transaction of its own."""
-    return execute(connection, _INHERIT, [heir, parent, list(digests)]).rowcount == len(digests)
+    found = execute(connection, _INHERIT, [heir, parent, b"".join(sorted(digests))]).fetchone()
+    return found == (len(digests),)
 
 
 def unpin(connection: _Connection, owners: Sequence[str]) -> int:

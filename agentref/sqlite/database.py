@@ -142,7 +142,7 @@ class Database:
     def leave(self, session: object) -> None:
         """End a session."""
         self._sessions.pop(id(session), None)
-        if not self._sessions and self._awaited:
+        if self._awaited:
             with self._lock:
                 self._gate.notify_all()
 

@@ -77,7 +77,7 @@ class Candidates:
 
     def reach(self, digests: Iterable[Digest]) -> None:
         """These are needed; so will be what they link to. Nothing is added any more."""
-        if not self._is_indexed:  # at once, and only if it is asked: a tenth of what it takes row by row
+        if not self._is_indexed:  # all at once, and only if it is asked
             self._database.execute("CREATE UNIQUE INDEX by_digest ON candidate(digest)")
             self._is_indexed = True
         self._database.executemany(
