@@ -6,7 +6,7 @@ other. A row that is locked first and changed then is changed as it is by then, 
 it. Digests and bytes travel in binary, so that neither side takes a copy to unescape.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, LiteralString
 
@@ -218,22 +218,13 @@ def page(connection: _Connection, after: bytes, limit: int, expires_by: float) -
     return found[:limit]
 
 
-def survey(
-    connection: _Connection,
-    see: Callable[[list[tuple[Any, ...]]], object],
-    expires_by: float,
-    *,
-    links: int,
-) -> None:
-    """Show rows as of `stat`: of those whose life ends by then, or with one of the bits of `links` in their
-    first byte."""
-    with (
-        connection.transaction(),
-        psycopg.ServerCursor(connection, "agentref_survey", row_factory=tuple_row) as cursor,
-    ):
+def survey(connection: _Connection, expires_by: float, *, links: int) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows as of `stat`, in a transaction: of those whose life ends by then, or with one of the bits of
+    `links` in their first byte."""
+    with psycopg.ServerCursor(connection, "agentref_survey", row_factory=tuple_row) as cursor:
         cursor.execute(_SURVEY, [expires_by, links], binary=True)
         while rows := cursor.fetchmany(_SHOWN_AT_ONCE):
-            see(rows)
+            yield rows
 
 
 def put(

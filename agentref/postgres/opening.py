@@ -1,7 +1,7 @@
 """A database of ours, as a store or a coordinator has it open."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 from agentref.errors import InvalidInputError, StoreUnavailableError
@@ -75,12 +75,30 @@ class Opening:
 
     def run(self, work: Callable[[Connection], _Result], *, repeatable: bool = True) -> _Result:
         """What `work` makes of a connection; see `Sessions`."""
+        self._be_up()
+        return self._sessions.run(work, repeatable=repeatable)
+
+    def pages(self, read: Callable[[Connection], Iterator[_Result]]) -> Generator[_Result]:
+        """What `read` yields; see `Sessions`. Raises `StorageError`; what its user raises is left alone."""
+        self._be_up()
+        pages = self._sessions.pages(read)
+        try:
+            while True:
+                with typed_errors(self.shown):
+                    try:
+                        page = next(pages)
+                    except StopIteration:
+                        return
+                yield page
+        finally:
+            pages.close()
+
+    def _be_up(self) -> None:
         self.check_open()
         if not self._is_up:
             with self._bringing_up:
                 if not self._is_up:
                     self._bring_up()
-        return self._sessions.run(work, repeatable=repeatable)
 
     def clock(self) -> float:
         """The server's time. It is asked once a minute; in between, this machine measures what passed."""

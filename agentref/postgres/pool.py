@@ -3,7 +3,8 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
@@ -40,6 +41,12 @@ class Sessions(Protocol):
 
         `work` may be called again, if that is safe: always when the server took everything back; when the
         connection was lost half-way, only if it is `repeatable`. Raises `StorageError`.
+        """
+        ...
+
+    def pages(self, read: Callable[[Connection], Iterator[_Result]]) -> Generator[_Result]:
+        """What `read` yields, in one transaction, however long it takes; close it to end that. Other verbs
+        may run meanwhile. Errors are psycopg's, and nothing is tried again.
         """
         ...
 
@@ -115,6 +122,12 @@ class Pool:
                 finally:
                     pool.putconn(connection)
         raise AssertionError
+
+    def pages(self, read: Callable[[Connection], Iterator[_Result]]) -> Generator[_Result]:
+        """See `Sessions`. On a connection beside the pool, which may have but one."""
+        with closing(self.connect()) as connection, connection.transaction():
+            connection.execute("SET LOCAL statement_timeout = 0", prepare=False)  # a page may be rare
+            yield from read(connection)
 
     def close(self) -> None:
         """Close all connections; those that are lent out, when they come back. Idempotent."""
@@ -216,7 +229,17 @@ class Joined:
     def run(self, work: Callable[[Connection], _Result], *, repeatable: bool = True) -> _Result:  # noqa: ARG002
         """See `Sessions`. Nothing is tried again: the transaction is the caller's. Raises
         `ConfigurationError` for a connection that does not speak UTF-8."""
-        with self._lock, typed_errors(self.shown):
+        with typed_errors(self.shown), self._savepoint() as connection:
+            return work(connection)
+
+    def pages(self, read: Callable[[Connection], Iterator[_Result]]) -> Generator[_Result]:
+        """See `Sessions`. Until the end, the caller can neither commit nor roll back."""
+        with self._savepoint() as connection:
+            yield from read(connection)
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[Connection]:
+        with self._lock:
             if self._closed:
                 raise StoreUnavailableError(f"The store in PostgreSQL ({self.shown}) is closed.")
             connection = self._connection
@@ -227,7 +250,7 @@ class Joined:
                 )  # or transaction() would begin one, and commit
             with connection.transaction():
                 _check_isolation(connection)
-                return work(connection)
+                yield connection
 
     def _check_encoding(self, connection: Connection) -> None:
         """As the session is now: it may be set at any time, and costs nothing to look at."""

@@ -7,11 +7,11 @@ import time
 import weakref
 from contextlib import closing, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Literal, NoReturn, get_args
 
 from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
 from agentref.forks import watch_forks
+from agentref.sqlite.blocks import Read, Session, Turn, Write
 from agentref.sqlite.failures import Subject
 
 __all__ = [
@@ -105,17 +105,18 @@ class Database:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._gate = threading.Condition(self._lock)  # to wait; only to look, the lock alone is faster
-        # By their ids, and weakly: one that Ctrl-C has kept from leaving is gone all the same.
-        self._sessions: dict[int, weakref.ref[object]] = {}
+        # By their ids, weakly, and with their threads: Ctrl-C may have kept one from leaving.
+        self._sessions: dict[int, tuple[weakref.ref[object], int]] = {}
         self._awaited = 0
         self._gate_shut = False
         self.writing = threading.RLock()  # one that knows whose it is; nobody means to take it twice
+        self.turn: Turn | None = None  # whose it is
         self._next_look = 0.0
         self._idle: dict[Synchronous, list[sqlite3.Connection]] = {"FULL": [], "NORMAL": []}
 
-    def session(self) -> "_Session":
+    def session(self) -> Session:
         """Keep the database open, and the process from forking, until the block ends."""
-        return _Session(self)
+        return Session(self)
 
     def enter(self, session: object) -> None:
         """Begin a session, which this object stands for.
@@ -132,7 +133,7 @@ class Database:
                 while self._gate_shut and not self._closed:
                     self._gate.wait()
                 if not self._closed:
-                    self._sessions[id(session)] = weakref.ref(session)
+                    self._sessions[id(session)] = weakref.ref(session), threading.get_ident()
                     return
         except BaseException:  # Ctrl-C among them: whoever closes the store would wait for this session
             self._sessions.pop(id(session), None)
@@ -146,21 +147,21 @@ class Database:
             with self._lock:
                 self._gate.notify_all()
 
-    def read(self) -> "_Read":
+    def read(self) -> Read:
         """A connection on which each statement sees one consistent state."""
-        return _Read(self)
+        return Read(self)
 
-    def write(self) -> "_Write":
+    def write(self) -> Write:
         """A transaction that excludes every other writer from its start; committed when the block is left.
 
         What that survives, `synchronous` says. Rolled back, and nothing kept, when the block raises.
         """
-        return _Write(_Turn(self, self.synchronous))
+        return Write(Turn(self, self.synchronous))
 
-    def write_unsynced(self) -> "_Write":
+    def write_unsynced(self) -> Write:
         """`write` at NORMAL. The next commit at FULL makes it durable as well: a power cut takes the end
         off the log, and nothing from its midst."""
-        return _Write(_Turn(self, "NORMAL"))
+        return Write(Turn(self, "NORMAL"))
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Begin a transaction. Whoever does holds `writing`."""
@@ -183,7 +184,10 @@ class Database:
 
     def raise_busy(self) -> NoReturn:
         """Another thread of this process has the turn."""
-        raise StoreBusyError(f"Another thread wrote to {self._path} for longer than busy_timeout.")
+        raise StoreBusyError(
+            f"Another thread wrote to {self._path} for longer than busy_timeout. Try again, or open it "
+            f"with a longer one."
+        )
 
     def check_file(self) -> None:
         """Raise `StoreUnavailableError` if the database's file is no longer the one that was opened."""
@@ -236,17 +240,19 @@ class Database:
         with self._gate:
             self._closed = True
             self._gate.notify_all()
-        self._drain(self.busy_timeout if patience is None else patience)
+        # A session of ours has not left: Ctrl-C kept it from that, or came while it ran and closes.
+        self._drain(self.busy_timeout if patience is None else patience, but_of=threading.get_ident())
 
-    def _drain(self, patience: float) -> bool:
-        """Close what is idle once no session runs; false if one still runs after `patience` seconds."""
+    def _drain(self, patience: float, *, but_of: int | None = None) -> bool:
+        """Close what is idle once no session runs, but for those of a thread; false if one still runs after
+        `patience` seconds."""
         deadline = time.monotonic() + patience
         with self._gate:
             self._awaited += 1
-            while self._has_sessions() and (left := deadline - time.monotonic()) > 0:
+            while self._has_sessions(but_of) and (left := deadline - time.monotonic()) > 0:
                 self._gate.wait(left)
             self._awaited -= 1
-            drained = not self._has_sessions()
+            drained = not self._has_sessions(but_of)
             idle = [connection for connections in self._idle.values() for connection in connections]
             for connections in self._idle.values():
                 connections.clear()
@@ -256,8 +262,10 @@ class Database:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return drained
 
-    def _has_sessions(self) -> bool:
-        return any(session() is not None for session in list(self._sessions.values()))
+    def _has_sessions(self, but_of: int | None = None) -> bool:
+        return any(
+            session() is not None and thread != but_of for session, thread in list(self._sessions.values())
+        )
 
     def before_fork(self) -> None:
         """Close every connection, or make sure that the child will refuse to work."""
@@ -279,114 +287,6 @@ class Database:
 
     def _leave_to_parent(self) -> None:
         _inherited.extend(self._idle.values())
-
-
-# Blocks of a database. As generators, four of them would take a tenth of the time of a small put.
-
-
-class _Session:
-    __slots__ = ("__weakref__", "_database")
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
-        self._database.enter(self)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._database.leave(self)
-
-
-class _Read:
-    __slots__ = ("_connection", "_database")
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._connection = self._database.borrow(self._database.synchronous)
-        return self._connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._database.give_back(self._connection, self._database.synchronous)
-        else:
-            self._connection.close()
-
-
-class _Write:
-    """Ctrl-C may come at any moment, also when `__exit__` is about to begin. Then what is left of the turn
-    ends with this object: the function of a weak reference is called if somebody keeps that until then."""
-
-    __slots__ = ("__weakref__", "_turn", "_watch")
-
-    def __init__(self, turn: "_Turn") -> None:
-        self._turn = turn
-        self._watch: object = None
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._watch = weakref.ref(self, self._turn.abandon)
-        try:
-            return self._turn.take()
-        except BaseException:
-            self._turn.abandon()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._turn.end(commit=error is None)
-        except BaseException:
-            self._turn.abandon()
-            raise
-        self._watch = None
-
-
-class _Turn:
-    """The only writer of a process to a database."""
-
-    __slots__ = ("_connection", "_database", "_is_over", "_synchronous", "_writing")
-
-    def __init__(self, database: Database, synchronous: Synchronous) -> None:
-        self._is_over = False
-        self._database = database
-        self._synchronous = synchronous
-        self._writing = database.writing
-        self._connection: sqlite3.Connection | None = None
-
-    def take(self) -> sqlite3.Connection:
-        """A connection in a transaction."""
-        if not self._writing.acquire(timeout=self._database.busy_timeout):
-            self._database.raise_busy()
-        self._connection = connection = self._database.borrow(self._synchronous)
-        self._database.begin(connection)
-        return connection
-
-    def end(self, *, commit: bool) -> None:
-        """Commit, or roll back."""
-        if (connection := self._connection) is not None:
-            self._database.end(connection, commit=commit)
-            self._connection = None  # before somebody else has it
-            if commit:
-                self._database.give_back(connection, self._synchronous)
-            self._writing.release()
-            self._is_over = True
-
-    def abandon(self, _: object = None) -> None:
-        """Take back what was not committed, and let others write."""
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()  # else it is closed when a cycle in SQLite's module is found
-            self._connection = None
-        if not self._is_over:
-            with suppress(RuntimeError):  # it is another thread's
-                self._writing.release()
-            self._is_over = True
 
 
 def identity(path: str) -> tuple[int, int] | None:

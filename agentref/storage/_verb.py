@@ -2,25 +2,22 @@
 
 from types import TracebackType
 
-from agentref.sqlite import Database, Subject, storage_errors
+from agentref.sqlite import Database, Session, storage_errors
 
 __all__ = ["Verb"]
 
 
-class Verb(storage_errors):
+class Verb(Session):
     """A session of the database, whose errors become ours."""
 
-    __slots__ = ("__weakref__", "_database")
+    __slots__ = ("_errors",)
 
-    def __init__(self, subject: Subject, database: Database) -> None:
-        self._database = database
-        super().__init__(subject)
-
-    def __enter__(self) -> None:
-        self._database.enter(self)
+    def __init__(self, database: Database, errors: storage_errors) -> None:
+        super().__init__(database)
+        self._errors = errors
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.leave(self)
         super().__exit__(kind, error, trace)
+        self._errors.__exit__(kind, error, trace)

@@ -72,7 +72,8 @@ class FilesystemBlobStore(IndexedRoots):
         self._root = Path(check_root(root)).absolute()
         self._absent: tuple[int, set[Digest]] = -1, set()
         self._subject = Subject("blob store", self._root, part="index", file=INDEX)
-        with storage_errors(self._subject):
+        self._errors = storage_errors(self._subject)
+        with self._errors:
             index = open_index(self._root, create=create, patience=busy_timeout)
             self._database = Database(index, busy_timeout=busy_timeout, subject=self._subject)
             self._journal = Journal(self._root, self._database, patience=busy_timeout)
@@ -263,14 +264,14 @@ class FilesystemBlobStore(IndexedRoots):
 
     def close(self) -> None:
         """Wait for verbs that run, then release everything. Idempotent; safe from any thread."""
-        with storage_errors(self._subject):
+        with self._errors:
             if self._journal.waits:
                 with suppress(StoreUnavailableError), self._database.session():
                     self._journal.try_to_settle()
             _release(self._database, self._journal, patience=None)
 
     def _verb(self) -> Verb:
-        return Verb(self._subject, self._database)
+        return Verb(self._database, self._errors)
 
     def _rows(self, digests: Collection[Digest]) -> list[table.Row]:
         """The row of each that is here: the index is asked for those of which the journal does not know."""

@@ -1,10 +1,10 @@
 """Telling which of the blobs whose own life has ended are needed all the same."""
 
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from agentref.refs import Digest
+from agentref.sqlite import Scratch
 from agentref.storage.protocol import BlobInfo, BlobStore, RootStore
 from agentref.storage.walking import links_of
 
@@ -25,24 +25,17 @@ class Candidate(NamedTuple):
 
 
 class Candidates:
-    """The expired blobs of a store, and which of them are needed. On disk if they are many.
-
-    SQLite keeps a database without a name in its cache, and in a file of its own that nobody sees once it
-    outgrows that.
-    """
+    """The expired blobs of a store, and which of them are needed. On disk if they are many: raises
+    `StoreFullError` if that has no room."""
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.executescript(f"""
-            PRAGMA journal_mode = OFF;
-            PRAGMA cache_size = -16384;
+        self._database = Scratch(f"""
             CREATE TABLE candidate(
                 digest BLOB NOT NULL, size INTEGER, condemned_at REAL, place INTEGER NOT NULL,
                 state INTEGER NOT NULL
             );
             CREATE INDEX frontier ON candidate(digest) WHERE state = {_REACHED};
             CREATE TABLE linking(digest BLOB NOT NULL);
-            BEGIN;  -- never ended: else each row that is changed would be a transaction
         """)
         self.count = 0
         self._is_indexed = False

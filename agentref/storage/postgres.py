@@ -1,6 +1,7 @@
 """A blob store in PostgreSQL, for many machines, and the CAS over it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from itertools import count
 
 from agentref.codecs import ValueCodec
@@ -141,15 +142,14 @@ class PostgresBlobStore:
 
     def survey(self, see: Callable[[Sequence[BlobInfo], int], object], /, *, expires_by: float) -> None:
         """Show those whose life ends by then, and the others that link to others: as of one moment, and in
-        the order in which they lie. Each row is looked at, in one transaction: two seconds a million."""
+        the order in which they lie. Each row is looked at, two seconds a million, in one transaction on a
+        connection beside the pool. In a transaction of the caller's, `see` cannot end that."""
         check_time("expires_by", expires_by)
         until = float(expires_by)
-        self._run(
-            lambda connection: blob_table.survey(
-                connection, lambda rows: see(list(map(BlobInfo._make, rows)), len(rows)), until, links=LINKS
-            ),
-            repeatable=False,
-        )
+        pages = self._opening.pages(lambda connection: blob_table.survey(connection, until, links=LINKS))
+        with closing(pages):
+            for rows in pages:
+                see(list(map(BlobInfo._make, rows)), len(rows))
 
     def condemn(self, digests: Collection[Digest], /, *, expires_by: float) -> int:
         """Note that nothing needs these; those whose life ends after `expires_by` are left alone."""

@@ -129,7 +129,7 @@ class BlobStore(Protocol):
         looked at for them.
 
         Shows all that are here for as long as the call takes, and may show what comes and goes meanwhile.
-        `see` calls no verb of this store. An error leaves what was shown as good as nothing.
+        `see` may call verbs of this store; what it raises ends the survey.
         """
         ...
 

@@ -93,29 +93,36 @@ class _Prune:
             self._needed += len(page) - len(doomed)
             if self.dry_run:
                 self._condemned += len(fresh)
-                removed = len(ripe)
+                gone = removed = len(ripe)
             else:
                 if pardoned:
                     self.store.touch(pardoned, expires_at=0.0)
                 if kept:
                     self._condemned += self.store.condemn(kept, expires_by=self.begun)
-                removed = self._remove(ripe, cutoff)
+                gone, removed = self._remove(ripe, cutoff)
                 self._condemned += sum(digest in ripe for digest in fresh)
             self._removed += removed
             self._removed_bytes += sum(ripe.values())
-            self._waiting += len(doomed) - removed
+            self._waiting += len(doomed) - gone
             left -= removed
             self.advance(len(page))
 
-    def _remove(self, ripe: dict[Digest, int], cutoff: float | None) -> int:
-        """How many went; those that somebody has touched meanwhile are taken out of `ripe`."""
+    def _remove(self, ripe: dict[Digest, int], cutoff: float | None) -> tuple[int, int]:
+        """How many are gone, and how many of them by us: so many are left in `ripe`.
+
+        Of two prunes at once nobody knows which took which; then it may name others of what is gone.
+        """
         if not ripe:
-            return 0
+            return 0, 0
         removed = self.store.remove(list(ripe), expires_by=self.begun, condemned_by=cutoff)
+        gone = removed
         if removed < len(ripe):
             for digest in self.store.stat(list(ripe)):
                 del ripe[digest]
-        return removed
+            gone = len(ripe)
+            while len(ripe) > removed:
+                ripe.popitem()
+        return gone, removed
 
     def report(self, forgotten: int) -> PruneReport:
         return PruneReport(

@@ -4,12 +4,13 @@
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from agentref.refs import Digest
 from agentref.storage.memory import MemoryBlobStore
 from agentref.storage.protocol import FOREVER, BlobInfo
+from agentref.testing.broken_surveys import BROKEN_SURVEYS
 
 __all__ = ["BROKEN_LIVES"]
 
@@ -176,28 +177,6 @@ class FiltersPages(MemoryBlobStore):
         """Pages that are empty before the end."""
         page = super().scan(after=after, limit=limit)
         return [info for info in page if info.expires_at <= expires_by]
-
-
-class SurveysTheDead(MemoryBlobStore):
-    """Does not look what links to others."""
-
-    def survey(self, see: Callable[[Sequence[BlobInfo], int], object], /, *, expires_by: float) -> None:
-        """What has ended, and no more."""
-
-        def see_ended(page: Sequence[BlobInfo], looked_at: int) -> None:
-            see([info for info in page if info.expires_at <= expires_by], looked_at)
-
-        super().survey(see_ended, expires_by=expires_by)
-
-
-class SurveysAPage(MemoryBlobStore):
-    """Takes a page for all there is."""
-
-    def survey(self, see: Callable[[Sequence[BlobInfo], int], object], /, *, expires_by: float) -> None:
-        """The first one."""
-        shown: list[Sequence[BlobInfo]] = []
-        super().survey(lambda page, _: shown.append(page), expires_by=expires_by)
-        see(shown[0], len(shown[0]))
 
 
 class CondemnsByItself(MemoryBlobStore):
@@ -369,8 +348,7 @@ BROKEN_LIVES: Final[Mapping[str, type[MemoryBlobStore]]] = {
     "test_touch_takes_back_a_condemnation": TouchesTheShortLived,
     "test_a_scan_of_what_has_ended_lists_only_that": ListsAll,
     "test_pages_of_a_scan_of_what_has_ended_are_full": FiltersPages,
-    "test_a_survey_shows_what_has_ended_and_what_links": SurveysTheDead,
-    "test_a_survey_of_what_has_ended_shows_each_of_thousands_once": SurveysAPage,
+    **BROKEN_SURVEYS,
     "test_nothing_is_condemned_by_itself": CondemnsByItself,
     "test_condemn_counts_what_was_not_condemned_before": CountsSentences,
     "test_condemn_leaves_alone_what_lives_longer": CondemnsTheLiving,

@@ -191,6 +191,22 @@ class LifetimeClauses:
         store.store(blobs_of(10, first=5000))
         assert sorted(info.digest for info in surveyed(store, FAR)) == sorted(blobs_of(5000))
 
+    def test_who_is_shown_blobs_may_use_the_store(self, store: BlobStore) -> None:
+        store.store(blobs_of(2), expires_at=FAR)
+
+        def see(_: object, __: int) -> None:
+            assert len(store.stat(list(blobs_of(2)))) == 2
+            store.store(blobs_of(1, first=2))
+
+        store.survey(see, expires_by=FAR)
+        assert store.stat([name_of(2)])
+
+    def test_what_is_raised_on_seeing_blobs_ends_a_survey(self, store: BlobStore) -> None:
+        store.store(blobs_of(2), expires_at=FAR)
+        with pytest.raises(ZeroDivisionError):
+            store.survey(lambda _, __: 1 // 0, expires_by=FAR)
+        assert store.remove(list(blobs_of(2)), expires_by=FAR) == 2
+
     # Condemning
 
     def test_nothing_is_condemned_by_itself(self, store: BlobStore) -> None:

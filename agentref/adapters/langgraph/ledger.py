@@ -6,12 +6,12 @@ checkpoints are listed, and, where the two do not agree, listed again. What is n
 first look counts if the second one, and the pins of that time, say the same.
 """
 
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from agentref.adapters.langgraph.listing import Carrier
 from agentref.refs import Digest
+from agentref.sqlite import Scratch
 from agentref.storage import PinRow
 
 __all__ = ["IdlePin", "Ledger", "Suspect"]
@@ -19,10 +19,7 @@ __all__ = ["IdlePin", "Ledger", "Suspect"]
 # How much of a pin was seen: nothing of its owner, the owner's checkpoint, that checkpoint with that ref.
 _UNLISTED, _LISTED, _CARRIED = range(3)
 
-# One database of SQLite without a name: in its cache, and in a file that nobody sees once it outgrows that.
 _SCHEMA: Final = f"""
-PRAGMA journal_mode = OFF;
-PRAGMA cache_size = -16384;
 CREATE TABLE pin(
     store INTEGER, owner TEXT, digest BLOB, state INTEGER NOT NULL, is_there INTEGER NOT NULL,
     PRIMARY KEY (store, owner, digest)
@@ -34,7 +31,6 @@ CREATE TABLE suspect(
     PRIMARY KEY (owner, store, digest, backend)
 ) WITHOUT ROWID;
 CREATE TABLE here(store INTEGER, digest BLOB, PRIMARY KEY (store, digest)) WITHOUT ROWID;
-BEGIN;
 """
 
 
@@ -62,12 +58,11 @@ class IdlePin(NamedTuple):
 
 
 class Ledger:
-    """Of pins in so many stores, which are numbers here. For one thread."""
+    """Of pins in so many stores, which are numbers here. For one thread. Raises as `Scratch` does."""
 
     def __init__(self, stores: int) -> None:
         self._stores = range(stores)
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.executescript(_SCHEMA)
+        self._database = Scratch(_SCHEMA)
 
     def close(self) -> None:
         """Forget all of it."""

@@ -12,7 +12,10 @@ import pytest
 
 from agentref.errors import InvalidInputError, StoreBusyError, StoreUnavailableError
 from agentref.sqlite import Database, Subject, connect
+from agentref.sqlite import blocks as blocks_module
 from agentref.sqlite import database as database_module
+
+MODULES = {blocks_module.__file__, database_module.__file__}
 
 
 @pytest.fixture(name="path")
@@ -90,21 +93,23 @@ def test_a_commit_without_a_sync_is_one_like_any_other(opened):
     assert values(database) == values(opened()) == [*range(20), *range(100, 120)]
 
 
-def came_through(at, work):
-    """Whether `work` ended before Ctrl-C came, as the `at`th function of the module began, or one that it
-    calls had returned: that is where Python looks for signals."""
+def came_through(at, work, caught=lambda _: None):
+    """Whether `work` ended before Ctrl-C came, as the `at`th function of these modules began, or one that
+    they call had returned: that is where Python looks for signals."""
     left = at
 
     def strike(frame, event, _):
         nonlocal left
-        left -= frame.f_code.co_filename == database_module.__file__ and event in {"call", "c_return"}
+        left -= frame.f_code.co_filename in MODULES and event in {"call", "c_return"}
         if left == 0:
             raise KeyboardInterrupt
 
     sys.setprofile(strike)
     try:
         work()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        sys.setprofile(None)
+        caught(error)
         return False
     finally:
         sys.setprofile(None)
@@ -133,6 +138,68 @@ def test_wherever_ctrl_c_strikes_others_write_on(opened, fails):
         at += 1
     assert at > 20
     assert not database._has_sessions()
+
+
+def test_wherever_ctrl_c_strikes_who_caught_it_writes_on(opened):
+    database = opened(busy_timeout=0)
+
+    def work():
+        with database.session(), database.write() as connection:
+            connection.execute("INSERT INTO item VALUES (1)")
+
+    at = 1
+    while not came_through(at, work, lambda _: put(database, 7)):
+        assert values(database).count(7) == at
+        at += 1
+    assert at > 20
+
+
+def test_wherever_ctrl_c_strikes_who_caught_it_closes(opened):
+    def work():
+        with database.session(), database.write() as connection:
+            connection.execute("INSERT INTO item VALUES (1)")
+
+    at, is_through = 1, False
+    while not is_through:
+        database = opened(busy_timeout=600)
+        is_through = came_through(at, work, lambda _: database.close())  # noqa: B023  (called at once)
+        at += 1
+    assert at > 20
+    assert put(opened(busy_timeout=0), 7) is None
+
+
+def test_a_turn_that_ctrl_c_left_may_end_in_another_thread(opened):
+    """An error in a cycle is freed by whichever thread finds it."""
+    database = opened(busy_timeout=1)
+
+    def work():
+        with database.session(), database.write() as connection:
+            connection.execute("INSERT INTO item VALUES (1)")
+
+    at, errors = 1, []
+    while not came_through(at, work, errors.append):
+        for write in (errors.clear, lambda: put(database, 7)):
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join()
+        assert values(database).count(7) == at
+        put(database, 8)
+        at += 1
+    assert at > 20
+
+
+def test_a_write_within_a_write_is_refused(opened):
+    database = opened(busy_timeout=0)
+
+    def put_both():
+        with database.write() as outer:
+            outer.execute("INSERT INTO item VALUES (1)")
+            put(database, 2)
+
+    with pytest.raises(RuntimeError, match="within a write"), database.session():
+        put_both()
+    assert values(database) == [2]
+    put(database, 3)
 
 
 @pytest.mark.parametrize("bad", ["OFF", "full", "FULL; DROP TABLE item", "", 1, None, []])

@@ -502,6 +502,26 @@ def test_writers_lose_nothing_beside_one_who_prunes(cas):
     assert lost == []
 
 
+@pytest.mark.parametrize("taken", [0, 3, 9])
+def test_each_of_two_prunes_at_once_counts_what_it_removed(cas, taken):
+    for number in range(9):
+        cas.put(b"blob %d" % number, ttl=SHORT)
+    expire()
+    size = cas.stats().stored_bytes
+    store, remove = cas._store, cas._store.remove
+    others = []
+
+    def be_late(digests, **options):
+        if not others:
+            others.append(remove(list(digests)[:taken], **options))
+        return remove(digests, **options)
+
+    store.remove = be_late
+    report = prune(cas)
+    assert (report.removed, report.waiting, others) == (9 - taken, 0, [taken])
+    assert report.removed_bytes == size * (9 - taken) // 9
+
+
 def test_put_stops_a_removal_that_is_under_way(cas):
     """The put comes after the mark and before the removal: at the chosen point, in the same process."""
     cas.dump(DOCS, ttl=SHORT)
