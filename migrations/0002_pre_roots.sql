@@ -28,6 +28,7 @@ CREATE FUNCTION agentref_inherit(p_heir text, p_parent text, p_digests bytea) RE
 LANGUAGE plpgsql AS $$
 DECLARE
     given integer := 0;
+    setting text;
 BEGIN
     FOR i IN 0 .. octet_length(p_digests) / 32 - 1 LOOP
         INSERT INTO agentref_pin (owner, digest, expires_at)
@@ -40,7 +41,7 @@ BEGIN
         END IF;
     END LOOP;
     IF given > 0 THEN
-        PERFORM set_config('synchronous_commit', 'off', true);
+        setting := set_config('synchronous_commit', 'off', true);  -- PERFORM would be a query
     END IF;
     RETURN given;
 END $$;

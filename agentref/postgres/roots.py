@@ -13,6 +13,7 @@ from typing import Any, Final
 import psycopg
 
 from agentref.postgres.blobs import execute
+from agentref.postgres.direct import value_of
 
 __all__ = [
     "alias",
@@ -86,8 +87,6 @@ SELECT * FROM unnest(%b::text[], %b::bytea[], %b::float8[])
 ON CONFLICT (owner, digest) DO UPDATE SET expires_at = EXCLUDED.expires_at
 WHERE p.expires_at < EXCLUDED.expires_at
 """
-
-_INHERIT: Final = "SELECT agentref_inherit(%b, %b, %b)"
 
 _UNPIN: Final = f"""
 WITH locked AS MATERIALIZED (
@@ -173,8 +172,14 @@ def pin(connection: _Connection, rows: Sequence[tuple[str, bytes, float]]) -> No
 
 def inherit_pins(connection: _Connection, heir: str, digests: Sequence[bytes], parent: str) -> bool:
     """Whether `parent` keeps all of these for ever, each given once. In a transaction of its own."""
-    found = execute(connection, _INHERIT, [heir, parent, b"".join(sorted(digests))]).fetchone()
-    return found == (len(digests),)
+    wanted = b"".join(sorted(digests))
+    found = value_of(
+        connection, b"SELECT agentref_inherit($1, $2, $3)", [heir.encode(), parent.encode(), wanted]
+    )
+    if found is None:
+        row = execute(connection, "SELECT agentref_inherit(%b, %b, %b)", [heir, parent, wanted]).fetchone()
+        return row == (len(digests),)
+    return int.from_bytes(found, "big") == len(digests)
 
 
 def unpin(connection: _Connection, owners: Sequence[str]) -> int:
