@@ -1,7 +1,7 @@
 """The facade that every adapter uses: values to refs, refs to values, over one or several stores."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any
@@ -148,16 +148,6 @@ class Runtime:
         """`keep` for the event loop."""
         if externalized.encoded or (refs and self.pins):
             await asyncio.to_thread(self.keep, externalized, owner, refs)
-
-    def keep_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
-        """Let an owner keep refs that somebody else has pinned: see `CAS.pin_soon`. False if it takes
-        `keep`."""
-        if not self.pins:
-            return True
-        if len(refs) == 1 and refs[0].backend_id == self._only:  # mostly
-            return self.backend.pin_soon(owner, refs)
-        taken = [store.pin_soon(owner, few) for store, few in self._keepers_of(refs)]
-        return all(taken)
 
     def inherit(self, heir: str, refs: Sequence[ContentRef], *, parent: str) -> bool:
         """Let an owner keep refs that `parent` has pinned: see `CAS.inherit_pins`. False if it takes

@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from agentref.errors import (
@@ -15,7 +15,6 @@ from agentref.errors import (
 from agentref.refs import ContentRef, Digest
 from agentref.storage import _arguments as arguments
 from agentref.storage._alias_rows import is_sound, ref_of
-from agentref.storage._late_pins import LatePins
 from agentref.storage._lives import GRACE_SECONDS, LEASE_SECONDS, check_seconds, check_ttl, end_of_life
 from agentref.storage.protocol import FOREVER, AliasRow, BlobStore, PinRow, RootStore
 from agentref.storage.pruning import PrunableStore, prune
@@ -56,7 +55,6 @@ class Lifetimes(ABC):
 
     _store: BlobStore
     _roots: PrunableStore | None = None
-    _late_pins: LatePins
     backend_id: str
     default_ttl_seconds: float | None
 
@@ -156,24 +154,12 @@ class Lifetimes(ABC):
         arguments.check_name("The owner of a pin", owner)
         check_ttl("ttl", ttl)
         wanted = [_checked(ref) for ref in arguments.each_of("pin()", refs)]
-        roots = self._prunable_now()
+        roots = self._prunable()
         digests = list(dict.fromkeys(ref.digest for ref in wanted))
         if look:
             self._keep(wanted, self._end_of_life(LEASE_SECONDS))
         end = FOREVER if ttl is None else roots.clock() + ttl
-        self._late_pins.set(PinRow.each(owner, digests, expires_at=end))
-
-    def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
-        """`pin(owner(), refs, look=False)`, about a second later, in one transaction with others: for what
-        ends with this process, and refs that another owner has pinned, and keeps until then. False, and
-        nothing is done, if too much waits: `pin` sets all of that as well.
-
-        `close` and every other verb on pins of this store set what is waiting first; the end of the process
-        takes it along. Waits for nothing. Thread-safe.
-        """
-        if self._roots is None:
-            self._prunable_now()
-        return self._late_pins.add(owner, refs)
+        roots.pin(PinRow.each(owner, digests, expires_at=end))
 
     def pin_each(self, pins: Mapping[str, Collection[ContentRef]]) -> None:
         """`pin(owner, refs, look=False)` for many owners, a thousand pins in one transaction."""
@@ -301,12 +287,7 @@ class Lifetimes(ABC):
         return keep_alive(self._store, [ref.digest for ref in refs], expires_at, called=called)
 
     def _prunable(self) -> PrunableStore:
-        """The blob store with all pins that were to come soon. Raises `ConfigurationError` if it keeps no
-        pins."""
-        self._late_pins.flush()
-        return self._prunable_now()
-
-    def _prunable_now(self) -> PrunableStore:
+        """The blob store. Raises `ConfigurationError` if it keeps no pins."""
         if self._roots is not None:  # to look again would take as long as a small pin
             return self._roots
         if not isinstance(self._store, RootStore):  # as `keeps_roots`; this form tells the type checker

@@ -101,7 +101,6 @@ def migrate_cas(  # noqa: PLR0913  (settings, by name)
     old, new = source._store, target._store  # noqa: SLF001  (frames travel as they are kept)
     _check_names(source, target, old, new)
     _check_roots(old, new)
-    source._late_pins.flush()  # noqa: SLF001
     pool = ThreadPoolExecutor(workers, "agentref-migrate")
     try:
         blobs = Transfer(

@@ -8,7 +8,7 @@ from agentref.codecs import ValueCodec
 from agentref.postgres import Connection, Opening
 from agentref.postgres import blobs as blob_table
 from agentref.postgres import roots as root_table
-from agentref.refs import ContentRef, Digest
+from agentref.refs import Digest
 from agentref.storage._arguments import (
     check_alias,
     check_digest,
@@ -331,8 +331,3 @@ class PostgresCAS(CAS):
             default_ttl_seconds=default_ttl_seconds,
             refresh_on_read=refresh_on_read,
         )
-        self._is_joined = connection is not None
-
-    def pin_soon(self, owner: Callable[[], str], refs: Sequence[ContentRef]) -> bool:
-        """As `CAS.pin_soon`. Never on the caller's connection: later, the transaction may be over."""
-        return not self._is_joined and super().pin_soon(owner, refs)

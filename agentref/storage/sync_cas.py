@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import BinaryIO, Final, Self, cast
+from typing import BinaryIO, Final, Self
 
 from agentref.chunks import Link, Memo, Pending, TreeBuilder, cut_stream, unpack_blob
 from agentref.codecs import CODEC_ID, ValueCodec, too_deep
@@ -18,14 +18,13 @@ from agentref.errors import (
 )
 from agentref.refs import ContentRef, Digest, parse_digest
 from agentref.storage import _arguments as arguments
-from agentref.storage._late_pins import LatePins
 from agentref.storage._lives import check_ttl
 from agentref.storage._room import with_room
 from agentref.storage.ahead import Ahead
 from agentref.storage.audit import pages, store_stats
 from agentref.storage.frames import open_frame
 from agentref.storage.lifetimes import Lifetimes
-from agentref.storage.protocol import BlobStore, RootStore
+from agentref.storage.protocol import BlobStore
 from agentref.storage.reading import BlobReader, ByteStream, RenewingStream
 from agentref.storage.reports import Counters, StoreStats, VerifyReport
 from agentref.storage.verifying import verify_store
@@ -90,7 +89,6 @@ class SyncCAS(Lifetimes):
         self.max_value_bytes = max_value_bytes
         self.counters = Counters()
         self._memo = Memo()
-        self._late_pins = LatePins(cast("RootStore", store))  # used if it is one
         self._writer = BlobWriter(store, self.counters, compression_level)
         self._reader = BlobReader(store, self.counters, self._writer.distrust)
 
@@ -314,10 +312,7 @@ class SyncCAS(Lifetimes):
 
     def close(self) -> None:
         """Release what the store holds open. Idempotent."""
-        try:
-            self._late_pins.close()
-        finally:
-            self._store.close()
+        self._store.close()
 
     def __enter__(self) -> Self:
         return self

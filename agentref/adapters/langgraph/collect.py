@@ -2,10 +2,10 @@
 
 Pins are set before the checkpoint that needs them is written, and taken away after it is gone, so a process
 that dies leaves a pin too many. Too few there are where a checkpoint was written without pins, or a power
-cut took some that it had inherited. Both are found while graphs run: a pin counts as stale if it was there
-before all checkpoints were listed, and no checkpoint of its owner was, neither then nor at a second listing
-that began `grace` seconds later. So whoever needs less than that from the pin to the checkpoint is never
-robbed of it.
+cut took some that it had inherited; and one in memory may do with its parent's. All are found while graphs
+run: a pin counts as stale if it was there before all checkpoints were listed, and no checkpoint of its
+owner was, neither then nor at a second listing that began `grace` seconds later. So whoever needs less than
+that from the pin to the checkpoint is never robbed of it.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from agentref.adapters.langgraph.differences import GcReport, Kind, PinDifferenc
 from agentref.adapters.langgraph.ledger import IdlePin, Ledger, Suspect
 from agentref.adapters.langgraph.listing import Carrier, apages_of, bridged, pages_of
 from agentref.adapters.langgraph.pins import PREFIX
+from agentref.adapters.langgraph.removals import removals
 from agentref.adapters.langgraph.saver import ExternalizingSaver
 from agentref.errors import BlobNotFoundError, ConfigurationError, IntegrityError, InvalidInputError
 from agentref.refs import Digest
@@ -179,7 +180,7 @@ class _Run:
         self._counts = dict.fromkeys(("unpinned", "missing", "damaged", "foreign", "stale", "surplus"), 0)
 
     def collect(self, sources: list[_Source], *, remove_stale: bool, grace: float) -> GcReport:
-        with closing(Ledger(len(self._stores))) as ledger:
+        with removals.under_way(), closing(Ledger(len(self._stores))) as ledger:
             for store, page in self._pages_of_pins():
                 ledger.add_pins(store, page)
                 self._pins += len(page)

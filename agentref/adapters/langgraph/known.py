@@ -1,7 +1,6 @@
 """What checkpoints carry, for the checkpoints that come after them."""
 
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +12,6 @@ from agentref.refs import ContentRef
 __all__ = ["Carried", "Key", "Known", "KnownCheckpoints", "key_of", "merged", "unchanged"]
 
 _LIMIT: Final = 2048
-_LATELY_SECONDS: Final = 600.0  # a part of what `CAS.pin` without a look allows
 
 Key = tuple[str, str, str]
 """Thread, namespace and id of a checkpoint."""
@@ -36,23 +34,18 @@ class Carried(NamedTuple):
 class Known(NamedTuple):
     """What a checkpoint carries: by channel, and all its refs.
 
-    `pinned_since`: since when these are pinned for this checkpoint, or for one before it, on the clock of
-    `time.monotonic`; None if that is not known.
+    `era`: of `Removals`, in which these were pinned for this checkpoint, or for one before it; None if
+    that is not known.
     """
 
     carried: Mapping[str, Carried]
     refs: tuple[ContentRef, ...]
-    pinned_since: float | None
+    era: object | None
 
     @classmethod
     def of(cls, carried: Mapping[str, Carried]) -> "Known":
         """Of which nobody knows yet whether it is pinned."""
         return cls(carried, tuple(ref for each in carried.values() for ref in each.refs), None)
-
-    def is_pinned_lately(self) -> bool:
-        """Whether a pin of the same refs may come later and without a look."""
-        since = self.pinned_since
-        return since is not None and time.monotonic() - since < _LATELY_SECONDS
 
     def has(self, refs: Iterable[ContentRef]) -> bool:
         """Whether it carries all of these."""
@@ -109,7 +102,7 @@ class KnownCheckpoints(dict[Key, Known]):
         """Remember what a checkpoint carries that was read, and still that it is pinned."""
         before = self.get(key)
         if before is not None and before.has(known.refs):
-            known = known._replace(pinned_since=before.pinned_since)
+            known = known._replace(era=before.era)
         self.add(key, known)
 
 

@@ -3,8 +3,8 @@
 Blobs are stored with a lease, then pinned, then named by the checkpoint; a crash in between leaves a pin
 too many, never one too few. A checkpoint with nothing but what its parent carries inherits the parent's
 pins, which costs no sync: a power cut may take them back while the parent has its own. Whoever takes those
-away pins first what the other checkpoints of the thread need. Only a checkpoint in memory, which such a
-crash takes along, is pinned up to a second later.
+away pins first what the other checkpoints of the thread need. So one in memory, which nobody but this
+process takes away, needs no pins of its own until then.
 
 The owner is the checkpoint and not its thread: no two checkpoints have one id, so savers that share a store
 may have threads of one name, and whoever deletes checkpoints takes away theirs alone, whatever others add
@@ -21,6 +21,7 @@ from urllib.parse import quote
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
+from agentref.adapters.langgraph.removals import removals
 from agentref.adapters.langgraph.values import placed_ref, unplaced
 from agentref.adapters.langgraph.within import refs_within
 from agentref.errors import InvalidInputError
@@ -144,18 +145,19 @@ def take_away(
     runtime: Runtime, saver: BaseCheckpointSaver[Any], queries: list[Query], deletion: Callable[[], None]
 ) -> None:
     """Delete checkpoints that are among those asked for, and let go of the pins of those that went."""
-    before = listed(saver, queries) if runtime.pins else {}
-    deletion()
-    if not before or _may_be_rolled_back(saver):
-        return
-    concerned = threads(set(before.values()))
-    there, left = set(before), refs_for(_found(saver, concerned))
-    while gone := there - left.keys():
-        runtime.pin_each(left)
-        runtime.unpin(gone)
-        back = refs_for(_found(saver, concerned))
-        runtime.pin_each({owner: back[owner] for owner in gone.intersection(back)})
-        there, left = set(left), back
+    with removals.under_way():
+        before = listed(saver, queries) if runtime.pins else {}
+        deletion()
+        if not before or _may_be_rolled_back(saver):
+            return
+        concerned = threads(set(before.values()))
+        there, left = set(before), refs_for(_found(saver, concerned))
+        while gone := there - left.keys():
+            runtime.pin_each(left)
+            runtime.unpin(gone)
+            back = refs_for(_found(saver, concerned))
+            runtime.pin_each({owner: back[owner] for owner in gone.intersection(back)})
+            there, left = set(left), back
 
 
 async def atake_away(
@@ -165,18 +167,21 @@ async def atake_away(
     deletion: Callable[[], Awaitable[None]],
 ) -> None:
     """`take_away` for the event loop."""
-    before = await alisted(saver, queries) if runtime.pins else {}
-    await deletion()
-    if not before or _may_be_rolled_back(saver):
-        return
-    concerned = threads(set(before.values()))
-    there, left = set(before), refs_for([item async for item in _afound(saver, concerned)])
-    while gone := there - left.keys():
-        await asyncio.to_thread(runtime.pin_each, left)
-        await runtime.aunpin(gone)
-        back = refs_for([item async for item in _afound(saver, concerned)])
-        await asyncio.to_thread(runtime.pin_each, {owner: back[owner] for owner in gone.intersection(back)})
-        there, left = set(left), back
+    with removals.under_way():
+        before = await alisted(saver, queries) if runtime.pins else {}
+        await deletion()
+        if not before or _may_be_rolled_back(saver):
+            return
+        concerned = threads(set(before.values()))
+        there, left = set(before), refs_for([item async for item in _afound(saver, concerned)])
+        while gone := there - left.keys():
+            await asyncio.to_thread(runtime.pin_each, left)
+            await runtime.aunpin(gone)
+            back = refs_for([item async for item in _afound(saver, concerned)])
+            await asyncio.to_thread(
+                runtime.pin_each, {owner: back[owner] for owner in gone.intersection(back)}
+            )
+            there, left = set(left), back
 
 
 def keeps_whole(saver: BaseCheckpointSaver[Any]) -> bool:

@@ -1,6 +1,5 @@
 """What goes into checkpoints: refs in the place of large values, and which of them are pinned already."""
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -18,6 +17,7 @@ from agentref.adapters.langgraph.known import (
     unchanged,
 )
 from agentref.adapters.langgraph.pins import keeps_whole, pinned_refs
+from agentref.adapters.langgraph.removals import removals
 from agentref.adapters.langgraph.values import handed_on, inner_value, place
 from agentref.adapters.langgraph.within import refs_within
 from agentref.codecs import surely_fits
@@ -46,8 +46,14 @@ class Admission(Protocol):
 
 
 class Placed(NamedTuple):
-    """A checkpoint as the inner saver gets it, what has to be stored before, what it carries, and whether
-    its parent, which has that key, has pinned all of it. If it `may_wait`, its own pin may be set later.
+    """A checkpoint as the inner saver gets it.
+
+    Attributes:
+        parent: the key of the checkpoint before it.
+        outgoing: what has to be stored before.
+        known: what it carries, and since which era that is pinned, once it is.
+        adds_none: whether its parent has pinned all of it.
+        is_kept: whether those before it do for as long as the era lasts.
     """
 
     parent: Key
@@ -56,7 +62,7 @@ class Placed(NamedTuple):
     outgoing: Outgoing
     known: Known
     adds_none: bool
-    may_wait: bool
+    is_kept: bool
 
 
 class Entering(NamedTuple):
@@ -72,6 +78,7 @@ class Entering(NamedTuple):
     config: RunnableConfig
     checkpoint: Checkpoint
     versions: ChannelVersions
+    era: object | None
     epoch: int
     parent: Known
     left: Mapping[str, Carried]
@@ -102,6 +109,7 @@ class Placing:
         self, config: RunnableConfig, checkpoint: Checkpoint, new_versions: ChannelVersions
     ) -> Placed | Entering:
         """Set apart what stays as it is. If that is all, the checkpoint is placed."""
+        era = removals.era  # before anything that is relied on
         epoch: int | None = None  # asked for where it matters: in a database that is a round trip
         key = key_of(config)
         parent = self._known.get(key) or _UNKNOWN
@@ -130,15 +138,19 @@ class Placing:
         if unknown or len(carried) != len(parent.carried):
             left = unchanged(parent.carried, checkpoint, new_versions)
             epoch = self._runtime.backend.epoch() if epoch is None else epoch
-            return Entering(config, checkpoint, new_versions, epoch, parent, left, placed, carried, unknown)
+            return Entering(
+                config, checkpoint, new_versions, era, epoch, parent, left, placed, carried, unknown
+            )
         if carried and not self._is_in_memory:
             new_versions = {**new_versions, **_moved(checkpoint, placed, carried)}
         lean: Any = {**checkpoint, "channel_values": placed}
-        return Placed(key, lean, new_versions, _NOTHING, parent, True, self._may_wait(parent))
+        is_kept = self._is_kept(parent, era)
+        known = parent if is_kept or not self._is_in_memory else parent._replace(era=era)
+        return Placed(key, lean, new_versions, _NOTHING, known, True, is_kept)
 
     def finish(self, entering: Entering) -> Placed:
         """Encode what may be large."""
-        config, checkpoint, versions, epoch, parent, left, placed, carried, unknown = entering
+        config, checkpoint, versions, era, epoch, parent, left, placed, carried, unknown = entering
         fresh, outgoing = self.writes(config, unknown)
         placed |= fresh
         carried |= self.carried_by(checkpoint, dict(fresh), epoch)
@@ -148,25 +160,20 @@ class Placing:
             versions = {**versions, **_moved(checkpoint, placed, carried)}
         placed = {name: placed[name] for name in checkpoint["channel_values"]}
         lean: Any = {**checkpoint, "channel_values": placed}
-        known = Known.of(carried)
+        known = Known.of(carried)._replace(era=era)
         adds_none = not outgoing.encoded and parent.has(known.refs)
-        if adds_none:
-            known = known._replace(pinned_since=parent.pinned_since)
-        may_wait = adds_none and self._may_wait(known)
-        return Placed(key_of(config), lean, versions, outgoing, known, adds_none, may_wait)
+        is_kept = not known.refs or (adds_none and self._is_kept(parent, era))
+        return Placed(key_of(config), lean, versions, outgoing, known, adds_none, is_kept)
 
-    def _may_wait(self, known: Known) -> bool:
-        """Whether what is pinned for the parent may be pinned later for the checkpoint: one that ends with
-        this process. Those that others may read, they may also rob of their parents."""
-        return self._is_in_memory and known.is_pinned_lately()
+    def _is_kept(self, parent: Known, era: object | None) -> bool:
+        """Whether a checkpoint needs no pins besides those that did for its parent. One in memory is taken
+        away by this process alone, and others in other ones."""
+        return not parent.refs or (self._is_in_memory and era is not None and parent.era is era)
 
     def remember(self, placed: Placed) -> None:
         """Take note of what a checkpoint carries, once that is pinned."""
-        known = placed.known
-        if not placed.may_wait:
-            known = known._replace(pinned_since=time.monotonic())
         thread_id, namespace, _ = placed.parent
-        self._known.add((thread_id, namespace, str(placed.checkpoint["id"])), known)
+        self._known.add((thread_id, namespace, str(placed.checkpoint["id"])), placed.known)
 
     def recall(self, config: RunnableConfig, checkpoint: Checkpoint, epoch: int) -> None:
         """Take note of what a checkpoint carries that was read."""

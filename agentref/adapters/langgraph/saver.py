@@ -9,7 +9,6 @@ that run meanwhile may change the very objects.
 import copy
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Self, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -25,6 +24,7 @@ from agentref.adapters.langgraph.known import KnownCheckpoints
 from agentref.adapters.langgraph.pace import Pace
 from agentref.adapters.langgraph.pins import owner_in, owner_of, pinned_refs
 from agentref.adapters.langgraph.placing import Admission, Entering, Placed, Placing, place_of
+from agentref.adapters.langgraph.removals import removals
 from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
@@ -182,8 +182,7 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
     def finish(self, entering: Entering) -> Placed:
         """Place the rest of a checkpoint, and make what it needs durable."""
         placed = self.placing.finish(entering)
-        if not self.keep_soon(placed):
-            self.keep(placed)
+        self.keep(placed)
         return placed
 
     def keep_writes(
@@ -196,18 +195,16 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
 
     def keep(self, placed: Placed) -> None:
         """Make what a checkpoint needs durable and pin it, before there is the checkpoint."""
+        if placed.is_kept and not placed.outgoing.encoded:
+            return
         thread_id, namespace, _ = placed.parent
         owner, refs = owner_of(thread_id, namespace, placed.checkpoint["id"]), placed.known.refs
         if not placed.adds_none or not self.runtime.inherit(owner, refs, parent=owner_of(*placed.parent)):
             self.runtime.keep(placed.outgoing, owner, refs)
 
-    def keep_soon(self, placed: Placed) -> bool:
-        """Whether there is nothing to wait for: no refs, or such that the parent's pins do for now."""
-        if not placed.known.refs and not placed.outgoing.encoded:
-            return True
-        thread_id, namespace, _ = placed.parent
-        owner = partial(owner_of, thread_id, namespace, placed.checkpoint["id"])
-        return placed.may_wait and self.runtime.keep_soon(owner, placed.known.refs)
+    def is_left_alone(self, placed: Placed) -> bool:
+        """Whether those before it that were to keep what it needs may be gone, now that it is there."""
+        return placed.is_kept and placed.known.era is not removals.era and bool(placed.known.refs)
 
     def explain(self, error: Exception, config: RunnableConfig, kept: Iterable[tuple[str, Any]]) -> None:
         """Note on an error of the inner saver which of the values its serializer refuses, if it does."""

@@ -126,7 +126,7 @@ def put(
     placed = self.placing.begin(config, checkpoint, new_versions)
     if isinstance(placed, Entering):
         placed = self.pace.save(partial(self.finish, placed))
-    elif not self.keep_soon(placed):
+    else:
         self.keep(placed)
     self.placing.remember(placed)
     try:
@@ -134,6 +134,8 @@ def put(
     except Exception as error:
         self.explain(error, config, placed.checkpoint["channel_values"].items())
         raise
+    if self.is_left_alone(placed):
+        self.keep(placed._replace(is_kept=False))
     if self.coherence.coordinator is not None:
         self.coherence.saved(saved, placed.checkpoint)
     return saved
@@ -151,7 +153,7 @@ async def aput(
     if isinstance(placed, Entering):
         placed = self.placing.finish(placed)
     await self.coherence.aadmit(config, checkpoint["id"])
-    if not self.keep_soon(placed):
+    if not placed.is_kept or placed.outgoing.encoded:
         await asyncio.to_thread(self.keep, placed)
     self.placing.remember(placed)
     try:
@@ -159,6 +161,8 @@ async def aput(
     except Exception as error:
         self.explain(error, config, placed.checkpoint["channel_values"].items())
         raise
+    if self.is_left_alone(placed):
+        await asyncio.to_thread(self.keep, placed._replace(is_kept=False))
     await self.coherence.asaved(saved, placed.checkpoint)
     return saved
 
