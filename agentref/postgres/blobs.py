@@ -8,6 +8,7 @@ it. Digests and bytes travel in binary, so that neither side takes a copy to une
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -105,6 +106,7 @@ SELECT {_INFO} FROM agentref_blob WHERE digest > %b::bytea ORDER BY digest LIMIT
 # by looking at so many rows at a time that the way by the primary key is the cheapest in any large table.
 _LOOKED_AT: Final = 4096
 _SHOWN_AT_ONCE: Final = 2000
+_surveys: Final = count()
 
 _MORTAL_PAGE: Final = f"""
 WITH seen AS MATERIALIZED ({_PAGE}), last AS (SELECT digest FROM seen ORDER BY digest DESC LIMIT 1)
@@ -221,7 +223,8 @@ def page(connection: _Connection, after: bytes, limit: int, expires_by: float) -
 def survey(connection: _Connection, expires_by: float, *, links: int) -> Iterator[list[tuple[Any, ...]]]:
     """Rows as of `stat`, in a transaction: of those whose life ends by then, or with one of the bits of
     `links` in their first byte."""
-    with psycopg.ServerCursor(connection, "agentref_survey", row_factory=tuple_row) as cursor:
+    name = f"agentref_survey_{next(_surveys)}"  # in one transaction, there may be one within another
+    with psycopg.ServerCursor(connection, name, row_factory=tuple_row) as cursor:
         cursor.execute(_SURVEY, [expires_by, links], binary=True)
         while rows := cursor.fetchmany(_SHOWN_AT_ONCE):
             yield rows

@@ -2,7 +2,10 @@
 
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
+
+import psycopg
 
 from agentref.errors import InvalidInputError, StoreUnavailableError
 from agentref.forks import watch_forks
@@ -91,7 +94,8 @@ class Opening:
                         return
                 yield page
         finally:
-            pages.close()
+            with suppress(psycopg.Error):  # it was to end anyway, and its user's own error counts
+                pages.close()
 
     def _be_up(self) -> None:
         self.check_open()

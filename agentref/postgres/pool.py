@@ -1,14 +1,15 @@
 """How a verb comes by a connection: from a pool of this process, or the caller's own."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -55,6 +56,13 @@ class Sessions(Protocol):
         ...
 
 
+# A page may be rare, and whoever is shown one may be slow. (Not every server knows all of these.)
+_TAKE_YOUR_TIME: Final = """
+SELECT set_config(name, '0', true) FROM pg_settings
+WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')
+"""
+
+
 class _Pooled(psycopg.Connection[Any]):
     """A connection that knows when it last worked."""
 
@@ -97,6 +105,7 @@ class Pool:
         self._lock = threading.Lock()
         self._held_for_fork = False
         self._closed = False
+        self._beside: set[Connection] = set()
 
     def connect(self) -> Connection:
         """A connection beside the pool, in autocommit. Raises `StoreUnavailableError` and says why."""
@@ -125,9 +134,18 @@ class Pool:
 
     def pages(self, read: Callable[[Connection], Iterator[_Result]]) -> Generator[_Result]:
         """See `Sessions`. On a connection beside the pool, which may have but one."""
-        with closing(self.connect()) as connection, connection.transaction():
-            connection.execute("SET LOCAL statement_timeout = 0", prepare=False)  # a page may be rare
-            yield from read(connection)
+        with closing(self.connect()) as connection:
+            self._beside.add(connection)
+            try:
+                with connection.transaction():
+                    connection.execute(_TAKE_YOUR_TIME, prepare=False)
+                    yield from read(connection)
+            except psycopg.Error as error:
+                if is_lost(error, connection):  # whatever psycopg made of what it found there
+                    raise psycopg.OperationalError("the connection was lost") from error
+                raise
+            finally:
+                self._beside.discard(connection)
 
     def close(self) -> None:
         """Close all connections; those that are lent out, when they come back. Idempotent."""
@@ -151,6 +169,10 @@ class Pool:
         """A pool of the child's own, at the next verb; the parent's connections are left alone."""
         self._lock = threading.Lock()
         self._leave_inheritance()
+        for (
+            connection
+        ) in self._beside:  # whoever reads on, or ends the transaction, must not reach the server
+            _sever(connection)
 
     def _leave_inheritance(self) -> None:
         if self._pid != os.getpid():
@@ -233,8 +255,14 @@ class Joined:
             return work(connection)
 
     def pages(self, read: Callable[[Connection], Iterator[_Result]]) -> Generator[_Result]:
-        """See `Sessions`. Until the end, the caller can neither commit nor roll back."""
+        """See `Sessions`. Until the end, the caller can neither commit nor roll back, and other threads
+        wait. Raises `ConfigurationError` within a `pipeline()`."""
         with self._savepoint() as connection:
+            if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+                raise ConfigurationError(
+                    f"The connection to PostgreSQL ({self.shown}) is in a pipeline(), where no cursor can "
+                    f"be read. Prune outside of it."
+                )
             yield from read(connection)
 
     @contextmanager
@@ -265,6 +293,14 @@ class Joined:
     def close(self) -> None:
         """Take no more verbs. Idempotent."""
         self._closed = True
+
+
+def _sever(connection: Connection) -> None:
+    """To close it would end the parent's session, too."""
+    ours, theirs = socket.socketpair()
+    with ours, suppress(psycopg.Error, OSError):
+        theirs.close()
+        os.dup2(ours.fileno(), connection.fileno())
 
 
 def _check_isolation(connection: Connection) -> None:

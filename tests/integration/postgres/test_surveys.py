@@ -1,5 +1,6 @@
 """A survey of a whole table: on a connection of its own, for as long as it takes."""
 
+import os
 import threading
 import time
 from contextlib import closing
@@ -8,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from agentref.errors import StoreUnavailableError
+from agentref.errors import ConfigurationError, StoreUnavailableError
 from agentref.refs import Digest
 from agentref.storage import PostgresCAS
 from agentref.storage.postgres import PostgresBlobStore
@@ -118,3 +119,67 @@ def test_in_a_transaction_of_the_callers_it_cannot_be_ended_meanwhile(dsn):
             names_shown(joined, lambda _: connection.commit())
         assert sorted(names_shown(joined, lambda page: joined.stat([page[0].digest]))) == sorted(BLOBS)
         connection.commit()
+
+
+def test_surveys_may_be_within_surveys_also_in_a_transaction_of_the_callers(dsn):
+    with psycopg.connect(dsn) as connection:
+        for store in (PostgresBlobStore(dsn), PostgresBlobStore(connection=connection)):
+            store.store(BLOBS, expires_at=FAR)
+            inner = []
+            shown = names_shown(store, lambda _: inner.append(names_shown(store)))  # noqa: B023
+            assert sorted(shown) == sorted(BLOBS)
+            assert all(sorted(names) == sorted(BLOBS) for names in inner)
+            connection.commit()
+            store.close()
+
+
+def test_in_a_pipeline_of_the_callers_it_is_refused(dsn):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        joined = PostgresBlobStore(connection=connection)
+        joined.store(BLOBS, expires_at=FAR)
+        with connection.pipeline(), pytest.raises(ConfigurationError, match="pipeline"):
+            names_shown(joined)
+        assert sorted(names_shown(joined)) == sorted(BLOBS)
+
+
+def test_whoever_is_slow_to_look_is_not_cut_off(dsn):
+    with closing(PostgresBlobStore(dsn)) as store:
+        store.store(BLOBS, expires_at=FAR)
+    options = "-c idle_in_transaction_session_timeout=100ms"
+    with closing(PostgresBlobStore(make_conninfo(dsn, options=options))) as store:
+        assert sorted(names_shown(store, lambda _: time.sleep(0.3))) == sorted(BLOBS)
+
+
+def test_a_transaction_may_take_its_time(dsn, observer):
+    if observer.info.server_version < 170000:
+        pytest.skip("PostgreSQL 17 has the setting")
+    with closing(PostgresBlobStore(dsn)) as store:
+        store.store(BLOBS, expires_at=FAR)
+    with closing(PostgresBlobStore(make_conninfo(dsn, options="-c transaction_timeout=200ms"))) as store:
+        assert sorted(names_shown(store, lambda _: time.sleep(0.3))) == sorted(BLOBS)
+
+
+@pytest.mark.parametrize("child", ["goes on", "raises"])
+def test_a_forked_child_that_looks_on_harms_no_parent(dsn, child):
+    with closing(PostgresBlobStore(dsn, max_size=1)) as store:
+        store.store(BLOBS, expires_at=FAR)
+        parent, pids = os.getpid(), []
+
+        def fork(_):
+            if not pids:
+                pids.append(os.fork())
+            if os.getpid() != parent and child == "raises":
+                raise ZeroDivisionError
+
+        try:
+            shown = names_shown(store, fork)
+        except BaseException as error:
+            if os.getpid() == parent:
+                raise
+            fine = type(error) is (ZeroDivisionError if child == "raises" else StoreUnavailableError)
+            os._exit(0 if fine and store.fetch(list(BLOBS)[:1]) else 1)
+        if os.getpid() != parent:
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+        assert sorted(shown) == sorted(BLOBS)
+        assert sorted(names_shown(store)) == sorted(BLOBS)
