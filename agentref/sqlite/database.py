@@ -33,6 +33,7 @@ At NORMAL a power cut may take back the last commits, of which others already kn
 _IDLE_CONNECTIONS: Final = 2
 _CACHE_KIB: Final = 1024
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
+_PAUSE: Final = 0.001
 _CHECKPOINT_PAGES: Final = 1024  # 2 MB: on a full disk the log must not be most of what there is
 _WAL_KEPT: Final = 8 * 1024 * 1024
 WAL_TOLERATED: Final = 32 * 1024 * 1024
@@ -103,11 +104,11 @@ class Database:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._gate = threading.Condition(self._lock)  # to wait; only to look, the lock alone is faster
+        self._lock = (
+            threading.Lock()
+        )  # to wait on a condition is Python code, which Ctrl-C may leave locked
         # By their ids, weakly, and with their threads: Ctrl-C may have kept one from leaving.
         self._sessions: dict[int, tuple[weakref.ref[object], int]] = {}
-        self._awaited = 0
         self._gate_shut = False
         self.writing = threading.RLock()  # one that knows whose it is; nobody means to take it twice
         self.turn: Turn | None = None  # whose it is
@@ -129,12 +130,12 @@ class Database:
                 f"Open the store anew after the fork, or fork before threads use it."
             )
         try:
-            with self._lock:
-                while self._gate_shut and not self._closed:
-                    self._gate.wait()
-                if not self._closed:
-                    self._sessions[id(session)] = weakref.ref(session), threading.get_ident()
-                    return
+            while not self._closed:
+                with self._lock:
+                    if not (self._gate_shut or self._closed):
+                        self._sessions[id(session)] = weakref.ref(session), threading.get_ident()
+                        return
+                time.sleep(_PAUSE)
         except BaseException:  # Ctrl-C among them: whoever closes the store would wait for this session
             self._sessions.pop(id(session), None)
             raise
@@ -143,9 +144,6 @@ class Database:
     def leave(self, session: object) -> None:
         """End a session."""
         self._sessions.pop(id(session), None)
-        if self._awaited:
-            with self._lock:
-                self._gate.notify_all()
 
     def read(self) -> Read:
         """A connection on which each statement sees one consistent state."""
@@ -237,9 +235,8 @@ class Database:
         if self._pid != os.getpid():
             self._leave_to_parent()
             return
-        with self._gate:
+        with self._lock:
             self._closed = True
-            self._gate.notify_all()
         # A session of ours has not left: Ctrl-C kept it from that, or came while it ran and closes.
         self._drain(self.busy_timeout if patience is None else patience, but_of=threading.get_ident())
 
@@ -247,11 +244,9 @@ class Database:
         """Close what is idle once no session runs, but for those of a thread; false if one still runs after
         `patience` seconds."""
         deadline = time.monotonic() + patience
-        with self._gate:
-            self._awaited += 1
-            while self._has_sessions(but_of) and (left := deadline - time.monotonic()) > 0:
-                self._gate.wait(left)
-            self._awaited -= 1
+        while self._has_sessions(but_of) and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+        with self._lock:
             drained = not self._has_sessions(but_of)
             idle = [connection for connections in self._idle.values() for connection in connections]
             for connections in self._idle.values():
@@ -269,15 +264,13 @@ class Database:
 
     def before_fork(self) -> None:
         """Close every connection, or make sure that the child will refuse to work."""
-        with self._gate:
+        with self._lock:
             self._gate_shut = True
         self._refuse_child = not self._drain(self.busy_timeout)
 
     def after_fork_in_parent(self) -> None:
         """Let sessions in again."""
-        with self._gate:
-            self._gate_shut = False
-            self._gate.notify_all()
+        self._gate_shut = False
 
     def after_fork_in_child(self) -> None:
         """Start with nothing of the parent's, except for the database's name."""

@@ -62,9 +62,9 @@ class Candidates:
     def linking(self) -> Iterator[list[Digest]]:
         """Those which live and link to others."""
         after = 0
-        while found := self._database.execute(
+        while found := self._database.rows(
             "SELECT rowid, digest FROM linking WHERE rowid > ? ORDER BY rowid LIMIT ?", (after, _PAGE)
-        ).fetchall():
+        ):
             yield [Digest(digest) for _, digest in found]
             after = found[-1][0]
 
@@ -80,7 +80,7 @@ class Candidates:
 
     def frontier(self) -> list[Digest]:
         """The next ones of which it is not known what they link to."""
-        found = self._database.execute(
+        found = self._database.rows(
             "SELECT digest FROM candidate WHERE state = ? LIMIT ?", (_REACHED, _PAGE)
         )
         digests = [Digest(digest) for (digest,) in found]
@@ -92,8 +92,8 @@ class Candidates:
     def is_needed(self, digest: Digest) -> bool:
         """Whether something reaches this candidate, once all is marked."""
         self.reach(())
-        found = self._database.execute("SELECT state FROM candidate WHERE digest = ?", (digest,)).fetchone()
-        return found is not None and found[0] != _UNREACHED
+        found = self._database.rows("SELECT state FROM candidate WHERE digest = ?", (digest,))
+        return bool(found) and found[0][0] != _UNREACHED
 
     def pages(self, size: int) -> Iterator[list["Candidate"]]:
         """All of them, once all is marked. What lies together in the store is together here."""
@@ -101,11 +101,11 @@ class Candidates:
             "CREATE INDEX IF NOT EXISTS places ON candidate(place, digest, size, condemned_at, state)"
         )
         after: tuple[int, bytes] = -(2**63), b""
-        while found := self._database.execute(
+        while found := self._database.rows(
             "SELECT digest, size, condemned_at, state != ?, place FROM candidate "
             "WHERE (place, digest) > (?, ?) ORDER BY place, digest LIMIT ?",
             (_UNREACHED, *after, size),
-        ).fetchall():
+        ):
             yield [Candidate(*row[:4]) for row in found]
             after = found[-1][4], found[-1][0]
 

@@ -87,13 +87,13 @@ class Ledger:
         return {
             (store, digest)
             for store, digest in refs
-            if self._database.execute(mark, (_CARRIED, store, carrier.owner, digest)).rowcount
+            if self._database.execute(mark, (_CARRIED, store, carrier.owner, digest))
         }
 
     def unknown(self, refs: Iterable[tuple[int, Digest]]) -> list[tuple[int, Digest]]:
         """Those of which it is not known that they are in their store."""
         ask = "SELECT 1 FROM here WHERE store = ? AND digest = ?"
-        return [ref for ref in refs if self._database.execute(ask, ref).fetchone() is None]
+        return [ref for ref in refs if not self._database.rows(ask, ref)]
 
     def add_here(self, store: int, digests: Iterable[Digest]) -> None:
         """They are in that store."""
@@ -151,22 +151,23 @@ class Ledger:
     def suspects(self, kind: str) -> Iterator[Suspect]:
         """What was confirmed, in the order of owners."""
         looks = 1 if kind == "foreign" else 2
-        found = self._database.execute(
+        found = self._database.pages(
             "SELECT owner, store, backend, digest, kind, thread_id, checkpoint_ns, checkpoint_id "
             "FROM suspect WHERE kind = ? AND looks >= ? ORDER BY owner, store, digest, backend",
             (kind, looks),
         )
-        for row in found:
-            yield Suspect._make(row)
+        for page in found:
+            yield from map(Suspect._make, page)
 
     def idle_pins(self) -> Iterator[IdlePin]:
         """The pins that are there and that no look found a use for, in the order of stores and owners."""
-        found = self._database.execute(
+        found = self._database.pages(
             f"SELECT store, owner, digest, state FROM pin WHERE state < {_CARRIED} AND is_there "
             f"ORDER BY store, owner, digest"
         )
-        for store, owner, digest, state in found:
-            yield IdlePin(store, owner, Digest(digest), state == _UNLISTED)
+        for page in found:
+            for store, owner, digest, state in page:
+                yield IdlePin(store, owner, Digest(digest), state == _UNLISTED)
 
     def _any(self, query: str) -> bool:
-        return self._database.execute(query + " LIMIT 1").fetchone() is not None
+        return bool(self._database.rows(query + " LIMIT 1"))

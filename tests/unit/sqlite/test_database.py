@@ -15,7 +15,7 @@ from agentref.sqlite import Database, Subject, connect
 from agentref.sqlite import blocks as blocks_module
 from agentref.sqlite import database as database_module
 
-MODULES = {blocks_module.__file__, database_module.__file__}
+MODULES = {blocks_module.__file__, database_module.__file__, threading.__file__}
 
 
 @pytest.fixture(name="path")
@@ -166,6 +166,20 @@ def test_wherever_ctrl_c_strikes_who_caught_it_closes(opened):
         at += 1
     assert at > 20
     assert put(opened(busy_timeout=0), 7) is None
+
+
+def test_wherever_ctrl_c_strikes_a_close_the_next_one_ends(opened):
+    at, is_through = 1, False
+    while not is_through:
+        database = opened(busy_timeout=600)
+        put(database, 7)
+        is_through = came_through(at, database.close)
+        thread = threading.Thread(target=database.close)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+        at += 1
+    assert at > 10
 
 
 def test_a_turn_that_ctrl_c_left_may_end_in_another_thread(opened):
