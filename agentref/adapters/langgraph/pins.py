@@ -12,7 +12,7 @@ meanwhile.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -142,13 +142,19 @@ async def alisted(saver: BaseCheckpointSaver[Any], queries: Iterable[Query]) -> 
 
 
 def take_away(
-    runtime: Runtime, saver: BaseCheckpointSaver[Any], queries: list[Query], deletion: Callable[[], None]
+    runtime: Runtime,
+    saver: BaseCheckpointSaver[Any],
+    queries: list[Query],
+    deletion: Callable[[], Mapping[str, str] | None],
 ) -> None:
-    """Delete checkpoints that are among those asked for, and let go of the pins of those that went."""
+    """Delete checkpoints that are among those asked for, and let go of the pins of those that went.
+
+    `deletion` may return the owners of what it took, as `listed` does: some may have come after that.
+    """
     with removals.under_way():
         before = listed(saver, queries) if runtime.pins else {}
-        deletion()
-        if not before or _may_be_rolled_back(saver):
+        before |= deletion() or {}
+        if not (before and runtime.pins) or _may_be_rolled_back(saver):
             return
         concerned = threads(set(before.values()))
         there, left = set(before), refs_for(_found(saver, concerned))
@@ -164,13 +170,13 @@ async def atake_away(
     runtime: Runtime,
     saver: BaseCheckpointSaver[Any],
     queries: list[Query],
-    deletion: Callable[[], Awaitable[None]],
+    deletion: Callable[[], Awaitable[Mapping[str, str] | None]],
 ) -> None:
     """`take_away` for the event loop."""
     with removals.under_way():
         before = await alisted(saver, queries) if runtime.pins else {}
-        await deletion()
-        if not before or _may_be_rolled_back(saver):
+        before |= await deletion() or {}
+        if not (before and runtime.pins) or _may_be_rolled_back(saver):
             return
         concerned = threads(set(before.values()))
         there, left = set(before), refs_for([item async for item in _afound(saver, concerned)])

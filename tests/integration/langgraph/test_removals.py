@@ -8,7 +8,7 @@ import time
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from agentref.adapters.langgraph import externalize
+from agentref.adapters.langgraph import externalize, pins
 from agentref.adapters.langgraph.removals import Removals, removals
 from agentref.storage import InMemoryCAS
 
@@ -18,9 +18,9 @@ LARGE = "large " * 5000
 class Thread:
     """A thread of checkpoints that carry one large value, each a step after the other."""
 
-    def __init__(self, name="one"):
+    def __init__(self, name="one", inner=None):
         self.name, self.step = name, 0
-        self.inner, self.cas = InMemorySaver(), InMemoryCAS()
+        self.inner, self.cas = InMemorySaver() if inner is None else inner, InMemoryCAS()
         self.saver = externalize(self.inner, backend=self.cas)
         self.last = {"configurable": {"thread_id": name, "checkpoint_ns": ""}}
 
@@ -36,7 +36,7 @@ class Thread:
             "versions_seen": {},
         }
         new = versions if self.step == 1 else {"count": self.step}
-        return self.last, checkpoint, {"step": self.step}, new
+        return self.last, checkpoint, {"step": self.step, "run_id": "a run"}, new
 
     def put(self):
         self.last = self.saver.put(*self.arguments())
@@ -212,3 +212,34 @@ def test_steps_beside_removals_keep_what_they_carry():
     thread.saver.delete_thread("one")
     expire(thread.cas)
     assert thread.cas.stats().blobs == 0
+
+
+@pytest.mark.parametrize("verb", ["prune", "delete_for_runs"])
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_what_came_after_the_listing_and_went_all_the_same_has_no_pins(
+    memory_or_sqlite, monkeypatch, verb, colour
+):
+    if colour == "async" and not isinstance(memory_or_sqlite, InMemorySaver):
+        pytest.skip("SqliteSaver is sync only")
+    thread = Thread(inner=memory_or_sqlite)
+    thread.put()
+    listed, alisted = pins.listed, pins.alisted
+
+    def late(*arguments):
+        found = listed(*arguments)
+        thread.put()
+        thread.put()
+        return found
+
+    async def alate(*arguments):
+        await alisted(*arguments)
+        return late(*arguments)
+
+    monkeypatch.setattr(pins, "listed", late)
+    monkeypatch.setattr(pins, "alisted", alate)
+    named = ["one"] if verb == "prune" else ["a run"]
+    if colour == "sync":
+        getattr(thread.saver, verb)(named)
+    else:
+        asyncio.run(getattr(thread.saver, f"a{verb}")(named))
+    assert thread.owners() == (["00000003"] if verb == "prune" else [])

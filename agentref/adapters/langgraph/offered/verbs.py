@@ -124,43 +124,42 @@ async def adelete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -
     await atake_away(self.runtime, self.inner, runs(run_ids), partial(_adelete_for_runs, self, run_ids))
 
 
-def _prune(self: "ExternalizingSaver", thread_ids: Sequence[str], strategy: str) -> None:
+# All threads are looked at before the first is touched. Returned are the owners of what went.
+
+
+def _prune(self: "ExternalizingSaver", thread_ids: Sequence[str], strategy: str) -> dict[str, str]:
     if strategy == "delete":
         for thread_id in thread_ids:
             self.inner.delete_thread(thread_id)
-        return
-    # All threads are looked at before the first is touched.
-    for thread_id, doomed in [(one, all_but_latest(_nodes(self, one))) for one in thread_ids]:
-        _erase(self, thread_id, doomed)
+        return {}
+    return _erase(self, [(one, all_but_latest(_nodes(self, one))) for one in thread_ids])
 
 
-async def _aprune(self: "ExternalizingSaver", thread_ids: Sequence[str], strategy: str) -> None:
+async def _aprune(self: "ExternalizingSaver", thread_ids: Sequence[str], strategy: str) -> dict[str, str]:
     if strategy == "delete":
         for thread_id in thread_ids:
             await self.inner.adelete_thread(thread_id)
-        return
-    for thread_id, doomed in [(one, all_but_latest(await _anodes(self, one))) for one in thread_ids]:
-        await _aerase(self, thread_id, doomed)
+        return {}
+    return await _aerase(self, [(one, all_but_latest(await _anodes(self, one))) for one in thread_ids])
 
 
-def _delete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -> None:
+def _delete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -> dict[str, str]:
     concerned = {
         item.config["configurable"]["thread_id"]
         for query, chosen in runs(run_ids)
         for item in self.inner.list(query, filter=chosen)
     }
-    for thread_id, doomed in [(one, _of_runs(one, _nodes(self, one), run_ids)) for one in concerned]:
-        _erase(self, thread_id, doomed)
+    return _erase(self, [(one, _of_runs(one, _nodes(self, one), run_ids)) for one in concerned])
 
 
-async def _adelete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -> None:
+async def _adelete_for_runs(self: "ExternalizingSaver", run_ids: Sequence[str]) -> dict[str, str]:
     concerned = {
         item.config["configurable"]["thread_id"]
         for query, chosen in runs(run_ids)
         async for item in self.inner.alist(query, filter=chosen)
     }
-    for thread_id, doomed in [(one, _of_runs(one, await _anodes(self, one), run_ids)) for one in concerned]:
-        await _aerase(self, thread_id, doomed)
+    found = [(one, _of_runs(one, await _anodes(self, one), run_ids)) for one in concerned]
+    return await _aerase(self, found)
 
 
 def _tables(self: "ExternalizingSaver") -> Tables:
@@ -171,14 +170,27 @@ def _async(self: "ExternalizingSaver") -> AsyncTables:
     return cast("AsyncTables", tables_for(type(self.inner)))
 
 
-def _erase(self: "ExternalizingSaver", thread_id: str, doomed: Doomed) -> None:
-    if doomed:
-        _tables(self).run(self.inner, _tables(self).erase(self.inner, thread_id, doomed))
+def _erase(self: "ExternalizingSaver", found: Sequence[tuple[str, Doomed]]) -> dict[str, str]:
+    for thread_id, doomed in found:
+        if doomed:
+            _tables(self).run(self.inner, _tables(self).erase(self.inner, thread_id, doomed))
+    return _owners(found)
 
 
-async def _aerase(self: "ExternalizingSaver", thread_id: str, doomed: Doomed) -> None:
-    if doomed:
-        await _async(self).arun(self.inner, _tables(self).erase(self.inner, thread_id, doomed))
+async def _aerase(self: "ExternalizingSaver", found: Sequence[tuple[str, Doomed]]) -> dict[str, str]:
+    for thread_id, doomed in found:
+        if doomed:
+            await _async(self).arun(self.inner, _tables(self).erase(self.inner, thread_id, doomed))
+    return _owners(found)
+
+
+def _owners(found: Sequence[tuple[str, Doomed]]) -> dict[str, str]:
+    return {
+        owner_of(thread_id, namespace, checkpoint_id): thread_id
+        for thread_id, doomed in found
+        for namespace, ids in doomed.items()
+        for checkpoint_id in ids
+    }
 
 
 def _nodes(self: "ExternalizingSaver", thread_id: str) -> list[Node]:
