@@ -22,8 +22,8 @@ __all__ = ["AsyncPostgresTables", "PostgresTables"]
 T = TypeVar("T")
 
 _AS_OF_ONE_MOMENT: Final = Tell("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", [()])
-# Two copies to one thread go one after the other, and the second finds it taken.
-_ONE_COPY: Final = "SELECT pg_advisory_xact_lock(hashtextextended('agentref copy_thread ' || %s, 0))"
+# Of two copies to one thread, the second finds it taken. Of two that erase, none waits for the other half-way.
+_ONE_AT_ONCE: Final = "SELECT pg_advisory_xact_lock(hashtextextended('agentref copy_thread ' || %s, 0))"
 
 _READ_CHECKPOINTS: Final = """
 SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint::text AS checkpoint,
@@ -95,7 +95,7 @@ class PostgresTables:
 
     def write(self, saver: Any, thread_id: str, rows: Rows) -> Script[bool]:
         """Make that thread of these rows."""
-        yield Ask(_ONE_COPY, (str(thread_id),))
+        yield Ask(_ONE_AT_ONCE, (str(thread_id),))
         if (yield from self.is_taken(saver, thread_id)):
             return False
         for table in ("checkpoint_writes", "checkpoint_blobs"):
@@ -110,6 +110,7 @@ class PostgresTables:
 
     def erase(self, _: Any, thread_id: str, doomed: Doomed) -> Script[None]:
         """Delete checkpoints with their writes, and what only they need."""
+        yield Ask(_ONE_AT_ONCE, (str(thread_id),))
         for namespace, some in doomed.items():
             there, ids = (str(thread_id), namespace), list(some)
             yield Tell(_ERASE_WRITES, [(*there, ids)])
