@@ -1,7 +1,7 @@
 """`LangGraphAdapter`: a typed state for LangGraph, whose large fields live in a store."""
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from langchain_core.runnables import Runnable
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -16,11 +16,13 @@ from agentref.adapters.langgraph.saver import ExternalizingSaver, wrap
 from agentref.adapters.langgraph.schema import graph_schema
 from agentref.adapters.langgraph.updates import Translation
 from agentref.adapters.langgraph.visit import Visit
-from agentref.coherence import Coordinator
 from agentref.errors import InvalidInputError, StateDefinitionError
 from agentref.runtime import Runtime, typed_runtime
 from agentref.state import DEFAULT_INLINE_THRESHOLD_BYTES, AgentRefState
 from agentref.storage import CAS
+
+if TYPE_CHECKING:
+    from agentref.coherence import Coordinator
 
 __all__ = ["LangGraphAdapter"]
 
@@ -135,7 +137,7 @@ class LangGraphAdapter:
         saver: BaseCheckpointSaver[Any],
         *,
         inline_threshold_bytes: int = 2048,
-        coordinator: Coordinator | None = None,
+        coordinator: "Coordinator | None" = None,
         worker: str | None = None,
         writer_lease: float | None = None,
     ) -> ExternalizingSaver:

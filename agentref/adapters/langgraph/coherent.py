@@ -1,4 +1,7 @@
-"""What a checkpointer has to do with a coordinator: it publishes what it saved, and saves what it may."""
+"""What a checkpointer has to do with a coordinator: it publishes what it saved, and saves what it may.
+
+Nothing of coherence is imported before there is a coordinator: two megabytes, which most do without.
+"""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,17 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, Checkpoint, CheckpointTuple
 
-from agentref.adapters.langgraph.fencing import Fences
 from agentref.adapters.langgraph.naming import current_agent
 from agentref.adapters.langgraph.pins import alisted, listed, runs
-from agentref.adapters.langgraph.publishing import Publisher, published_refs
-from agentref.adapters.langgraph.worker import Worker
-from agentref.coherence import Conflict, Coordinator, HeldLease, Peer, Versioned
-from agentref.errors import ConfigurationError, InvalidInputError, StorageError
+from agentref.errors import ConfigurationError, Conflict, InvalidInputError, StorageError
 from agentref.runtime import Runtime
 
 if TYPE_CHECKING:
+    from agentref.adapters.langgraph.fencing import Fences
+    from agentref.adapters.langgraph.publishing import Publisher
     from agentref.adapters.langgraph.saver import ExternalizingSaver
+    from agentref.coherence import Coordinator, HeldLease, Peer, Versioned
 
 __all__ = ["Coherence", "Coherent", "followed"]
 
@@ -32,29 +34,37 @@ class Coherence:
 
     def __init__(
         self,
-        coordinator: Coordinator | None = None,
+        coordinator: "Coordinator | None" = None,
         *,
         worker: str | None = None,
         writer_lease: float | None = None,
     ) -> None:
+        self.coordinator = coordinator
+        self.publisher: Publisher | None = None
+        self.fences: Fences | None = None
+        if coordinator is not None:
+            self._begin(coordinator, worker, writer_lease)
+        elif worker is not None or writer_lease is not None:
+            raise InvalidInputError(
+                "worker= and writer_lease= need a coordinator=, which grants leases and is told who writes."
+            )
+
+    def _begin(self, coordinator: "Coordinator", worker: str | None, writer_lease: float | None) -> None:
+        from agentref.adapters.langgraph.fencing import Fences  # noqa: PLC0415
+        from agentref.adapters.langgraph.publishing import Publisher  # noqa: PLC0415
+        from agentref.adapters.langgraph.worker import Worker  # noqa: PLC0415
+        from agentref.coherence import Coordinator  # noqa: PLC0415
+
         given: Any = coordinator
-        if given is not None and not isinstance(given, Coordinator):
+        if not isinstance(given, Coordinator):
             raise InvalidInputError(
                 f"coordinator must be a coordinator such as SqliteCoordinator('./coherence.db'), not "
                 f"{type(given).__name__}."
             )
-        if coordinator is None and (worker is not None or writer_lease is not None):
-            raise InvalidInputError(
-                "worker= and writer_lease= need a coordinator=, which grants leases and is told who writes."
-            )
-        self.coordinator = coordinator
-        self.worker = Worker(worker)
-        self.publisher = None if coordinator is None else Publisher(coordinator, self.worker)
-        self.fences = (
-            Fences(coordinator, self.worker, writer_lease)
-            if coordinator is not None and writer_lease is not None
-            else None
-        )
+        named = Worker(worker)
+        self.publisher = Publisher(coordinator, named)
+        if writer_lease is not None:
+            self.fences = Fences(coordinator, named, writer_lease)
 
     def look(self, config: RunnableConfig) -> int | None:
         """Before a read."""
@@ -87,16 +97,17 @@ class Coherence:
         Raises `Conflict` if the thread was lost meanwhile: then it has two ends. All else is only logged.
         """
         if self.publisher is not None:
-            self.publisher.publish(*_place_of(config), published_refs(checkpoint), self._confirm(config))
+            refs = self.publisher.refs_of(checkpoint)
+            self.publisher.publish(*_place_of(config), refs, self._confirm(config))
 
     async def asaved(self, config: RunnableConfig, checkpoint: Checkpoint) -> None:
         """`saved` for the event loop."""
         if self.publisher is not None:
-            refs = published_refs(checkpoint)
+            refs = self.publisher.refs_of(checkpoint)
             await self.publisher.apublish(*_place_of(config), refs, self._confirm(config))
 
-    def _confirm(self, config: RunnableConfig) -> Callable[[], Sequence[Versioned]]:
-        def confirmed() -> Sequence[Versioned]:
+    def _confirm(self, config: RunnableConfig) -> "Callable[[], Sequence[Versioned]]":
+        def confirmed() -> "Sequence[Versioned]":
             if self.fences is None:
                 return ()
             try:
@@ -207,7 +218,7 @@ class Coherent:
     runtime: Runtime
     inner: BaseCheckpointSaver[Any]
 
-    def peer(self, name: str | None = None, **options: Any) -> Peer:
+    def peer(self, name: str | None = None, **options: Any) -> "Peer":
         """A peer of the coordinator that reads what checkpoints hold, as the saver would.
 
         Args:
@@ -233,7 +244,7 @@ class Coherent:
         """How many publications were given up, by this saver and its clones, as the log says."""
         return 0 if self.coherence.publisher is None else self.coherence.publisher.missed
 
-    def writing(self, thread_id: str, *, wait: float = 0.0) -> HeldLease:
+    def writing(self, thread_id: str, *, wait: float = 0.0) -> "HeldLease":
         """`with saver.writing(thread_id): graph.invoke(...)` keeps other workers from writing the thread,
         for as long as the block runs; `async with` as well.
 
@@ -252,14 +263,14 @@ class Coherent:
         """`release_thread` for the event loop."""
         await self._coordinator().hop(self._fences().release, thread_id)
 
-    def _coordinator(self) -> Coordinator:
+    def _coordinator(self) -> "Coordinator":
         if self.coherence.coordinator is None:
             raise ConfigurationError(
                 "This checkpointer has no coordinator: externalize(saver, backend=..., coordinator=...)."
             )
         return self.coherence.coordinator
 
-    def _fences(self) -> Fences:
+    def _fences(self) -> "Fences":
         self._coordinator()
         if self.coherence.fences is None:
             raise ConfigurationError(

@@ -1,12 +1,14 @@
 """What a coordinator calls the channels of threads, and what an agent in a graph is called."""
 
 from hashlib import blake2b
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from langgraph.config import get_config
 
-from agentref.coherence import Key
 from agentref.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentref.coherence import Key
 
 __all__ = ["channel_key", "current_agent", "namespace_key", "thread_key", "thread_prefixes"]
 
@@ -15,7 +17,7 @@ _HASHED: Final = "langgraph#"  # another first part, so that no thread can be na
 _LONGEST: Final = 400
 
 
-def channel_key(thread_id: object, channel: str, checkpoint_ns: str = "") -> Key:
+def channel_key(thread_id: object, channel: str, checkpoint_ns: str = "") -> "Key":
     """The artifact that a channel of a thread is for a coordinator: `peer.read(channel_key("t", "docs"))`.
 
     It is `("langgraph", thread_id, checkpoint_ns, channel)`. Thread ids and namespaces of over 400 bytes,
@@ -24,7 +26,7 @@ def channel_key(thread_id: object, channel: str, checkpoint_ns: str = "") -> Key
     return (*namespace_key(thread_id, checkpoint_ns), channel)
 
 
-def namespace_key(thread_id: object, checkpoint_ns: str) -> Key:
+def namespace_key(thread_id: object, checkpoint_ns: str) -> "Key":
     """How the keys of one namespace of a thread begin."""
     thread = str(thread_id)
     if _fits(thread) and _fits(checkpoint_ns):
@@ -32,13 +34,13 @@ def namespace_key(thread_id: object, checkpoint_ns: str) -> Key:
     return _HASHED, _hash(thread), _hash(checkpoint_ns)
 
 
-def thread_key(thread_id: object) -> Key:
+def thread_key(thread_id: object) -> "Key":
     """What a writer of the thread holds a lease on."""
     thread = str(thread_id)
     return (_ROOT, thread) if _fits(thread) else (_HASHED, _hash(thread))
 
 
-def thread_prefixes(thread_id: object) -> tuple[Key, ...]:
+def thread_prefixes(thread_id: object) -> "tuple[Key, ...]":
     """How the keys of all namespaces of a thread begin."""
     thread = str(thread_id)
     hashed = (_HASHED, _hash(thread))

@@ -69,6 +69,8 @@ class Publisher:
         missed: how many publications were given up since this was made; each was logged as a warning.
     """
 
+    refs_of = staticmethod(published_refs)
+
     def __init__(self, coordinator: Coordinator, worker: Worker) -> None:
         self._coordinator = coordinator
         self._worker = worker

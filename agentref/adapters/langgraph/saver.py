@@ -9,7 +9,7 @@ that run meanwhile may change the very objects.
 import copy
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -29,11 +29,13 @@ from agentref.adapters.langgraph.serde import codec_for
 from agentref.adapters.langgraph.values import inner_value, placed_ref, unplaced
 from agentref.adapters.langgraph.verbs import verbs_of
 from agentref.codecs import name_error
-from agentref.coherence import Coordinator
 from agentref.errors import AgentRefError, InvalidInputError
 from agentref.refs import ContentRef
 from agentref.runtime import Runtime
 from agentref.storage import CAS
+
+if TYPE_CHECKING:
+    from agentref.coherence import Coordinator
 
 __all__ = ["ExternalizingSaver", "externalize"]
 
@@ -44,7 +46,7 @@ def externalize(  # noqa: PLR0913
     backend: CAS,
     also: Iterable[CAS] = (),
     inline_threshold_bytes: int = 2048,
-    coordinator: Coordinator | None = None,
+    coordinator: "Coordinator | None" = None,
     worker: str | None = None,
     writer_lease: float | None = None,
 ) -> "ExternalizingSaver":
