@@ -142,8 +142,11 @@ class Database:
         raise StoreUnavailableError(f"The {self._subject} is closed.")
 
     def leave(self, session: object) -> None:
-        """End a session."""
+        """End a session, and what Ctrl-C left of a turn in it."""
         self._sessions.pop(id(session), None)
+        turn, me = self.turn, threading.get_ident()
+        if turn is not None and turn.thread == me and not self._has_sessions(of=me):
+            turn.abandon()
 
     def read(self) -> Read:
         """A connection on which each statement sees one consistent state."""
@@ -244,10 +247,10 @@ class Database:
         """Close what is idle once no session runs, but for those of a thread; false if one still runs after
         `patience` seconds."""
         deadline = time.monotonic() + patience
-        while self._has_sessions(but_of) and time.monotonic() < deadline:
+        while self._has_sessions(but_of=but_of) and time.monotonic() < deadline:
             time.sleep(_PAUSE)
         with self._lock:
-            drained = not self._has_sessions(but_of)
+            drained = not self._has_sessions(but_of=but_of)
             idle = [connection for connections in self._idle.values() for connection in connections]
             for connections in self._idle.values():
                 connections.clear()
@@ -257,9 +260,10 @@ class Database:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return drained
 
-    def _has_sessions(self, but_of: int | None = None) -> bool:
+    def _has_sessions(self, *, of: int | None = None, but_of: int | None = None) -> bool:
         return any(
-            session() is not None and thread != but_of for session, thread in list(self._sessions.values())
+            session() is not None and thread != but_of and of in {None, thread}
+            for session, thread in list(self._sessions.values())
         )
 
     def before_fork(self) -> None:

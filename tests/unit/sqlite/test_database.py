@@ -140,16 +140,21 @@ def test_wherever_ctrl_c_strikes_others_write_on(opened, fails):
     assert not database._has_sessions()
 
 
-def test_wherever_ctrl_c_strikes_who_caught_it_writes_on(opened):
+def test_wherever_ctrl_c_strikes_who_caught_it_writes_on_and_so_do_others(opened):
     database = opened(busy_timeout=0)
 
     def work():
         with database.session(), database.write() as connection:
             connection.execute("INSERT INTO item VALUES (1)")
 
+    def elsewhere():
+        thread = threading.Thread(target=put, args=(database, 8))
+        thread.start()
+        thread.join()
+
     at = 1
-    while not came_through(at, work, lambda _: put(database, 7)):
-        assert values(database).count(7) == at
+    while not came_through(at, work, lambda _: (elsewhere(), put(database, 7))):
+        assert (values(database).count(7), values(database).count(8)) == (at, at)
         at += 1
     assert at > 20
 
