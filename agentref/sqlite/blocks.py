@@ -115,7 +115,9 @@ class Turn:
 
     def end(self, *, commit: bool) -> None:
         """Commit, or roll back."""
-        if (connection := self._connection) is None:
+        if (connection := self._connection) is None:  # it was abandoned
+            if not commit:
+                return
             raise RuntimeError("A write within a write: the outer one was taken for an interrupted one.")
         self._database.end(connection, commit=commit)
         self._connection = None  # before somebody else has it

@@ -92,8 +92,13 @@ class Pack:
         return read_batches(self.descriptor, self.name, 0, self.end)
 
     def close(self) -> None:
-        """Let anyone have the pack."""
-        os.close(self.descriptor)
+        """Let anyone have the pack. Idempotent."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()  # Ctrl-C came while somebody had it
 
 
 class Packs:

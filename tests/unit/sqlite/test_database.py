@@ -207,6 +207,22 @@ def test_a_turn_that_ctrl_c_left_may_end_in_another_thread(opened):
     assert at > 20
 
 
+def test_what_ctrl_c_left_to_a_generator_ends_without_a_word(opened):
+    database = opened(busy_timeout=0)
+
+    def writing():
+        with database.write() as connection:
+            connection.execute("INSERT INTO item VALUES (1)")
+            yield
+
+    with database.session():
+        left = writing()
+        next(left)
+    put(database, 2)
+    left.close()
+    assert values(database) == [2]
+
+
 def test_a_write_within_a_write_is_refused(opened):
     database = opened(busy_timeout=0)
 
