@@ -13,7 +13,8 @@ class ForkAware(Protocol):
     """Something that holds locks or files which a forked child must not share."""
 
     def before_fork(self) -> None:
-        """Finish what runs, let nothing new begin. Must not raise, must return in bounded time."""
+        """Finish what runs, let nothing new begin. Must not raise, must return in bounded time. Ctrl-C may
+        end it anywhere: what comes after the fork must not believe then that nothing runs."""
         ...
 
     def after_fork_in_parent(self) -> None:
@@ -58,8 +59,14 @@ class InChild:
 def _before() -> None:
     _lock.acquire()
     _forking.extend(_watched)
+    interrupted: BaseException | None = None
     for resource in _forking:
-        resource.before_fork()
+        try:
+            resource.before_fork()
+        except BaseException as error:  # noqa: BLE001  (the fork comes all the same: all others need to know)
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 def _after_in_parent() -> None:

@@ -158,6 +158,7 @@ class Pool:
 
     def before_fork(self) -> None:
         """Let no thread be half-way through opening a pool."""
+        self._held_for_fork = False
         self._held_for_fork = self._lock.acquire(timeout=_FORK_PATIENCE)
 
     def after_fork_in_parent(self) -> None:

@@ -268,6 +268,7 @@ class Database:
 
     def before_fork(self) -> None:
         """Close every connection, or make sure that the child will refuse to work."""
+        self._refuse_child = True
         with self._lock:
             self._gate_shut = True
         self._refuse_child = not self._drain(self.busy_timeout)

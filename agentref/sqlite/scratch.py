@@ -94,6 +94,7 @@ class Scratch:
 
     def before_fork(self) -> None:
         """Let no statement be half-way through."""
+        self._is_held_for_fork = False
         self._is_held_for_fork = self._lock.acquire(timeout=_FORK_PATIENCE)
 
     def after_fork_in_parent(self) -> None:

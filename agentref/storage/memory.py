@@ -331,6 +331,7 @@ class MemoryBlobStore:
 
     def before_fork(self) -> None:
         """Let no thread be half-way through a change that the child would inherit."""
+        self._held_for_fork = False
         self._held_for_fork = self._lock.acquire(timeout=_FORK_PATIENCE)
 
     def after_fork_in_parent(self) -> None:

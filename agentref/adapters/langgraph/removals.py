@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from agentref.forks import InChild
+from agentref.forks import watch_forks
 
 __all__ = ["Removals", "removals"]
 
 
 class Removals:
-    """Takings away of pins, and the eras between them. Thread-safe; a forked child begins an era.
+    """Takings away of pins, and the eras between them. Thread-safe. A fork begins an era in both processes:
+    from then on the other one may take away what both have.
 
     Attributes:
         era: while it is the same object, nobody in this process took pins of checkpoints away; None while
@@ -21,10 +22,19 @@ class Removals:
     era: object | None
 
     def __init__(self) -> None:
-        self._begin()
-        self._in_child = InChild(self._begin)
+        self.after_fork_in_child()
+        watch_forks(self)
 
-    def _begin(self) -> None:
+    def before_fork(self) -> None:
+        """Nothing to do."""
+
+    def after_fork_in_parent(self) -> None:
+        """Another era, unless none can begin now."""
+        if self.era is not None:
+            self.era = object()
+
+    def after_fork_in_child(self) -> None:
+        """Whoever took something away is not here."""
         self._lock = threading.Lock()
         self._under_way = 0
         self.era = object()

@@ -165,16 +165,27 @@ def test_there_is_no_era_while_any_of_several_is_under_way():
     assert removals.era not in {None, first}
 
 
-def test_a_forked_child_has_an_era_of_its_own():
+def test_after_a_fork_each_process_pins_anew():
     thread = Thread()
     thread.put()
     before = removals.era
+    pid = os.fork()
+    if pid == 0:
+        ok = removals.era not in {None, before}
+        thread.put()
+        os._exit(0 if ok and thread.owners() == ["00000001", "00000002"] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert removals.era not in {None, before}
+    thread.put()
+    assert thread.owners() == ["00000001", "00000002"]
+
+
+def test_a_child_of_a_removal_begins_an_era_and_its_parent_does_not():
+    removals = Removals()
     with removals.under_way():
         pid = os.fork()
         if pid == 0:
-            ok = removals.era not in {None, before}
-            thread.put()
-            os._exit(0 if ok and thread.owners() == ["00000001", "00000002"] else 1)
+            os._exit(0 if removals.era is not None else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert removals.era is None
 

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import psycopg
 import pytest
@@ -36,19 +36,26 @@ def test_what_is_sent_may_be_large(connection, size):
     assert value_of(connection, b"SELECT $1::bytea", [b"x" * size]) == b"x" * size
 
 
+@pytest.mark.parametrize("statement", [b"", b"SELECT 1 WHERE false", b"SELECT NULL", b"CHECKPOINT"])
+def test_what_finds_nothing_is_none_and_the_connection_goes_on(connection, statement):
+    assert value_of(connection, statement, []) is None
+    assert value_of(connection, b"SELECT 7", []) == b"\0\0\0\7"
+    assert connection.execute("SELECT 8").fetchone() == (8,)
+
+
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "kind"),
     [
-        b"SELECT 1 / 0",
-        b"SELECT nothing",
-        b"",
-        b"SELECT 1 WHERE false",
-        b"SELECT NULL",
-        b"SELECT 1; SELECT 2",
+        (b"SELECT 1 / 0", psycopg.errors.DivisionByZero),
+        (b"SELECT nothing", psycopg.errors.UndefinedColumn),
+        (b"SELECT 1; SELECT 2", psycopg.errors.SyntaxError),
+        (b"DO $$ BEGIN RAISE SQLSTATE 'XX123'; END $$", psycopg.OperationalError),
     ],
 )
-def test_what_fails_or_finds_nothing_is_none_and_the_connection_goes_on(connection, statement):
-    assert value_of(connection, statement, []) is None
+def test_what_the_server_refuses_is_an_error_and_the_connection_goes_on(connection, statement, kind):
+    with pytest.raises(kind) as caught:
+        value_of(connection, statement, [])
+    assert type(caught.value) is kind
     assert value_of(connection, b"SELECT 7", []) == b"\0\0\0\7"
     assert connection.execute("SELECT 8").fetchone() == (8,)
 
@@ -57,7 +64,8 @@ def test_what_fails_when_it_is_committed_has_failed(connection):
     connection.execute("CREATE TABLE item(value int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
     insert = b"INSERT INTO item VALUES (1) RETURNING value"
     assert value_of(connection, insert, []) == b"\0\0\0\1"
-    assert value_of(connection, insert, []) is None
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        value_of(connection, insert, [])
     assert connection.execute("SELECT count(*) FROM item").fetchone() == (1,)
 
 
@@ -75,7 +83,8 @@ def test_what_would_begin_a_transaction_is_not_sent(dsn):
 
 def test_on_a_connection_that_is_gone_it_is_none(connection, observer):
     observer.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
-    assert value_of(connection, b"SELECT 7", []) is None
+    with suppress(psycopg.OperationalError):
+        assert value_of(connection, b"SELECT 7", []) is None
     assert value_of(connection, b"SELECT 7", []) is None
     assert connection.closed
 
@@ -117,9 +126,13 @@ def test_ctrl_c_ends_a_wait_for_another_and_the_store_goes_on(dsn, observer):
                 with pytest.raises(Interrupted):
                     store.inherit_pins("heir", [ONE], parent="parent")
                 thread.join()
+                assert observer.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() == (
+                    0,
+                )
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert store.inherit_pins("other heir", [ONE], parent="parent")
+        assert [row.owner for row in store.scan_pins()] == ["other heir", "parent"]
 
 
 def strike_once_it_waits(observer):

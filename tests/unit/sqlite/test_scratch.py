@@ -1,6 +1,7 @@
 """A database that nobody else sees."""
 
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -93,3 +94,22 @@ def fork():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def test_who_was_interrupted_before_a_fork_lets_go_of_no_lock_of_others():
+    def strike(*_):
+        raise KeyboardInterrupt
+
+    with closing(Scratch(TABLE)) as scratch:
+        scratch.before_fork()
+        scratch.after_fork_in_parent()
+        before = signal.signal(signal.SIGALRM, strike)
+        try:
+            with scratch._lock:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(KeyboardInterrupt):
+                    scratch.before_fork()
+                scratch.after_fork_in_parent()
+                assert scratch._lock.locked()
+        finally:
+            signal.signal(signal.SIGALRM, before)
