@@ -170,9 +170,7 @@ class Pool:
         """A pool of the child's own, at the next verb; the parent's connections are left alone."""
         self._lock = threading.Lock()
         self._leave_inheritance()
-        for (
-            connection
-        ) in self._beside:  # whoever reads on, or ends the transaction, must not reach the server
+        for connection in self._beside:
             _sever(connection)
 
     def _leave_inheritance(self) -> None:
@@ -297,7 +295,7 @@ class Joined:
 
 
 def _sever(connection: Connection) -> None:
-    """To close it would end the parent's session, too."""
+    """Let nothing that is said on it reach the server: to close it would end the parent's session, too."""
     ours, theirs = socket.socketpair()
     with ours, suppress(psycopg.Error, OSError):
         theirs.close()

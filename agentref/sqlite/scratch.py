@@ -28,9 +28,8 @@ class Scratch:
 
     def __init__(self, schema: str) -> None:
         self._pid = os.getpid()
-        self._lock = (
-            threading.Lock()
-        )  # a fork in the midst of a statement would leave SQLite's own ones locked
+        # A fork in the midst of a statement would leave SQLite's own locks locked in the child.
+        self._lock = threading.Lock()
         self._is_held_for_fork = False
         watch_forks(self)
         with self._lock:

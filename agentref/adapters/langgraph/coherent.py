@@ -1,6 +1,6 @@
 """What a checkpointer has to do with a coordinator: it publishes what it saved, and saves what it may.
 
-Nothing of coherence is imported before there is a coordinator: two megabytes, which most do without.
+Nothing of coherence is imported before there is a coordinator: 1.3 MB, which most do without.
 """
 
 import inspect

@@ -26,18 +26,24 @@ class Removals:
         watch_forks(self)
 
     def before_fork(self) -> None:
-        """Nothing to do."""
+        """No era: as soon as there is a child, it may take away what both have."""
+        with self._lock:
+            self._is_forking, self.era = True, None
 
     def after_fork_in_parent(self) -> None:
         """Another era, unless none can begin now."""
-        if self.era is not None:
-            self.era = object()
+        with self._lock:
+            self._is_forking = False
+            self._begin_if_over()
 
     def after_fork_in_child(self) -> None:
         """Whoever took something away is not here."""
         self._lock = threading.Lock()
-        self._under_way = 0
-        self.era = object()
+        self._under_way, self._is_forking = 0, False
+        self._begin_if_over()
+
+    def _begin_if_over(self) -> None:
+        self.era = None if self._under_way or self._is_forking else object()
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -50,7 +56,7 @@ class Removals:
         finally:
             with self._lock:
                 self._under_way = max(self._under_way - 1, 0)  # a child may have begun anew within
-                self.era = None if self._under_way else object()
+                self._begin_if_over()
 
 
 removals: Final = Removals()

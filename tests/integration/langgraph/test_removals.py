@@ -180,6 +180,18 @@ def test_after_a_fork_each_process_pins_anew():
     assert thread.owners() == ["00000001", "00000002"]
 
 
+def test_there_is_no_era_while_the_process_forks():
+    removals = Removals()
+    removals.before_fork()
+    with removals.under_way():
+        pass
+    assert removals.era is None
+    with removals.under_way():
+        removals.after_fork_in_parent()
+        assert removals.era is None
+    assert removals.era is not None
+
+
 def test_a_child_of_a_removal_begins_an_era_and_its_parent_does_not():
     removals = Removals()
     with removals.under_way():

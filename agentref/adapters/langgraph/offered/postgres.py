@@ -22,7 +22,7 @@ __all__ = ["AsyncPostgresTables", "PostgresTables"]
 T = TypeVar("T")
 
 _AS_OF_ONE_MOMENT: Final = Tell("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", [()])
-# Of two copies to one thread, the second finds it taken. Of two that erase, none waits for the other.
+# Of two copies to one thread, the second finds it taken. Two that erase would wait for each other's rows.
 _ONE_AT_ONCE: Final = "SELECT pg_advisory_xact_lock(hashtextextended('agentref copy_thread ' || %s, 0))"
 
 _READ_CHECKPOINTS: Final = """
