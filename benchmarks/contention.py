@@ -91,7 +91,7 @@ def _bare(dsn: str, begin: float, key: bytes) -> dict[str, Any]:
     """Move the version of a row on, by the least that compares it: UPDATE ... WHERE version = $1."""
     done = 0
     digest = bytes(32)
-    with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
+    with psycopg.connect(dsn, autocommit=True) as connection:  # which prepares it, as ours is
         version = _bare_version(connection, key)
         end = _until(begin)
         while time.monotonic() < end:

@@ -15,7 +15,7 @@ from agentref.coherence.rows import Row, row_of
 from agentref.coherence.table import Decide
 from agentref.errors import StoreUnavailableError
 from agentref.forks import watch_forks
-from agentref.postgres import Connection, Opening, artifacts, feed
+from agentref.postgres import Connection, Opening, artifacts, channels, feed
 from agentref.postgres.listen import Listener, Notifier
 
 __all__ = ["PostgresCoordinator", "PostgresTable"]
@@ -145,8 +145,8 @@ class PostgresTable:
         return self._read_feed(lambda connection: places.entries(connection, name, place, limit))
 
     def wait(self, since: str, /, *, timeout: float) -> None:
-        """See `Table`. Others are told of commits 25 ms after them at most; behind a pooler it is looked
-        20 times a second."""
+        """See `Table`. Whoever listens is told of commits 25 ms after them at most, who just began to
+        listen 250 ms after them; behind a pooler it is looked 20 times a second."""
 
         def is_there() -> bool:
             self._check_open()
@@ -194,7 +194,7 @@ class PostgresTable:
         if self._notifier is not None:
             self._notifier.committed()
         else:  # in the caller's transaction, and heard once that is committed
-            self._run(lambda connection: feed.notify(connection, _channel(self.table_id)))
+            self._run(lambda connection: channels.notify(connection, _channel(self.table_id)))
 
     def _read_feed(self, read: Callable[[Connection], _Result]) -> _Result:
         for _ in range(_TRIES):

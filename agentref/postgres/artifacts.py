@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from agentref.postgres.blobs import execute
+from agentref.postgres.direct import Statement
 
 __all__ = [
     "Found",
@@ -24,6 +25,7 @@ __all__ = [
     "probe",
     "scan",
     "swap",
+    "swap_now",
     "swapped",
 ]
 
@@ -55,6 +57,11 @@ _HURRY: Final = "SELECT set_config('idle_in_transaction_session_timeout', '10s',
 
 _SWAP_ONE: Final = (
     f"SELECT applied, clock, {_OUT} FROM agentref_swap_one({', '.join(['%b'] * 14)}, %b::float8, %b, %b)"
+)
+
+_SWAP_ONE_NOW: Final = Statement(
+    f"SELECT applied, clock, {_OUT} FROM agentref_swap_one({', '.join(f'${n}' for n in range(1, 18))})",
+    "bytea int8 float8 float8 int8 int8 int8 int8 bytea text int8 text text float8 float8 bytea bytea",
 )
 
 _SWAP_MANY: Final = (
@@ -126,11 +133,9 @@ def lock(connection: _Connection, keys: Sequence[bytes], sent: object, *, hurry:
 
 def swap(connection: _Connection, wanted: Swap) -> "psycopg.Cursor[_Row]":
     """Do all of it, or nothing; `swapped` reads the outcome."""
+    if (one := _one(wanted)) is not None:
+        return execute(connection, _SWAP_ONE, one)
     rows, not_before, deadline, entry, entry_at = wanted
-    if len(rows) == 1:
-        ((key, (expected, new)),) = rows.items()
-        if new is not None:
-            return execute(connection, _SWAP_ONE, [key, expected, not_before, deadline, *new, entry])
     columns = list(zip(*[new or _ABSENT for _, new in rows.values()], strict=True))
     expectations = [expected for expected, _ in rows.values()]
     return execute(
@@ -142,8 +147,14 @@ def swap(connection: _Connection, wanted: Swap) -> "psycopg.Cursor[_Row]":
 
 def swapped(cursor: "psycopg.Cursor[_Row]") -> Swapped:
     """What came of it."""
-    rows = cursor.fetchall()
-    return Swapped(rows[0][0], _found([row[1:] for row in rows]))
+    return _swapped(cursor.fetchall())
+
+
+def swap_now(connection: _Connection, wanted: Swap) -> Swapped:
+    """Do all of it, or nothing, and say what came of it."""
+    one = _one(wanted)
+    row = None if one is None else _SWAP_ONE_NOW.row(connection, one)
+    return swapped(swap(connection, wanted)) if row is None else _swapped([row])
 
 
 def scan(connection: _Connection, first: bytes, stop: bytes, limit: int) -> list[_Row]:
@@ -159,6 +170,18 @@ def leased(connection: _Connection, until: float, limit: int | None) -> list[byt
 def pipeline(connection: _Connection) -> AbstractContextManager[object]:
     """Within it, statements are sent without waiting for the ones before."""
     return connection.pipeline() if psycopg.Pipeline.is_supported() else nullcontext()
+
+
+def _one(wanted: Swap) -> list[Any] | None:
+    """What is said of one row that is to change."""
+    if len(wanted.rows) != 1:
+        return None
+    ((key, (expected, new)),) = wanted.rows.items()
+    return None if new is None else [key, expected, wanted.not_before, wanted.deadline, *new, wanted.entry]
+
+
+def _swapped(rows: list[_Row]) -> Swapped:
+    return Swapped(rows[0][0], _found([row[1:] for row in rows]))
 
 
 def _found(rows: list[_Row]) -> Found:

@@ -14,7 +14,7 @@ import psycopg
 
 from agentref.postgres.blobs import execute
 
-__all__ = ["Change", "Head", "Snapshot", "Stand", "bring_up", "drop", "first", "further", "head", "notify"]
+__all__ = ["Change", "Head", "Snapshot", "Stand", "bring_up", "drop", "first", "further", "head"]
 
 _Connection = psycopg.Connection[Any]
 
@@ -190,11 +190,6 @@ def drop(
             [end, sorted(xid for xid in kept if xid < end)],
         )
     return number, oldest[-1][0]
-
-
-def notify(connection: _Connection, channel: str, payload: str = "") -> None:
-    """Tell those who listen, once the transaction is committed."""
-    execute(connection, "SELECT pg_notify(%b::text, %b::text)", [channel, payload])
 
 
 def _seen(stand: Stand) -> dict[str, Any]:

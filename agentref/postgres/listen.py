@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from psycopg import sql
+import psycopg
 
 from agentref.errors import StorageError
+from agentref.postgres.channels import listen, notify_listeners
 from agentref.postgres.errors import typed_errors
-from agentref.postgres.feed import notify
 from agentref.postgres.pool import Connection, Pool
 
 __all__ = ["Listener", "Notifier"]
 
 _BETWEEN: Final = 0.025
+_UNHEARD: Final = 0.25
 _IDLE: Final = 5.0
 _LOOK: Final = 1.0
 _POLL: Final = 0.05
@@ -32,9 +33,10 @@ _inherited: list[object] = []
 
 
 class Notifier:
-    """Tells others soon after a commit, but 40 times a second at most. Safe for threads.
+    """Tells others soon after a commit, but 40 times a second at most, and 4 times while nobody listens.
 
-    Its thread runs while there is something to tell.
+    Its thread runs while there is something to tell, and 5 seconds longer, with a connection of its own:
+    sessions that are lent to one and then the other have cold caches. Safe for threads.
     """
 
     def __init__(self, pool: Pool, channel: str) -> None:
@@ -46,6 +48,8 @@ class Notifier:
         self._lock = threading.Lock()
         self._dirty = threading.Event()
         self._running = False
+        self._saying = threading.Lock()
+        self._connection: Connection | None = None
 
     def committed(self) -> None:
         """There is something to tell."""
@@ -59,27 +63,52 @@ class Notifier:
 
     def close(self) -> None:
         """Tell what is left to tell."""
-        if self._dirty.is_set():
-            self._tell()
+        with self._saying:
+            if self._dirty.is_set():
+                self._say()
+            self._hang_up()
 
     def after_fork_in_child(self) -> None:
         """The parent tells what it has to tell."""
+        _inherited.append(self._connection)
         self._start()
 
     def _run(self) -> None:
-        while True:
-            if not self._dirty.wait(_IDLE):
-                with self._lock:
-                    if not self._dirty.is_set():
-                        self._running = False
-                        return
-            self._tell()
-            time.sleep(_BETWEEN)
+        while self._is_wanted():
+            with self._saying:
+                is_heard = self._say()
+            time.sleep(_BETWEEN if is_heard else _UNHEARD)
+        with self._saying:
+            self._hang_up()
 
-    def _tell(self) -> None:
+    def _is_wanted(self) -> bool:
+        if self._dirty.wait(_IDLE):
+            return True
+        with self._lock:
+            self._running = self._dirty.is_set()
+            return self._running
+
+    def _say(self) -> bool:
+        """Whether somebody may have heard it. If not, they look by themselves, a little later."""
         self._dirty.clear()
-        with contextlib.suppress(StorageError):  # they look by themselves, a little later
-            self._pool.run(lambda connection: notify(connection, self._channel))
+        with contextlib.suppress(StorageError), typed_errors(self._pool.shown):
+            try:
+                return self._said()
+            except psycopg.Error:
+                self._hang_up()
+            return self._said()
+        self._hang_up()
+        return True
+
+    def _said(self) -> bool:
+        if self._connection is None:
+            self._connection = self._pool.connect()
+        return notify_listeners(self._connection, self._channel)
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 class Listener:
@@ -165,7 +194,7 @@ class Listener:
         self._deaf = server is None or server[0] != connection.info.backend_pid
         if self._deaf:
             return
-        connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+        listen(connection, self._channel)
         self._hear(listens=True)
         while self._is_wanted():
             for _ in connection.notifies(timeout=_LOOK, stop_after=1):

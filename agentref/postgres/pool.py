@@ -76,8 +76,8 @@ class Pool:
 
     Nothing is opened before the first verb. A connection that idled for 5 seconds is tried before it is
     used, and one that is lost is replaced: a restart of the server costs a verb some time, no error.
-    Nothing is left in a session (no prepared statements, no settings, no open transaction), so it may run
-    through a pooler that gives each transaction another connection.
+    Nothing is left in a session that must be there the next time (no settings, no open transaction), so it
+    may run through a pooler that gives each transaction another connection.
 
     Args:
         address: where the database is.

@@ -13,7 +13,7 @@ from typing import Any, Final
 import psycopg
 
 from agentref.postgres.blobs import execute
-from agentref.postgres.direct import value_of
+from agentref.postgres.direct import Statement
 
 __all__ = [
     "alias",
@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 _Connection = psycopg.Connection[Any]
+
+_INHERIT: Final = Statement("SELECT agentref_inherit($1, $2, $3)", "text text bytea")
 
 _LOCKS: Final = int.from_bytes(b"agrf", "big")
 
@@ -173,13 +175,10 @@ def pin(connection: _Connection, rows: Sequence[tuple[str, bytes, float]]) -> No
 def inherit_pins(connection: _Connection, heir: str, digests: Sequence[bytes], parent: str) -> bool:
     """Whether `parent` keeps all of these for ever, each given once. In a transaction of its own."""
     wanted = b"".join(sorted(digests))
-    found = value_of(
-        connection, b"SELECT agentref_inherit($1, $2, $3)", [heir.encode(), parent.encode(), wanted]
-    )
-    if found is None:
+    row = _INHERIT.row(connection, [heir, parent, wanted])
+    if row is None:
         row = execute(connection, "SELECT agentref_inherit(%b, %b, %b)", [heir, parent, wanted]).fetchone()
-        return row == (len(digests),)
-    return int.from_bytes(found, "big") == len(digests)
+    return row == (len(digests),)
 
 
 def unpin(connection: _Connection, owners: Sequence[str]) -> int:
