@@ -177,10 +177,15 @@ def _steps() -> Iterator[Row]:
     with scratch() as directory, ExitStack() as stack:
         files = stack.enter_context(FilesystemCAS(directory / "store"))
         tables = stack.enter_context(PostgresCAS(fresh_database()))
-        for name, cas, large in (
-            ("LangGraph and PostgresSaver, beside a text", files, _small_steps.TEXT),
-            ("LangGraph and PostgresSaver, beside a list", files, _small_steps.LIST),
-            ("LangGraph, PostgresSaver and PostgresCAS, beside a list", tables, _small_steps.LIST),
+        for name, cas, large, rounds in (
+            ("LangGraph and PostgresSaver, beside a text", files, _small_steps.TEXT, _STEP_ROUNDS),
+            ("LangGraph and PostgresSaver, beside a list", files, _small_steps.LIST, _QUICK_ROUNDS),
+            (
+                "LangGraph, PostgresSaver and PostgresCAS, beside a list",
+                tables,
+                _small_steps.LIST,
+                _QUICK_ROUNDS,
+            ),
         ):
             addresses = fresh_database(), fresh_database()
             savers = [stack.enter_context(PostgresSaver.from_conn_string(each)) for each in addresses]
@@ -192,6 +197,7 @@ def _steps() -> Iterator[Row]:
                 _small_steps.langgraph(None, savers[0], large),
                 _small_steps.langgraph(cas, savers[1], large),
                 bar=1.1,
+                rounds=rounds,
             )
     for name, make, bar in (
         ("LangGraph and InMemorySaver", _small_steps.langgraph, 1.1),
