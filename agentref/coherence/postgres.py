@@ -145,8 +145,8 @@ class PostgresTable:
         return self._read_feed(lambda connection: places.entries(connection, name, place, limit))
 
     def wait(self, since: str, /, *, timeout: float) -> None:
-        """See `Table`. Whoever listens is told of commits 25 ms after them at most, who just began to
-        listen 250 ms after them; behind a pooler it is looked 20 times a second."""
+        """See `Table`. Whoever listens is told of commits some 25 ms after them, who just began to listen
+        some 250 ms after them; behind a pooler it is looked 20 times a second."""
 
         def is_there() -> bool:
             self._check_open()
@@ -170,7 +170,6 @@ class PostgresTable:
         """See `Table`. A connection of the caller's is left open."""
         if self._notifier is not None:
             self._notifier.close()
-            self._notifier = None
         if self._listener is not None:
             self._listener.close()
         self._turns.close()
@@ -191,10 +190,10 @@ class PostgresTable:
                 each.after_fork_in_child()
 
     def _tell(self) -> None:
-        if self._notifier is not None:
-            self._notifier.committed()
-        else:  # in the caller's transaction, and heard once that is committed
+        if self.is_joined:  # in the caller's transaction, and heard once that is committed
             self._run(lambda connection: channels.notify(connection, _channel(self.table_id)))
+        elif self._notifier is not None:
+            self._notifier.committed()
 
     def _read_feed(self, read: Callable[[Connection], _Result]) -> _Result:
         for _ in range(_TRIES):

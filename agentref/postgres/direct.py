@@ -78,13 +78,13 @@ class Statement:
         is_free = connection.autocommit and connection.pgconn.transaction_status == TransactionStatus.IDLE
         if not (_CAN_WAIT and is_free):
             return None
-        given = [
-            None if value is None else encode(value)
-            for encode, value in zip(self._encoders, values, strict=True)
-        ]
         try:
+            given = [
+                None if value is None else encode(value)
+                for encode, value in zip(self._encoders, values, strict=True)
+            ]
             result = self._result(connection, given)
-        except psycopg.Error:
+        except (psycopg.Error, struct.error):  # also of a number that is too large
             return None
         if result is None:
             return None

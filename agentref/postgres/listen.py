@@ -26,6 +26,8 @@ _IDLE: Final = 5.0
 _LOOK: Final = 1.0
 _POLL: Final = 0.05
 _AFTER_ERROR: Final = 0.5
+_RECONNECT: Final = 10.0
+_PATIENCE: Final = 1.0
 _log = logging.getLogger("agentref.postgres")
 
 # Connections of the parent: if they were collected in a forked child, it would end the parent's session.
@@ -36,7 +38,8 @@ class Notifier:
     """Tells others soon after a commit, but 40 times a second at most, and 4 times while nobody listens.
 
     Its thread runs while there is something to tell, and 5 seconds longer, with a connection of its own:
-    sessions that are lent to one and then the other have cold caches. Safe for threads.
+    sessions that are lent to one and then the other have cold caches. Where there is no room for it, it
+    takes one of the pool's. Safe for threads.
     """
 
     def __init__(self, pool: Pool, channel: str) -> None:
@@ -45,28 +48,35 @@ class Notifier:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._dirty = threading.Event()
-        self._running = False
-        self._saying = threading.Lock()
+        self._news = threading.Condition()
+        self._is_dirty = False
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
+        self._connects_at = 0.0
 
     def committed(self) -> None:
         """There is something to tell."""
-        if self._dirty.is_set():
+        if self._is_dirty and self._thread is not None:
             return
-        with self._lock:
-            self._dirty.set()
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="agentref-notifier", daemon=True).start()
+        with self._news:
+            self._is_dirty = True
+            if self._thread is None and not self._is_closed:
+                thread = threading.Thread(target=self._run, name="agentref-notifier", daemon=True)
+                # Where there may be no more threads, others look by themselves, a little later.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
+            self._news.notify_all()
 
     def close(self) -> None:
-        """Tell what is left to tell."""
-        with self._saying:
-            if self._dirty.is_set():
-                self._say()
-            self._hang_up()
+        """Tell what is left to tell, if that takes no more than a second. Idempotent."""
+        with self._news:
+            self._is_closed = True
+            thread = self._thread
+            self._news.notify_all()
+        if thread is not None:
+            thread.join(_PATIENCE)
 
     def after_fork_in_child(self) -> None:
         """The parent tells what it has to tell."""
@@ -74,41 +84,53 @@ class Notifier:
         self._start()
 
     def _run(self) -> None:
-        while self._is_wanted():
-            with self._saying:
-                is_heard = self._say()
-            time.sleep(_BETWEEN if is_heard else _UNHEARD)
-        with self._saying:
-            self._hang_up()
+        pause = 0.0
+        try:
+            while self._is_wanted(pause):
+                pause = self._say()
+        finally:
+            with self._news:
+                if self._thread is threading.current_thread():
+                    self._leave()
 
-    def _is_wanted(self) -> bool:
-        if self._dirty.wait(_IDLE):
-            return True
-        with self._lock:
-            self._running = self._dirty.is_set()
-            return self._running
+    def _is_wanted(self, pause: float) -> bool:
+        with self._news:
+            self._news.wait_for(lambda: self._is_closed, pause)
+            self._news.wait_for(lambda: self._is_dirty or self._is_closed, _IDLE)
+            is_wanted, self._is_dirty = self._is_dirty, False
+            if not is_wanted:
+                self._leave()
+            return is_wanted
 
-    def _say(self) -> bool:
-        """Whether somebody may have heard it. If not, they look by themselves, a little later."""
-        self._dirty.clear()
-        with contextlib.suppress(StorageError), typed_errors(self._pool.shown):
-            try:
-                return self._said()
-            except psycopg.Error:
-                self._hang_up()
-            return self._said()
+    def _leave(self) -> None:
+        """Whoever commits from now on begins another thread."""
         self._hang_up()
-        return True
+        self._thread = None
+
+    def _say(self) -> float:
+        """After how many seconds it may be said again."""
+        try:
+            with typed_errors(self._pool.shown):
+                is_heard = self._said()
+        except StorageError:
+            return _AFTER_ERROR
+        return _BETWEEN if is_heard else _UNHEARD
 
     def _said(self) -> bool:
-        if self._connection is None:
-            self._connection = self._pool.connect()
-        return notify_listeners(self._connection, self._channel)
+        try:
+            if self._connection is None and time.monotonic() >= self._connects_at:
+                self._connects_at = time.monotonic() + _RECONNECT
+                self._connection = self._pool.connect()
+            if self._connection is not None:
+                return notify_listeners(self._connection, self._channel)
+        except (psycopg.Error, StorageError):
+            self._hang_up()
+        return self._pool.run(lambda connection: notify_listeners(connection, self._channel))
 
     def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 class Listener:
@@ -177,6 +199,7 @@ class Listener:
                     self._listen(connection)
             except StorageError as error:
                 _log.debug("Nothing can be heard of other processes at the moment: %s", error)
+                self._hear(listens=False)  # those who wait look by themselves meanwhile
                 time.sleep(_AFTER_ERROR)
             finally:
                 self._connection = None

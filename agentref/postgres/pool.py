@@ -223,8 +223,10 @@ class Pool:
                 return connection
             try:
                 connection.execute("")
-            except psycopg.Error:
+            except BaseException as error:
                 pool.putconn(connection)
+                if not isinstance(error, psycopg.Error):
+                    raise
             else:
                 return connection
 

@@ -167,7 +167,9 @@ class FilesystemBlobStore(IndexedRoots):
             return {digest: data[0] if data else -1 for digest, data in found.items()}
 
     def epoch(self) -> int:
-        """Another number than before if something was removed, by whatever process; no system call."""
+        """Another number than before if something was removed, by whatever process. Two system calls: a
+        directory that was taken away holds nothing of what was seen in it."""
+        self._database.check_file()
         try:
             return self._journal.epoch()
         except ValueError:  # of a page that is closed

@@ -16,6 +16,7 @@ import pytest
 
 from agentref.errors import StorageError, StoreFullError
 from agentref.refs import Digest
+from agentref.storage import FilesystemCAS
 from agentref.storage.filesystem import FilesystemBlobStore
 
 KILLS = 60
@@ -213,3 +214,17 @@ def test_a_store_that_is_deleted_under_a_writer_is_noticed(tmp_path, monkeypatch
         shutil.rmtree(tmp_path / "store")
         with pytest.raises(StorageError, match="deleted, moved or replaced"):
             store.store({Digest(bytes(32)): b"data"})
+
+
+@pytest.mark.parametrize("size", [100, 2_000_000])
+@pytest.mark.parametrize("again", ["nothing", "another store"])
+def test_content_that_was_seen_is_not_taken_to_be_in_a_store_that_is_gone(tmp_path, size, again):
+    with FilesystemCAS(tmp_path / "store") as cas:
+        value = "known " * (size // 6)
+        for _ in range(3):
+            cas.dump(value)
+        shutil.rmtree(tmp_path / "store")
+        if again == "another store":
+            FilesystemCAS(tmp_path / "store").close()
+        with pytest.raises(StorageError, match="deleted, moved or replaced"):
+            cas.dump(value)

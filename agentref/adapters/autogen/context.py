@@ -149,7 +149,12 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         return {"type": CONTEXT_STATE, "inner": inner}
 
     async def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up a state that was saved here, in another process, or by a context of AutoGen's."""
+        """Take up a state that was saved here, in another process, or by a context of AutoGen's.
+
+        Raises `InvalidInputError` for a state of something else, and what `AutoGenAdapter.load_state` does;
+        then nothing was changed.
+        """
+        _check_state(state, any_type=self._kept is None)
         is_ours = state.get("type") == CONTEXT_STATE
         if self._kept is not None:
             await self._take(state, is_ours=is_ours)
@@ -218,6 +223,16 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         adapter = adapter_for(config.backend_id)
         inner = ChatCompletionContext.load_component(adapter.externalizer.rehydrate(config.inner))
         return cls(adapter, inner, owner=config.owner)
+
+
+def _check_state(state: object, *, any_type: bool) -> None:
+    """A context of a user's own may have states of its own types."""
+    kind = state.get("type", CONTEXT_STATE) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not (any_type or kind == CONTEXT_STATE):
+        raise InvalidInputError(
+            f"load_state() takes the state of a model context, as save_state() returned it; this is of "
+            f"{kind!r:.80}."
+        )
 
 
 def _messages(state: Mapping[str, Any]) -> list[Any]:

@@ -37,7 +37,8 @@ _Locks: TypeAlias = WeakValueDictionary[tuple[int, str], asyncio.Lock]
 
 
 class AgentRefWorkflowStore(AbstractWorkflowStore):
-    """A server's workflow store with refs in place of large values: in ticks, events, state and results.
+    """A server's workflow store with refs in place of large values: in ticks, events, state, results
+    and errors.
 
         store = AgentRefWorkflowStore(SqliteWorkflowStore("workflows.db"),
         backend=FilesystemCAS("./state_blobs")) server = WorkflowServer(workflow_store=store)
@@ -49,8 +50,8 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
     whose ticks are gone fails when it is resumed.
 
     A run whose ticks have a hole can never be resumed, and LlamaIndex goes on when one cannot be written.
-    So while the content store cannot take what is large, ticks, events and results are written with it,
-    and a warning goes to the log `agentref.adapters.llamaindex`. State is not: there the step sees the
+    So while the content store cannot take what is large, ticks, events, results and errors are written with
+    it, and a warning goes to the log `agentref.adapters.llamaindex`. State is not: there the step sees the
     error. Ticks are read with some seconds of patience (`get_ticks`). Whatever else the content store
     raises on reading comes out of the method that needed it.
 
@@ -122,7 +123,7 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
         return facade
 
     async def query(self, query: HandlerQuery) -> list[PersistentHandler]:
-        """The handlers that match, with their results."""
+        """The handlers that match, with their results and errors."""
         return await whole_handlers(await self._inner.query(query), self._stored, self.result_decoder)
 
     async def update(self, handler: PersistentHandler) -> None:

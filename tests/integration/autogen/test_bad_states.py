@@ -1,5 +1,6 @@
 """States that were edited, cut short, mistaken or taken from another tenant; stores that are down."""
 
+import asyncio
 import json
 
 import pytest
@@ -7,8 +8,9 @@ from autogen_agentchat.agents import AssistantAgent, SocietyOfMindAgent
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_core import SingleThreadedAgentRuntime
+from autogen_core.models import UserMessage
 
-from agentref.adapters.autogen import AutoGenAdapter
+from agentref.adapters.autogen import AgentRefChatCompletionContext, AutoGenAdapter
 from agentref.errors import (
     BlobNotFoundError,
     ConfigurationError,
@@ -354,3 +356,17 @@ def test_what_has_no_state(given, run):
 def test_bad_arguments(options, error):
     with pytest.raises(error):
         AutoGenAdapter(**options)
+
+
+@pytest.mark.parametrize("state", [None, [], "x", 5, {"type": "Other", "messages": []}])
+def test_a_context_refuses_what_is_no_state_of_one_and_stays_as_it_was(cas, state):
+    async def scenario():
+        context = AgentRefChatCompletionContext(AutoGenAdapter(backend=cas))
+        await context.add_message(UserMessage(content="what it knew", source="user"))
+        before = await context.save_state()
+        with pytest.raises(InvalidInputError, match="state of a model context"):
+            await context.load_state(state)
+        assert await context.save_state() == before
+        assert [message.content for message in await context.get_messages()] == ["what it knew"]
+
+    asyncio.run(scenario())

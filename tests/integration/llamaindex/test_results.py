@@ -111,3 +111,46 @@ def test_a_store_that_is_down_makes_no_result_unreadable(store: Any, offline: An
             await store.query(HandlerQuery())
 
     run(scenario())
+
+
+def failed(error: str, handler_id: str = "h") -> PersistentHandler:
+    return PersistentHandler(
+        handler_id=handler_id, workflow_name="w", status="failed", run_id="run", error=error
+    )
+
+
+@pytest.mark.parametrize(
+    "error", ["", "short", '{"agentref": 1}', '{"agentref": 1, "tree": 5}', '{"a": 1}']
+)
+def test_what_a_run_raised_comes_back_as_it_was(store: Any, error: str) -> None:
+    async def scenario() -> None:
+        for text in (error, error + "x" * 10_000):
+            await store.update(failed(text))
+            (found,) = await store.query(HandlerQuery())
+            assert found == failed(text)
+
+    run(scenario())
+
+
+def test_a_long_error_is_in_the_content_store(store: Any, inner: Any, cas: Any, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        error = "cannot parse " + "payload " * 10_000
+        await store.update(failed(error))
+        await store.update_handler_status("run", idle_since=None)
+        (kept,) = await inner.query(HandlerQuery())
+        assert len(kept.error) < 1_000
+        assert "payload " * 3 not in (tmp_path / "workflows.db").read_bytes().decode(errors="replace")
+        (found,) = await store.query(HandlerQuery())
+        assert found.error == error
+        await inner.update(kept.model_copy(update={"handler_id": "edited", "error": kept.error[:-9]}))
+        errors = {each.handler_id: each.error for each in await store.query(HandlerQuery())}
+        assert errors["h"] == error
+        assert "cannot be read" in errors["edited"]
+        cas.close()
+        with pytest.raises(StoreUnavailableError):
+            await store.query(HandlerQuery(handler_id_in=["h"]))
+        await store.update(failed("late " * 10_000, "late"))
+        (late,) = await inner.query(HandlerQuery(handler_id_in=["late"]))
+        assert late.error == "late " * 10_000
+
+    run(scenario())
