@@ -65,7 +65,7 @@ class Statement:
         self._oids = [_OIDS[name] for name in types.split()]
         self._formats = [Format.BINARY] * len(self._oids)
         self._name = b"agentref_" + hashlib.sha256(f"{types} {text}".encode()).hexdigest()[:16].encode()
-        self._said: WeakKeyDictionary[_Connection, int] = WeakKeyDictionary()
+        self._uses: WeakKeyDictionary[_Connection, int] = WeakKeyDictionary()
 
     def row(self, connection: _Connection, values: Sequence[_Value]) -> tuple[_Value, ...] | None:
         """What it finds: values of the types above, or bool.
@@ -95,13 +95,13 @@ class Statement:
     def _result(self, connection: _Connection, given: list[bytes | None]) -> PGresult | None:
         pgconn = connection.pgconn
         if self._is_prepared(connection):
-            result = _said(
+            result = _outcome(
                 connection, pgconn.send_query_prepared, self._name, given, self._formats, Format.BINARY
             )
             if result is None or _state(result) not in _UNPREPARED:
                 return result
-            self._said[connection] = _NEVER
-        return _said(
+            self._uses[connection] = _NEVER
+        return _outcome(
             connection,
             pgconn.send_query_params,
             self._text,
@@ -112,17 +112,19 @@ class Statement:
         )
 
     def _is_prepared(self, connection: _Connection) -> bool:
-        said = self._said.get(connection, 0)
-        if 0 <= said < _OFTEN:
-            self._said[connection] = said + 1
-        elif said == _OFTEN:
-            result = _said(connection, connection.pgconn.send_prepare, self._name, self._text, self._oids)
+        uses = self._uses.get(connection, 0)
+        if 0 <= uses < _OFTEN:
+            self._uses[connection] = uses + 1
+        elif uses == _OFTEN:
+            result = _outcome(
+                connection, connection.pgconn.send_prepare, self._name, self._text, self._oids
+            )
             done = result is not None and result.status == ExecStatus.COMMAND_OK
-            said = self._said[connection] = _READY if done else _NEVER
-        return said == _READY
+            uses = self._uses[connection] = _READY if done else _NEVER
+        return uses == _READY
 
 
-def _said(connection: _Connection, send: Callable[..., None], *arguments: Any) -> PGresult | None:
+def _outcome(connection: _Connection, send: Callable[..., None], *arguments: Any) -> PGresult | None:
     """What comes of something that is sent: the last of its results. Raises `psycopg.Error` if the
     connection is lost."""
     pgconn = connection.pgconn

@@ -111,12 +111,12 @@ class Notifier:
         """After how many seconds it may be said again."""
         try:
             with typed_errors(self._pool.shown):
-                is_heard = self._said()
+                is_heard = self._is_heard()
         except StorageError:
             return _AFTER_ERROR
         return _BETWEEN if is_heard else _UNHEARD
 
-    def _said(self) -> bool:
+    def _is_heard(self) -> bool:
         try:
             if self._connection is None and time.monotonic() >= self._connects_at:
                 self._connects_at = time.monotonic() + _RECONNECT

@@ -167,12 +167,12 @@ class FilesystemBlobStore(IndexedRoots):
             return {digest: data[0] if data else -1 for digest, data in found.items()}
 
     def epoch(self) -> int:
-        """Another number than before if something was removed, by whatever process. Two system calls: a
+        """Another number than before if something was removed, by whatever process. One system call: a
         directory that was taken away holds nothing of what was seen in it."""
-        self._database.check_file()
         try:
+            self._database.check_file()
             return self._journal.epoch()
-        except ValueError:  # of a page that is closed
+        except (ValueError, OSError):  # of a page that is closed; of a directory that may not be looked at
             with self._verb():
                 raise
 

@@ -152,7 +152,7 @@ class AgentRefChatCompletionContext(ChatCompletionContext, Component[AgentRefCha
         """Take up a state that was saved here, in another process, or by a context of AutoGen's.
 
         Raises `InvalidInputError` for a state of something else, and what `AutoGenAdapter.load_state` does;
-        then nothing was changed.
+        then nothing was changed, unless a context of your own class changed something before it refused.
         """
         _check_state(state, any_type=self._kept is None)
         is_ours = state.get("type") == CONTEXT_STATE

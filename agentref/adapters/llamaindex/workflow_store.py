@@ -40,8 +40,9 @@ class AgentRefWorkflowStore(AbstractWorkflowStore):
     """A server's workflow store with refs in place of large values: in ticks, events, state, results
     and errors.
 
-        store = AgentRefWorkflowStore(SqliteWorkflowStore("workflows.db"),
-        backend=FilesystemCAS("./state_blobs")) server = WorkflowServer(workflow_store=store)
+        content = FilesystemCAS("./state_blobs")
+        store = AgentRefWorkflowStore(SqliteWorkflowStore("workflows.db"), backend=content)
+        server = WorkflowServer(workflow_store=store)
 
     Nothing of the content store's I/O happens on the event loop. A row is written after all that it refers
     to. What was written before the store was wrapped is read. Deleting a handler leaves content where it
