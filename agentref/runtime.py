@@ -123,12 +123,18 @@ class Runtime:
         """Whether one of the stores answers to that name."""
         return backend_id in self._answering
 
-    def store(self, externalized: Outgoing, *, ttl: float | None = None) -> None:
-        """Make what was encoded durable, in one batch."""
+    def store(
+        self,
+        externalized: Outgoing,
+        *,
+        ttl: float | None = None,
+        pins: Mapping[str, Collection[ContentRef]] | None = None,
+    ) -> None:
+        """Make what was encoded durable, in one batch, and with that pins of the backend."""
         if externalized.encoded:
             blobs = {digest: blob for part in externalized.encoded for digest, blob in part.blobs.items()}
             refs = [ref for part in externalized.encoded for ref in part.refs]
-            self.backend.store(Encoded(refs, blobs), ttl=ttl)
+            self.backend.store(Encoded(refs, blobs), ttl=ttl, pins=pins)
 
     async def astore(self, externalized: Outgoing, *, ttl: float | None = None) -> None:
         """`store` for the event loop."""
@@ -136,13 +142,21 @@ class Runtime:
             await asyncio.to_thread(self.store, externalized, ttl=ttl)
 
     def keep(self, externalized: Outgoing, owner: str, refs: Sequence[ContentRef]) -> None:
-        """Make what was encoded durable, and then let `owner` keep `refs`, which are among it or kept by
-        somebody else."""
+        """Make what was encoded durable, and with that let `owner` keep `refs`, which are among it or kept
+        by somebody else: each in every store that answers to its name, for one of these may take the place
+        of another.
+
+        One into a store that is not configured here is passed over: it cannot be read here either.
+        """
         if not self.pins:
             self.store(externalized)
             return
-        self.store(externalized, ttl=self.lease_seconds)
-        self.pin(owner, refs)
+        kept = dict(self._keepers_of(refs))
+        if externalized.encoded:
+            own = kept.pop(self.backend, [])
+            self.store(externalized, ttl=self.lease_seconds, pins={owner: own})
+        for store, few in kept.items():
+            store.pin(owner, few, look=False)
 
     async def akeep(self, externalized: Outgoing, owner: str, refs: Sequence[ContentRef]) -> None:
         """`keep` for the event loop."""
@@ -159,17 +173,8 @@ class Runtime:
         keepers = self._keepers_of(refs)
         return all(store.inherit_pins(heir, few, parent=parent) for store, few in keepers)
 
-    def pin(self, owner: str, refs: Sequence[ContentRef]) -> None:
-        """Let `owner` keep refs that were stored just now, or are kept by somebody else: each in every
-        store that answers to its name, for one of these may take the place of another.
-
-        One into a store that is not configured here is passed over: it cannot be read here either.
-        """
-        for store, few in self._keepers_of(refs):
-            store.pin(owner, few, look=False)
-
     def pin_each(self, pins: Mapping[str, Sequence[ContentRef]]) -> None:
-        """`pin` for many owners, in few transactions."""
+        """Let owners keep refs that are kept by somebody else, as `keep` does: in few transactions."""
         kept: dict[str, dict[str, list[ContentRef]]] = {}
         for owner, refs in pins.items():
             for store, few in self._keepers_of(refs):
@@ -183,11 +188,6 @@ class Runtime:
             for store in self.stores_for(ref):
                 kept.setdefault(store.backend_id, []).append(ref)
         return [(self._stores[name], few) for name, few in kept.items()]
-
-    async def apin(self, owner: str, refs: Sequence[ContentRef]) -> None:
-        """`pin` for the event loop."""
-        if refs:
-            await asyncio.to_thread(self.pin, owner, refs)
 
     def check_owner(self, owner: str | None) -> None:
         """Raise `ConfigurationError` for an owner, if the backend keeps no pins."""

@@ -29,7 +29,7 @@ _FLOCK: Final = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_
 # queue: handing over takes a part of a millisecond in which nobody works.
 _NEXT_POLLS: Final = 0.0005
 _OTHERS_POLL: Final = 0.003
-_QUANTUM: Final = 0.008
+_QUANTUM: Final = 0.016
 _REMEMBERED: Final = 10_000
 _chance: Final = SystemRandom().random  # the program's own draws must not depend on who waited here
 

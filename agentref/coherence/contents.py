@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final, Protocol, runtime_checkable
@@ -13,24 +13,33 @@ from agentref.codecs import CODEC_ID
 from agentref.errors import BlobNotFoundError, InvalidInputError, StorageError
 from agentref.refs import ContentRef, Digest
 
-__all__ = ["ContentStore", "Contents"]
+__all__ = ["ContentStore", "Contents", "Version"]
 
 _PREFIX: Final = "agentref.coherence"
 _RELEASED_AT_ONCE: Final = 32
 _LIFE: Final = 1.25  # of a content, in times of what it is to be retained
 _YOUNG: Final = 0.2  # so old may a content be to have as much left of that as it needs
 
+Version = tuple[bytes, int, ContentRef]
+"""An artifact's key, one of its versions, and the content of that."""
+
 
 @runtime_checkable
 class ContentStore(Protocol):
     """What a peer asks of a content store; `InMemoryCAS`, `FilesystemCAS` and `PostgresCAS` have it."""
 
-    def dump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
-        """Keep values, and return their refs."""
+    def encode(self, values: Iterable[object]) -> Any:
+        """Values on their way into the store, with their `refs`. CPU only."""
         ...
 
-    async def adump_many(self, values: Iterable[object], *, ttl: float | None = None) -> list[ContentRef]:
-        """`dump_many` for the event loop; encodes before it awaits."""
+    def store(
+        self,
+        encoded: Any,
+        *,
+        ttl: float | None = None,
+        pins: Mapping[str, Collection[ContentRef]] | None = None,
+    ) -> None:
+        """Keep what `encode` returned, and let owners keep refs of it."""
         ...
 
     def load(self, ref: ContentRef) -> object:
@@ -55,7 +64,7 @@ class ContentStore(Protocol):
 class Contents:
     """The contents of one coordinator's artifacts in one store.
 
-    A content is stored with a life of `retain` seconds and some more, then pinned by (artifact, version),
+    A content is stored with a life of `retain` seconds and some more and pinned by (artifact, version),
     then committed; the pin of the version before is taken away some time after, once one that ends by
     itself stands in for it if it is so old that its own life would be too short. So what is current is
     always pinned, a crash in between leaves a pin too many, and who still has an older view can load it
@@ -81,19 +90,21 @@ class Contents:
         """The value of a ref. Raises `BlobNotFoundError` if it is not there any more."""
         return self.store.load(ref)
 
-    def put(self, values: Sequence[object]) -> list[ContentRef]:
-        """Store values that are about to be committed."""
-        return self.store.dump_many(values, ttl=self.retain * _LIFE)
+    def encode(self, values: Sequence[object]) -> Any:
+        """Values that are about to be committed, on their way into the store, with their `refs`."""
+        return self.store.encode(values)
 
-    async def aput(self, values: Sequence[object]) -> list[ContentRef]:
-        """`put` for the event loop."""
-        return await self.store.adump_many(values, ttl=self.retain * _LIFE)
+    def put(self, encoded: Any, versions: Iterable[Version]) -> None:
+        """Store what was encoded, and pin it as what is about to become these versions."""
+        pins = {self._owner(code, version): [ref] for code, version, ref in versions}
+        self.store.store(encoded, ttl=self.retain * _LIFE, pins=pins)
 
-    def keep(self, code: bytes, version: int, ref: ContentRef, *, look: bool) -> None:
-        """Pin what is about to become a version. Raises `BlobNotFoundError` if `look` finds it missing."""
-        self.store.pin(self._owner(code, version), [ref], look=look)
-        if look:  # others stored it, for as long as they liked
-            self._retire([ref], self.retain * _LIFE)
+    def keep(self, versions: Iterable[Version]) -> None:
+        """Pin what others stored and is about to become these versions. Raises `BlobNotFoundError` if it is
+        not there."""
+        for code, version, ref in versions:
+            self.store.pin(self._owner(code, version), [ref])
+            self._retire([ref], self.retain * _LIFE)  # they stored it for as long as they liked
 
     def supersede(
         self, code: bytes, version: int, ref: ContentRef | None = None, *, age: float = 0.0

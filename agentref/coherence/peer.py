@@ -74,8 +74,8 @@ class Peer(SyncPeer):
     ) -> list[View]:
         """`commit_many` for the event loop. The values are encoded before the first await."""
         asked = self._checked(puts, reads, leases)
-        refs = await self._contents.aput([put.value for put in asked.puts])
-        return await asyncio.to_thread(self._commit, asked, refs)
+        encoded = self._contents.encode([put.value for put in asked.puts])
+        return await asyncio.to_thread(self._commit, asked, encoded.refs, encoded)
 
     async def acommit_ref(self, key: Key, ref: ContentRef, *, base: View | Versioned | None) -> View:
         """`commit_ref` for the event loop."""

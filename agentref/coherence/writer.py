@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from agentref.coherence import _arguments as arguments
 from agentref.coherence import _steps as steps
 from agentref.coherence._clock import elapsed
-from agentref.coherence.contents import ContentStore
+from agentref.coherence.contents import ContentStore, Version
 from agentref.coherence.coordinator import Coordinator, Write
 from agentref.coherence.heartbeat import Heartbeat
 from agentref.coherence.held import HeldLease
@@ -93,8 +93,8 @@ class Writer(Reader):
     ) -> list[View]:
         """Several commits, all or nothing: (key, value, base) each."""
         asked = self._checked(puts, reads, leases)
-        refs = self._contents.put([put.value for put in asked.puts])
-        return self._commit(asked, refs)
+        encoded = self._contents.encode([put.value for put in asked.puts])
+        return self._commit(asked, encoded.refs, encoded)
 
     def commit_ref(self, key: Key, ref: ContentRef, *, base: View | Versioned | None) -> View:
         """`commit` of what is in the store already, as another agent handed it over. Raises
@@ -104,7 +104,7 @@ class Writer(Reader):
                 f"commit_ref() takes a ContentRef, as CAS.dump() returns it; not {type(ref).__name__}. To "
                 f"delete, call delete(key, base=view)."
             )
-        return self._commit(self._checked([(key, UNKNOWN, base)]), [ref], look=True)[0]
+        return self._commit(self._checked([(key, UNKNOWN, base)]), [ref])[0]
 
     def delete(self, key: Key, *, base: View | Versioned) -> View:
         """Delete what `base` shows. The version goes on: a view of before is stale from now on."""
@@ -192,19 +192,21 @@ class Writer(Reader):
             self._forget(put)
         return Asked(wanted, seen, shown, elapsed())
 
-    def _commit(
-        self, asked: "Asked", refs: Sequence[ContentRef | None], *, look: bool = False
-    ) -> list[View]:
+    def _commit(self, asked: "Asked", refs: Sequence[ContentRef | None], encoded: Any = None) -> list[View]:
+        """Without `encoded`, what the refs stand for is in the store already."""
         writes = []
+        versions: list[Version] = []
         for put, ref in zip(asked.puts, refs, strict=True):
             code = encode_key(put.key)
             base = self._base_of(put, code)
             if ref is not None and base is not None and ref != base.ref:
-                self._contents.keep(code, base.version + 1, ref, look=look)
-                if elapsed() - asked.at > self._contents.retain / 10:
-                    # Who was stopped since the content was stored may have come too late to pin it.
-                    self._contents.keep(code, base.version + 1, ref, look=True)
+                versions.append((code, base.version + 1, ref))
             writes.append(Write(put.key, ref, base, asked.leases.get(put.key) or self._own_lease(put.key)))
+        if encoded is not None:
+            self._contents.put(encoded, versions)
+        if encoded is None or elapsed() - asked.at > self._contents.retain / 10:
+            # Who was stopped since the content was stored may have come too late to pin it.
+            self._contents.keep(versions)
         with self._writing_to([put.key for put in asked.puts]):
             began = self._began()
             try:

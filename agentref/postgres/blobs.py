@@ -239,12 +239,13 @@ def put(
     if len(parts) == 1:
         execute(connection, statement, _columns(parts[0], expires_at))
     elif parts:
-        with connection.transaction(), _pipeline(connection):
+        with connection.transaction(), pipelined(connection):
             for part in parts:
                 execute(connection, statement, _columns(part, expires_at))
 
 
-def _pipeline(connection: _Connection) -> AbstractContextManager[object]:
+def pipelined(connection: _Connection) -> AbstractContextManager[object]:
+    """Statements that travel together, and outside of a transaction are one."""
     return connection.pipeline() if psycopg.Pipeline.is_supported() else nullcontext()
 
 

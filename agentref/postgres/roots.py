@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import psycopg
 
-from agentref.postgres.blobs import execute
+from agentref.postgres.blobs import execute, pipelined, put
 from agentref.postgres.direct import Statement
+from agentref.refs import Digest
 
 __all__ = [
     "alias",
@@ -23,6 +24,7 @@ __all__ = [
     "page_of_aliases",
     "page_of_pins",
     "pin",
+    "put_pinned",
     "set_alias",
     "unpin",
 ]
@@ -170,6 +172,19 @@ def pin(connection: _Connection, rows: Sequence[tuple[str, bytes, float]]) -> No
     """Let owners keep blobs, given by owner, digest and end of life, each pair once, in order; a life only
     lengthens."""
     execute(connection, _PIN, list(map(list, zip(*rows, strict=True))))
+
+
+def put_pinned(
+    connection: _Connection,
+    blobs: Mapping[Digest, bytes],
+    rows: Sequence[tuple[str, bytes, float]],
+    *,
+    expires_at: float,
+) -> None:
+    """`put`, and then `pin`: one round trip, and one commit, for as much as fits into a statement."""
+    with pipelined(connection):
+        put(connection, blobs, expires_at=expires_at, overwrite=False)
+        pin(connection, rows)
 
 
 def inherit_pins(connection: _Connection, heir: str, digests: Sequence[bytes], parent: str) -> bool:

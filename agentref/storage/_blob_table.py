@@ -28,6 +28,7 @@ __all__ = [
     "packs",
     "page",
     "rows",
+    "set_pinned",
     "touch",
 ]
 
@@ -94,7 +95,10 @@ SET pack_id = ?, place = ?, stored_size = ?,
 WHERE digest = ?
 """
 
-_PACKS: Final = "SELECT id, name, CAST(size AS INTEGER), CAST(live AS INTEGER), state FROM pack"
+_PACKS: Final = """
+SELECT id, name, CAST(size AS INTEGER), CAST(live AS INTEGER), state, max(pinned, CAST(size AS INTEGER))
+FROM pack
+"""
 
 _FILL: Final = """
 UPDATE pack SET size = :end, live = live + :more, state = max(state, :end >= :full) WHERE id = :id
@@ -121,13 +125,15 @@ class Row(NamedTuple):
 
 
 class PackRow(NamedTuple):
-    """A pack in the index: how far the index knows it, and how many bytes there are still needed."""
+    """A pack in the index: how far the index knows it, how many bytes there are still needed, and up to
+    where the index has got the pins that were set with its blobs."""
 
     id: int
     name: str
     size: int
     live: int
     state: int
+    pinned: int
 
     @property
     def is_open(self) -> bool:
@@ -256,6 +262,11 @@ def fill_pack(connection: sqlite3.Connection, pack_id: int, end: int, new: Colle
     """The index knows a pack up to `end` now, and these blobs more live there."""
     more = sum([ENTRY_SIZE + row.stored_size for row in new])
     connection.execute(_FILL, {"end": end, "more": more, "full": FULL, "id": pack_id})
+
+
+def set_pinned(connection: sqlite3.Connection, pack_id: int, end: int) -> None:
+    """The index has got the pins of a pack up to `end`."""
+    connection.execute("UPDATE pack SET pinned = ? WHERE id = ?", (end, pack_id))
 
 
 def give_up(connection: sqlite3.Connection, pack_id: int) -> None:

@@ -29,7 +29,8 @@ CREATE TABLE pack(
     name  TEXT NOT NULL UNIQUE,
     size  INTEGER NOT NULL,                   -- how far the index knows it
     live  INTEGER NOT NULL,                   -- bytes of entries and blobs in it that are still here
-    state INTEGER NOT NULL                    -- 0 may grow, 1 may not, 2 its file is to be deleted
+    state INTEGER NOT NULL,                   -- 0 may grow, 1 may not, 2 its file is to be deleted
+    pinned INTEGER NOT NULL DEFAULT 0         -- how far the pins that were set with its blobs are below
 );
 
 CREATE TABLE blob(

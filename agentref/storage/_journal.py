@@ -22,7 +22,9 @@ from agentref.sqlite import Database
 from agentref.storage import _blob_table as table
 from agentref.storage._marks import Marks
 from agentref.storage._packs import FULL, Pack, Packs
+from agentref.storage._pinning import index_pins, recover_pins
 from agentref.storage._tail import Appended, Tail, longest
+from agentref.storage.protocol import PinRow
 
 __all__ = ["Journal"]
 
@@ -105,11 +107,15 @@ class Journal:
 
     # Appending
 
-    def append(self, blobs: Mapping[Digest, bytes], expires_at: float) -> None:
-        """Keep blobs that are not here; durable, and visible to all processes, on return."""
+    def append(
+        self, blobs: Mapping[Digest, bytes], expires_at: float, pins: Collection[PinRow] = ()
+    ) -> None:
+        """Keep blobs that are not here, and pins; durable, and visible to all processes, on return."""
         pack = self._claim()
         try:
-            batch = pack.append(blobs, stored_at=time.time(), expires_at=expires_at)
+            batch = pack.append(blobs, stored_at=time.time(), expires_at=expires_at, pins=pins)
+            if pins:
+                index_pins(self._database, pack, batch, pins)
             self._marks.set_durable(pack.id, batch.end)
             with self._lock:
                 if pack.id not in self._tails:
@@ -198,6 +204,7 @@ class Journal:
         if not pack.recover(known.size, at_least=min(self._marks.of(pack_id)[0], size)):
             return False
         pack.id = pack_id
+        recover_pins(self._database, pack, known.pinned)
         self._marks.take(pack_id, pack.end, known.size)
         self._marks.list_anew()  # whoever made it may have died before he could say so
         return True
@@ -319,7 +326,8 @@ class Journal:
         for pack in found:
             durable, settled = self._marks.of(pack.id)
             # The index cannot know less than the marks say, unless an older one was put back.
-            unknown = settled > pack.size or self.packs.size(pack.name) > max(pack.size, durable)
+            known = min(max(pack.size, durable), pack.pinned)
+            unknown = settled > pack.size or self.packs.size(pack.name) > known
             if pack.is_open and unknown:
                 taken = self.take(pack)
                 if taken is not None:
@@ -351,6 +359,7 @@ class Journal:
             pack.recover(0)
             if pack.end:
                 self._register(pack)
+                recover_pins(self._database, pack, 0)
                 return False
             self.packs.unlink([name])
             return True

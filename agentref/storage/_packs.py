@@ -17,6 +17,7 @@ from agentref.forks import watch_forks
 from agentref.refs import Digest
 from agentref.storage._batches import Batch, batch_parts, intact_end, read_all, read_batches
 from agentref.storage._posix import lock_descriptor, make_directory, sync_directory
+from agentref.storage.protocol import PinRow
 
 __all__ = ["FULL", "Pack", "Packs"]
 
@@ -52,10 +53,19 @@ class Pack:
         """Bytes in the file; more than `end` where a crash has left some."""
         return os.fstat(self.descriptor).st_size
 
-    def append(self, blobs: Mapping[Digest, bytes], *, stored_at: float, expires_at: float) -> Batch:
+    def append(
+        self,
+        blobs: Mapping[Digest, bytes],
+        *,
+        stored_at: float,
+        expires_at: float,
+        pins: Iterable[PinRow] = (),
+    ) -> Batch:
         """Write a batch; durable on return. Nothing is kept when it raises."""
         begin = self.end
-        batch, parts = batch_parts(blobs, self.name, begin, stored_at=stored_at, expires_at=expires_at)
+        batch, parts = batch_parts(
+            blobs, self.name, begin, stored_at=stored_at, expires_at=expires_at, pins=pins
+        )
         try:
             _write_all(self.descriptor, parts, begin)
             _sync(self.descriptor)
@@ -87,9 +97,9 @@ class Pack:
             self.cut(end)
         return True
 
-    def batches(self) -> Iterator[Batch]:
-        """All that was ever appended, in order; less where the file is damaged."""
-        return read_batches(self.descriptor, self.name, 0, self.end)
+    def batches(self, begin: int = 0) -> Iterator[Batch]:
+        """All that was ever appended from there on, in order; less where the file is damaged."""
+        return read_batches(self.descriptor, self.name, begin, self.end)
 
     def close(self) -> None:
         """Let anyone have the pack. Idempotent."""

@@ -25,7 +25,7 @@ from agentref.storage._arguments import (
 )
 from agentref.storage.protocol import AliasRow, PinRow
 
-__all__ = ["IndexedRoots"]
+__all__ = ["IndexedRoots", "set_pins"]
 
 _ALIAS: Final = """
 SELECT name, digest, codec, CAST(size AS INTEGER), CAST(version AS INTEGER), CAST(expires_at AS REAL)
@@ -152,12 +152,7 @@ class IndexedRoots(ABC):
             if not wanted:
                 return
             with self._database.write() as connection:
-                whole = len(wanted) // _AT_ONCE * _AT_ONCE
-                for start in range(0, whole, _AT_ONCE):
-                    batch = wanted[start : start + _AT_ONCE]
-                    connection.execute(_PINS_AT_ONCE, list(chain.from_iterable(batch)))
-                connection.executemany(_PIN, wanted[whole:])
-                connection.execute(_MAKE_DURABLE)
+                set_pins(connection, wanted)
 
     def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
         """Let `heir` keep what `parent` keeps of these for ever: one transaction, without a sync."""
@@ -215,6 +210,17 @@ class IndexedRoots(ABC):
         with self._verb(), self._database.write() as connection:
             aliases = connection.execute("DELETE FROM alias WHERE expires_at <= ?", until).rowcount
             return aliases + connection.execute("DELETE FROM pin WHERE expires_at <= ?", until).rowcount
+
+
+def set_pins(connection: sqlite3.Connection, pins: Collection[PinRow], *, is_synced: bool = True) -> None:
+    """Let owners keep blobs, durably if the transaction is synced."""
+    wanted = list(pins)
+    whole = len(wanted) // _AT_ONCE * _AT_ONCE
+    for start in range(0, whole, _AT_ONCE):
+        connection.execute(_PINS_AT_ONCE, list(chain.from_iterable(wanted[start : start + _AT_ONCE])))
+    connection.executemany(_PIN, wanted[whole:])
+    if wanted and is_synced:
+        connection.execute(_MAKE_DURABLE)
 
 
 def _standing(connection: sqlite3.Connection, name: str) -> AliasRow | None:

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Collection
-from itertools import repeat
 
 from agentref.refs import Digest
 from agentref.storage import _blob_table as table
@@ -24,17 +23,11 @@ class Tail:
         self.rows: dict[Digest, table.Row] = {}
 
     def add(self, batch: Batch) -> None:
-        columns = zip(
-            batch.digests,
-            repeat(self.id),
-            batch.places,
-            batch.sizes,
-            repeat(batch.stored_at),
-            repeat(batch.expires_at),
-            repeat(None),
-            strict=False,
-        )
-        rows = dict(zip(batch.digests, map(table.Row._make, columns), strict=True))
+        _, _, digests, places, sizes, stored_at, expires_at, *_ = batch
+        rows = {
+            digest: table.Row(digest, self.id, place, size, stored_at, expires_at)
+            for digest, place, size in zip(digests, places, sizes, strict=True)
+        }
         if not self.rows.keys().isdisjoint(rows):
             # Two threads came with one blob, one after the other into one pack: its life only lengthens.
             for digest in self.rows.keys() & rows.keys():
@@ -70,7 +63,7 @@ class Appended:
         """The rows of those blobs of the batch."""
         if self._batch is None:
             return []
-        _, _, names, places, sizes, stored_at, expires_at, _ = self._batch
+        _, _, names, places, sizes, stored_at, expires_at, *_ = self._batch
         return [
             table.Row(digest, self._pack.id, place, size, stored_at, expires_at)
             for digest, place, size in zip(names, places, sizes, strict=True)

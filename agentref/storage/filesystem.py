@@ -20,16 +20,17 @@ from agentref.storage._arguments import (
     check_root,
     check_time,
     unique_digests,
+    unique_pins,
     valid_blobs,
 )
 from agentref.storage._compaction import shrink, try_to_shrink
 from agentref.storage._index import INDEX, open_index, read_store_id
 from agentref.storage._journal import Journal
-from agentref.storage._roots import IndexedRoots
+from agentref.storage._roots import IndexedRoots, set_pins
 from agentref.storage._tail import Appended
 from agentref.storage._verb import Verb
 from agentref.storage.audit import survey_pages
-from agentref.storage.protocol import FOREVER, BlobInfo
+from agentref.storage.protocol import FOREVER, BlobInfo, PinRow
 
 __all__ = ["FilesystemBlobStore"]
 
@@ -113,15 +114,21 @@ class FilesystemBlobStore(IndexedRoots):
         A blob that is here is only touched; one whose pack is lost or cut short is written anew. Both take
         a transaction, and one sync more.
         """
+        self.store_pinned(blobs, (), expires_at=expires_at)
+
+    def store_pinned(
+        self, blobs: Mapping[Digest, bytes], pins: Collection[PinRow], /, *, expires_at: float = FOREVER
+    ) -> None:
+        """`store` and `pin` as one, all or nothing: one sync for both if none of the blobs is here."""
         check_time("expires_at", expires_at)
-        given = valid_blobs(blobs)
+        given, wanted = valid_blobs(blobs), unique_pins(pins)
         with self._verb():
-            if not given:
+            if not (given or wanted):
                 return
-            if self._none_is_here(given):
-                self._journal.append(given, expires_at)
+            if given and self._none_is_here(given):
+                self._journal.append(given, expires_at, wanted)
             else:
-                self._keep(given, expires_at, overwrite=False)
+                self._keep(given, expires_at, pins=wanted)
 
     def replace(self, blobs: Mapping[Digest, bytes], /) -> None:
         """Overwrite the bytes of blobs that are here, whose lives go on; store the others for ever."""
@@ -332,25 +339,33 @@ class FilesystemBlobStore(IndexedRoots):
                     found.update(zip(map(_DIGEST, few), read, strict=True))
             rows = self._moved(lost, gone) if lost else []
 
-    def _keep(self, blobs: dict[Digest, bytes], expires_at: float, *, overwrite: bool) -> None:
-        """Touch what is here, and write what is not: all in one transaction."""
+    def _keep(
+        self,
+        blobs: dict[Digest, bytes],
+        expires_at: float,
+        *,
+        overwrite: bool = False,
+        pins: Collection[PinRow] = (),
+    ) -> None:
+        """Touch what is here, and write what is not, and set pins: all in one transaction."""
         for _ in range(_ATTEMPTS):
             here = set() if overwrite else {row.digest for row in self._whole(self._rows(blobs))}
             fresh = {digest: data for digest, data in blobs.items() if digest not in here}
             # The slow part, writing and syncing, is done before anyone has to wait for us.
             with self._journal.appended(fresh, expires_at) as appended:
-                smaller = self._commit(blobs, appended, fresh, expires_at, overwrite=overwrite)
+                smaller = self._commit(blobs, appended, fresh, expires_at, pins, overwrite=overwrite)
             if smaller is not None:
                 try_to_shrink(self._database, self._journal, smaller)
                 return
         raise StoreBusyError(f"{self._root}: others remove what is being stored, again and again.")
 
-    def _commit(
+    def _commit(  # noqa: PLR0913
         self,
         blobs: dict[Digest, bytes],
         appended: Appended,
         fresh: Collection[Digest],
         expires_at: float,
+        pins: Collection[PinRow],
         *,
         overwrite: bool,
     ) -> set[int] | None:
@@ -367,6 +382,7 @@ class FilesystemBlobStore(IndexedRoots):
             smaller = table.loosen(connection, [known[row.digest] for row in renewed])
             table.insert(connection, [row for row in rows if row.digest not in known])
             table.move(connection, renewed, now=now, expires_at=-FOREVER if overwrite else expires_at)
+            set_pins(connection, pins)
             if rows:
                 appended.commit(connection, rows)
         return smaller

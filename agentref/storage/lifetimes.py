@@ -163,16 +163,21 @@ class Lifetimes(ABC):
 
     def pin_each(self, pins: Mapping[str, Collection[ContentRef]]) -> None:
         """`pin(owner, refs, look=False)` for many owners, a thousand pins in one transaction."""
-        if not isinstance(pins, Mapping):
-            raise InvalidInputError(f"pin_each() takes a mapping of owners to refs, not {pins!r:.80}.")
-        roots = self._prunable()
-        rows = [
-            PinRow(owner, _checked(ref).digest, FOREVER)
-            for owner, refs in pins.items()
-            for ref in arguments.each_of("pin_each()", refs)
-        ]
+        roots, rows = self._prunable(), self._pin_rows(pins)
         for begin in range(0, len(rows), _PAGE):
             roots.pin(rows[begin : begin + _PAGE])
+
+    def _pin_rows(self, pins: Mapping[str, Collection[ContentRef]]) -> list[PinRow]:
+        """What `pins` say, checked, for a store that keeps pins."""
+        self._prunable()
+        if not isinstance(pins, Mapping):
+            raise InvalidInputError(f"pins are a mapping of owners to refs, not {pins!r:.80}.")
+        rows: list[PinRow] = []
+        for owner, refs in pins.items():
+            arguments.check_name("The owner of a pin", owner)
+            each = map(_checked, arguments.each_of("pins", refs))
+            rows += PinRow.each(owner, dict.fromkeys([ref.digest for ref in each]))
+        return rows
 
     def inherit_pins(self, heir: str, refs: Iterable[ContentRef], *, parent: str) -> bool:
         """Let `heir` keep refs that `parent` keeps without an end. False if that is not all of them, or the

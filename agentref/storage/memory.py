@@ -241,6 +241,14 @@ class MemoryBlobStore:
                 pins = self._pins.setdefault(owner, {})
                 pins[digest] = max(pins.get(digest, expires_at), expires_at)
 
+    def store_pinned(
+        self, blobs: Mapping[Digest, bytes], pins: Collection[PinRow], /, *, expires_at: float = FOREVER
+    ) -> None:
+        """`store`, and then `pin`."""
+        wanted = unique_pins(pins)
+        self.store(blobs, expires_at=expires_at)
+        self.pin(wanted)
+
     def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
         """Let `heir` keep what `parent` keeps of these for ever."""
         check_owner(heir)

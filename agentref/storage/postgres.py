@@ -227,6 +227,20 @@ class PostgresBlobStore:
         if wanted:
             self._run(lambda connection: root_table.pin(connection, wanted))
 
+    def store_pinned(
+        self, blobs: Mapping[Digest, bytes], pins: Collection[PinRow], /, *, expires_at: float = FOREVER
+    ) -> None:
+        """`store`, and then `pin`: in one round trip, where both fit into a statement."""
+        check_time("expires_at", expires_at)
+        new, wanted, until = valid_blobs(blobs), unique_pins(pins), float(expires_at)
+        self._check_open()
+        if new and wanted:
+            self._run(lambda connection: root_table.put_pinned(connection, new, wanted, expires_at=until))
+        elif new:
+            self._put(new, until, overwrite=False)
+        else:
+            self.pin(wanted)
+
     def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
         """Let `heir` keep what `parent` keeps of these for ever: one statement, whose commit does not wait
         for the server's disk.

@@ -197,6 +197,13 @@ class RootStore(Protocol):
         only lengthens."""
         ...
 
+    def store_pinned(
+        self, blobs: Mapping[Digest, bytes], pins: Collection[PinRow], /, *, expires_at: float = FOREVER
+    ) -> None:
+        """`BlobStore.store`, and then `pin`, at less cost than the two where that can be. When it raises,
+        no pin was set; blobs may have been kept."""
+        ...
+
     def inherit_pins(self, heir: str, digests: Collection[Digest], /, *, parent: str) -> bool:
         """Let `heir` keep for ever what `parent` keeps of these for ever; whether that is all of them.
 

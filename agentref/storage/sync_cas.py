@@ -1,12 +1,12 @@
 """Bytes and values over any blob store: the calls that wait."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
-from agentref.chunks import Link, Memo, Pending, TreeBuilder, cut_stream, unpack_blob
+from agentref.chunks import Link, Memo, TreeBuilder, cut_stream, unpack_blob
 from agentref.codecs import CODEC_ID, ValueCodec, too_deep
 from agentref.errors import (
     BlobNotFoundError,
@@ -117,7 +117,7 @@ class SyncCAS(Lifetimes):
         """Store many at once, under one sync to disk: the names, in order."""
         builder = TreeBuilder()
         links = [self._bytes_link(builder, data) for data in arguments.each_of("put_many()", items)]
-        self._write(builder.blobs, ttl)
+        self._writer.write(builder.blobs, self._life(ttl))
         return [link.digest.hex() for link in links]
 
     def get(self, hash: str) -> bytes:  # noqa: A002  (the name in the published API)
@@ -170,10 +170,10 @@ class SyncCAS(Lifetimes):
             total += len(chunk)
             self._check_size(total, "The stream")
             if waiting >= _STREAM_BATCH:
-                self._write(builder.blobs, ttl)
+                self._writer.write(builder.blobs, self._life(ttl))
                 builder, waiting = TreeBuilder(), 0
         root = _root(builder, links)
-        self._write(builder.blobs, ttl)
+        self._writer.write(builder.blobs, self._life(ttl))
         return ContentRef(root.digest, RAW_CODEC, root.size, self.backend_id)
 
     def open(self, ref: ContentRef) -> BinaryIO:
@@ -252,11 +252,20 @@ class SyncCAS(Lifetimes):
             refs.append(ContentRef(link.digest, self.codec.id, link.size, self.backend_id))
         return Encoded(refs, builder.blobs, ahead)
 
-    def store(self, encoded: Encoded, *, ttl: float | None = None) -> None:
-        """The second half of `dump_many`: ask what is missing, compress only that, write it."""
+    def store(
+        self,
+        encoded: Encoded,
+        *,
+        ttl: float | None = None,
+        pins: Mapping[str, Collection[ContentRef]] | None = None,
+    ) -> None:
+        """The second half of `dump_many`: ask what is missing, compress only that, write it; then do what
+        `pin_each(pins)` does, under the same sync where that can be. When it raises, nothing was pinned.
+        """
         if not isinstance(encoded, Encoded):
             raise InvalidInputError(f"store() takes what encode() returned, not {type(encoded).__name__}.")
-        self._write(encoded.blobs, ttl, encoded.ahead)
+        rows = self._pin_rows(pins) if pins is not None else ()
+        self._writer.write(encoded.blobs, self._life(ttl), ahead=encoded.ahead, pins=rows)
         self.counters.values_dumped += len(encoded.refs)
 
     def size_of(self, value: object) -> int:
@@ -322,11 +331,9 @@ class SyncCAS(Lifetimes):
     ) -> None:
         self.close()
 
-    def _write(
-        self, blobs: Mapping[Digest, Pending], ttl: float | None, ahead: Ahead | None = None
-    ) -> None:
+    def _life(self, ttl: float | None) -> float | None:
         check_ttl("ttl", ttl)
-        self._writer.write(blobs, self.default_ttl_seconds if ttl is None else ttl, ahead=ahead)
+        return self.default_ttl_seconds if ttl is None else ttl
 
     def _read(self, links: Sequence[Link]) -> None:
         if self._refreshes and links:

@@ -1,10 +1,10 @@
 """From blobs to the store: ask what is missing, compress only that, write children before parents."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import compress, repeat
 from operator import attrgetter, lt
-from typing import Final
+from typing import Final, cast
 
 from agentref.chunks import Kind, Pending
 from agentref.forks import watch_forks
@@ -12,7 +12,7 @@ from agentref.refs import ContentRef, Digest
 from agentref.storage._lives import end_of_life
 from agentref.storage.ahead import Ahead, Fresh
 from agentref.storage.frames import Packed, pack_alone, pack_frames
-from agentref.storage.protocol import FOREVER, BlobStore
+from agentref.storage.protocol import FOREVER, BlobStore, PinRow, RootStore
 from agentref.storage.reports import Counters
 
 __all__ = ["BlobWriter", "Encoded"]
@@ -73,8 +73,10 @@ class BlobWriter:
         *,
         replace: bool = False,
         ahead: Ahead | None = None,
+        pins: Collection[PinRow] = (),
     ) -> None:
-        """Make sure that all blobs are kept until `ttl` seconds from now at least, or for ever.
+        """Make sure that all blobs are kept until `ttl` seconds from now at least, or for ever; then set
+        `pins`, which only a store that is a `RootStore` takes.
 
         `blobs` are in an order in which none links to a later one. They are written in batches of
         8 MiB, so that whatever happens in between, a blob is never kept without what it links to.
@@ -85,18 +87,31 @@ class BlobWriter:
         with self._lock:
             self._counters.blobs_offered += len(blobs)
             self._counters.bytes_offered += sum(map(_SIZE, blobs.values()))
-            for batch in _batches(
-                list(blobs.items()) if replace else self._missing(blobs, expires_at), _BATCH_BYTES
-            ):
+            missing = list(blobs.items()) if replace else self._missing(blobs, expires_at)
+            batches = list(_batches(missing, _BATCH_BYTES))
+            for batch in batches:
                 named = self._frames(batch, ready)
                 damaged = named if replace else {d: named[d] for d in named if d in self._distrusted}
                 if damaged:
                     self._store.replace(damaged)
                     self._distrusted.difference_update(damaged)
-                self._store.store(named, expires_at=expires_at)
+                self._store_with(named, pins if batch is batches[-1] else (), expires_at)
                 self._present.update(dict.fromkeys(named, expires_at))
                 self._counters.blobs_stored += len(named)
                 self._counters.bytes_stored += sum(map(len, named.values()))
+
+            if pins and not batches:
+                self._roots.pin(pins)
+
+    def _store_with(self, named: dict[Digest, bytes], pins: Collection[PinRow], expires_at: float) -> None:
+        if pins:
+            self._roots.store_pinned(named, pins, expires_at=expires_at)
+        else:
+            self._store.store(named, expires_at=expires_at)
+
+    @property
+    def _roots(self) -> RootStore:
+        return cast("RootStore", self._store)
 
     def distrust(self, digest: Digest, *, is_here: bool = True) -> None:
         """A blob turned out to be damaged, or not to be here: the next write of it stores it.

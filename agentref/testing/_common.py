@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
 
@@ -62,7 +62,11 @@ NAMES: Final = (
 
 
 class TimedRootStore(RootStore, Protocol):
-    """A store of roots with `clock` and `close`, as a blob store has them."""
+    """A store of roots with `fetch`, `clock` and `close`, as a blob store has them."""
+
+    def fetch(self, digests: Collection[Digest], /) -> Mapping[Digest, bytes]:
+        """The bytes of each blob that is here."""
+        ...
 
     def clock(self) -> float:
         """Seconds since the epoch, by the clock that lives are measured with."""

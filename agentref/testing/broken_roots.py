@@ -13,6 +13,7 @@ from agentref.refs import Digest
 from agentref.storage.memory import MemoryBlobStore
 from agentref.storage.protocol import FOREVER, AliasRow, PinRow
 from agentref.testing.broken import NeverClosed
+from agentref.testing.broken_pins import BlobsOnly, LeftWithoutBlobs, OfItsBlobs, PinsFirst
 
 __all__ = ["BROKEN_ROOTS"]
 
@@ -371,6 +372,10 @@ BROKEN_ROOTS: Final[Mapping[str, type[MemoryBlobStore]]] = {
     "test_a_text_is_no_list_of_owners": TakesTextApart,
     "test_a_pin_that_has_expired_is_not_there": EternalPins,
     "test_an_owner_may_pin_thousands": FirstThousandPins,
+    "test_blobs_and_pins_are_kept_together": BlobsOnly,
+    "test_what_is_pinned_beside_blobs_may_be_here_already_or_not_at_all": OfItsBlobs,
+    "test_pins_without_blobs_are_set": LeftWithoutBlobs,
+    "test_blobs_and_pins_of_which_one_is_bad_are_refused": PinsFirst,
     "test_an_heir_keeps_what_is_asked_for_of_its_parents": InheritsAll,
     "test_what_a_parent_does_not_keep_for_ever_is_not_inherited": InheritsFromAnybody,
     "test_an_empty_batch_of_roots_is_fine": NeedsAnOwner,

@@ -8,7 +8,7 @@ import pytest
 from agentref.errors import InvalidInputError
 from agentref.refs import Digest
 from agentref.storage.protocol import FOREVER, PinRow
-from agentref.testing._common import FAR, NAMES, TimedRootStore, name_of, wait
+from agentref.testing._common import FAR, NAMES, TimedRootStore, blobs_of, name_of, wait
 
 __all__ = ["PinClauses"]
 
@@ -77,6 +77,43 @@ class PinClauses:
         store.pin(PinRow.each("owner", [name_of(0)], expires_at=end))
         store.pin(PinRow.each("owner", [name_of(1)], expires_at=end - 100))
         wait(store, end)
+        assert list(store.scan_pins()) == []
+
+    # Together with blobs
+
+    def test_blobs_and_pins_are_kept_together(self, store: TimedRootStore) -> None:
+        blobs = blobs_of(3)
+        store.store_pinned(blobs, PinRow.each("owner", [name_of(0)], expires_at=FAR))
+        assert store.fetch(list(blobs)) == blobs
+        assert list(store.scan_pins()) == [PinRow("owner", name_of(0), FAR)]
+
+    def test_what_is_pinned_beside_blobs_may_be_here_already_or_not_at_all(
+        self, store: TimedRootStore
+    ) -> None:
+        store.store_pinned(blobs_of(2), [])
+        store.store_pinned(blobs_of(2, first=1), PinRow.each("owner", map(name_of, range(4))))
+        assert store.fetch(list(map(name_of, range(4)))) == blobs_of(3)
+        assert sorted(pin.digest for pin in store.scan_pins()) == sorted(map(name_of, range(4)))
+
+    def test_pins_without_blobs_are_set(self, store: TimedRootStore) -> None:
+        for expires_at in (FAR, FOREVER, FAR):
+            store.store_pinned({}, PinRow.each("owner", [name_of(0)], expires_at=expires_at))
+        assert list(store.scan_pins()) == [PinRow("owner", name_of(0), FOREVER)]
+        store.store_pinned({}, [])
+
+    def test_blobs_and_pins_of_which_one_is_bad_are_refused(self, store: TimedRootStore) -> None:
+        good = PinRow.each("owner", [name_of(0)])
+        no_name: Any = "no digest"
+        for blobs, pins in (
+            (blobs_of(1), [*good, PinRow("", name_of(0), FAR)]),
+            (blobs_of(1), [*good, PinRow("owner", no_name, FAR)]),
+            ({**blobs_of(1), no_name: b""}, good),
+        ):
+            with pytest.raises(InvalidInputError):
+                store.store_pinned(blobs, pins)
+        with pytest.raises(InvalidInputError):
+            store.store_pinned(blobs_of(1), good, expires_at=float("nan"))
+        assert store.fetch([name_of(0)]) == {}
         assert list(store.scan_pins()) == []
         assert store.unpin(["owner"]) == 0
         store.pin(PinRow.each("owner", [name_of(0)]))

@@ -64,10 +64,10 @@ class Shelf:
 class Nowhere:
     """A store that every content is in."""
 
-    def dump_many(self, values, *, ttl=None):
+    def encode(self, values):
         raise NotImplementedError
 
-    adump_many = load = dump_many
+    store = load = encode
 
     def touch(self, refs, *, ttl=None):
         pass

@@ -59,7 +59,7 @@ def killed_at(chosen):
     with FilesystemCAS("store") as cas, SqliteSaver.from_conn_string("checkpoints.db") as inner:
         saver = opened(inner, cas)
         steps = Steps(chosen)
-        saver.runtime.pin = steps.around(saver.runtime.pin)
+        saver.runtime.keep = steps.around(saver.runtime.keep)
         saver.runtime.unpin = steps.around(saver.runtime.unpin)
         inner.conn.set_trace_callback(lambda sql: sql.startswith(CHANGES) and steps.pass_by())
         getattr(saver, verb)(*arguments)

@@ -74,27 +74,25 @@ class Watched:
     """A store that says what is asked of it: `before` and `after` each verb, which may raise."""
 
     def __init__(self, store):
-        self.store = store
+        self.inner = store
         self.calls = []
+        self.pinned = []
         self.before = lambda verb: None
         self.after = lambda verb: None
 
     def _do(self, verb, *args, **kwargs):
         self.calls.append(verb)
         self.before(verb)
-        result = getattr(self.store, verb)(*args, **kwargs)
+        result = getattr(self.inner, verb)(*args, **kwargs)
         self.after(verb)
         return result
 
-    def dump_many(self, values, *, ttl=None):
-        return self._do("dump_many", values, ttl=ttl)
+    def encode(self, values):
+        return self.inner.encode(values)
 
-    async def adump_many(self, values, *, ttl=None):
-        self.calls.append("dump_many")
-        self.before("dump_many")
-        refs = await self.store.adump_many(values, ttl=ttl)
-        self.after("dump_many")
-        return refs
+    def store(self, encoded, *, ttl=None, pins=None):
+        self.pinned += pins or ()
+        return self._do("store", encoded, ttl=ttl, pins=pins)
 
     def load(self, ref):
         return self._do("load", ref)
@@ -109,7 +107,7 @@ class Watched:
         return self._do("iter_pins", prefix)
 
     def prune_expired(self, **options):
-        return self.store.prune_expired(**options)
+        return self.inner.prune_expired(**options)
 
 
 @pytest.fixture

@@ -123,16 +123,15 @@ def test_a_content_that_went_while_its_committer_was_stopped_is_not_committed(co
     base = peer.commit(KEY, 1, base=None)
     passed = [0.0]
     monkeypatch.setattr("agentref.coherence.writer.elapsed", lambda: passed[0])
-    dump = store.dump_many
+    store_it = store.store
 
-    def stopped(values, *, ttl=None):
-        refs = dump(values, ttl=ttl)
+    def stopped(encoded, **options):
+        store_it(encoded, **options)
         passed[0] += 2000
-        for ref in refs:
+        for ref in encoded.refs:
             store.delete(ref.hash)
-        return refs
 
-    monkeypatch.setattr(store, "dump_many", stopped)
+    monkeypatch.setattr(store, "store", stopped)
     with pytest.raises(BlobNotFoundError):
         peer.commit(KEY, 2, base=base)
     assert peer.read(KEY).value == 1

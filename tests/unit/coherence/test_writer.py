@@ -35,15 +35,15 @@ def nothing_happens(coordinator, watched):
     def begin():
         before.append(coordinator.read(keys))
         before.append(coordinator.head())
-        before.append(sorted(pin.owner for pin in watched.store.iter_pins()))
-        before.append(sorted(watched.store.iter_hashes()))
+        before.append(sorted(pin.owner for pin in watched.inner.iter_pins()))
+        before.append(sorted(watched.inner.iter_hashes()))
 
     def check():
         assert before == [
             coordinator.read(keys),
             coordinator.head(),
-            sorted(pin.owner for pin in watched.store.iter_pins()),
-            sorted(watched.store.iter_hashes()),
+            sorted(pin.owner for pin in watched.inner.iter_pins()),
+            sorted(watched.inner.iter_hashes()),
         ]
 
     assert since == coordinator.head()

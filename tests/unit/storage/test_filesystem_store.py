@@ -26,7 +26,7 @@ from agentref.storage.filesystem import FilesystemBlobStore
 
 A, B, C, D = (Digest(bytes([n]) * 32) for n in (1, 2, 3, 4))
 LARGE = b"large" * 1000
-HEAD, ENTRY = 32, 36  # of a batch in a pack, and of each blob in it
+HEAD, ENTRY = 36, 36  # of a batch in a pack, and of each blob in it
 
 
 @pytest.fixture
@@ -413,9 +413,9 @@ class TestJournal:
         other = opened()
         append = store._journal.append
 
-        def other_first(blobs, expires_at):  # neither knew of it
+        def other_first(blobs, expires_at, pins):  # neither knew of it
             other.store({A: b"theirs"}, expires_at=3e9)
-            append(blobs, expires_at)
+            append(blobs, expires_at, pins)
 
         monkeypatch.setattr(store._journal, "append", other_first)
         store.store({A: b"ours"}, expires_at=2e9)

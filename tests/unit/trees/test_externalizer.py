@@ -510,14 +510,14 @@ class TestLives:
         async def run(cas):
             external = Externalizer(cas)
             verbs, begun = cas._prunable(), threading.Event()
-            pin = verbs.pin
+            store_pinned = verbs.store_pinned
 
             def slowly(*given, **how):
                 begun.set()
                 time.sleep(0.2)
-                pin(*given, **how)
+                store_pinned(*given, **how)
 
-            verbs.pin = slowly
+            verbs.store_pinned = slowly
             task = asyncio.create_task(external.aexternalize({"a": LARGE}, owner="run"))
             await asyncio.to_thread(begun.wait)
             task.cancel()

@@ -1,0 +1,274 @@
+"""Pins that are set together with blobs: under one sync, and what crashes leave of them."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentref.errors import ConfigurationError, InvalidInputError, StoreBusyError
+from agentref.refs import Digest
+from agentref.storage import CAS, FilesystemCAS, InMemoryCAS
+from agentref.storage._batches import batch_parts, pins_in, read_batches
+from agentref.storage._index import INDEX
+from agentref.storage.filesystem import FilesystemBlobStore
+from agentref.storage.memory import MemoryBlobStore
+from agentref.storage.protocol import FOREVER, PinRow
+
+LOG = f"{INDEX}-wal"
+A, B = Digest(b"a" * 32), Digest(b"b" * 32)
+HEADER = 24  # of a frame in the log: https://www.sqlite.org/fileformat2.html#wal_file_format
+
+
+def owners(store):
+    return [pin.owner for pin in store.scan_pins()]
+
+
+def packs(root):
+    return {path.name: path.stat().st_size for path in (root / "packs").iterdir()}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Each sync of a pack, and at which `synchronous` each transaction of an index began."""
+    from agentref.sqlite import Database
+    from agentref.storage import _packs
+
+    seen, begin, sync = [], Database.begin, _packs._sync
+
+    def begun(self, connection):
+        seen.append(connection.execute("PRAGMA synchronous").fetchone()[0])
+        begin(self, connection)
+
+    monkeypatch.setattr(Database, "begin", begun)
+    monkeypatch.setattr(_packs, "_sync", lambda descriptor: (seen.append("pack"), sync(descriptor)))
+    return seen
+
+
+def test_content_and_its_pin_wait_for_one_sync(tmp_path, asked):
+    with FilesystemCAS(tmp_path) as cas:
+        cas.put(b"the first makes the pack")
+        encoded = cas.encode(["kept"])
+        asked.clear()
+        cas.store(encoded, ttl=0.01, pins={"owner": encoded.refs})
+        assert asked == ["pack", 1]
+        asked.clear()
+        cas.store(encoded, pins={"another": encoded.refs})  # it is here
+        assert asked == [2, 2]  # its life is lengthened, then it is pinned
+        cas.prune_expired(grace=0)
+        assert cas.load(encoded.refs[0]) == "kept"
+
+
+@pytest.mark.parametrize("marks", ["kept", "older", "gone"])
+def test_a_power_cut_takes_no_pin_away_and_brings_none_back(tmp_path, marks):
+    """All that was synced stays: the packs, and the log up to the last commit that was. What comes behind
+    that in the log may be there up to any frame."""
+    root, after = tmp_path / "store", tmp_path / "after"
+    expected, moments = [], []
+    with closing(FilesystemBlobStore(root)) as store:
+        store.store({Digest(bytes(32)): b"the first makes the pack"})
+        synced = (root / LOG).stat().st_size
+        for number in range(6):
+            name = Digest(bytes([number + 1]) * 32)
+            store.store_pinned(
+                {name: b"%d" % number}, PinRow.each(f"owner {number}", [name]), expires_at=1.0
+            )
+            expected.append(f"owner {number}")
+            if number % 3 == 1:
+                store.store({Digest(bytes([100 + number]) * 32): b"without a pin"})
+            if number % 3 == 2:
+                store.unpin([expected.pop(0)])
+                synced = (root / LOG).stat().st_size
+            moments.append((shutil.copytree(root, tmp_path / str(number)), synced, list(expected)))
+    tried = 0
+    for moment, durable, pinned in moments:
+        log = (moment / LOG).read_bytes()
+        frame = HEADER + int.from_bytes(log[8:12], "big")
+        for end in range(durable, len(log) + 1, frame):
+            shutil.copytree(moment, after)
+            (after / f"{INDEX}-shm").unlink()
+            (after / LOG).write_bytes(log[:end])
+            if marks != "kept":
+                (after / "marks").unlink()
+            if marks == "older":
+                shutil.copy(moments[0][0] / "marks", after)
+            for _ in range(2):
+                with closing(FilesystemBlobStore(after)) as store:
+                    assert owners(store) == pinned
+                    assert len(store.fetch([pin.digest for pin in store.scan_pins()])) == len(pinned)
+            shutil.rmtree(after)
+            tried += 1
+    assert tried > 15
+
+
+def test_an_older_index_learns_of_pins_from_the_packs(tmp_path):
+    with closing(FilesystemBlobStore(tmp_path)):
+        pass
+    shutil.copy(tmp_path / INDEX, tmp_path.parent / "older")
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        store.store_pinned({A: b"kept"}, PinRow.each("owner", [A], expires_at=4e9))
+    shutil.copy(tmp_path.parent / "older", tmp_path / INDEX)
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        assert list(store.scan_pins()) == [PinRow("owner", A, 4e9)]
+        assert store.fetch([A]) == {A: b"kept"}
+
+
+def test_what_cannot_be_pinned_is_not_stored(tmp_path):
+    with closing(FilesystemBlobStore(tmp_path, busy_timeout=0.05)) as store:
+        store.store_pinned({A: b"here"}, PinRow.each("owner", [A]))
+        before = packs(tmp_path)
+        with closing(sqlite3.connect(tmp_path / INDEX, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreBusyError):
+                store.store_pinned({B: b"not here"}, PinRow.each("other", [B]))
+        assert packs(tmp_path) == before
+        assert store.fetch([A, B]) == {A: b"here"}
+        assert owners(store) == ["owner"]
+        store.store_pinned({B: b"now it is"}, PinRow.each("other", [B]))
+        assert owners(store) == ["other", "owner"]
+        assert store.fetch([B]) == {B: b"now it is"}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_around_the_commit_leaves_both_or_neither(tmp_path, monkeypatch, when):
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        store.store({A: b"the first makes the pack"})
+        end = store._database.end
+
+        def interrupted(connection, *, commit):
+            monkeypatch.undo()
+            end(connection, commit=commit and when == "after")
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(store._database, "end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.store_pinned({B: b"data"}, PinRow.each("owner", [B]))
+        for number in range(3):  # what comes later lies where it should
+            name = Digest(bytes([number]) * 32)
+            store.store_pinned({name: b"%d" % number}, PinRow.each(str(number), [name]))
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        is_there = when == "after"
+        assert owners(store) == ["0", "1", "2", *["owner"] * is_there]
+        assert store.fetch([B]) == ({B: b"data"} if is_there else {})
+        assert len(store.scan()) == 4 + is_there
+
+
+KILLED = """
+import os, signal, sys
+from agentref.refs import Digest
+from agentref.storage import _pinning
+from agentref.storage.filesystem import FilesystemBlobStore
+from agentref.storage.protocol import PinRow
+
+store = FilesystemBlobStore(sys.argv[1])
+store.store({Digest(bytes(32)): b"the first makes the pack"})
+{patch}
+name = Digest(b"a" * 32)
+store.store_pinned({name: b"data"}, PinRow.each("owner", [name]))
+"""
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "_pinning.set_pins = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)",
+        "store._journal._marks.set_durable = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+    ],
+    ids=["before the transaction", "after it"],
+)
+def test_who_is_killed_between_the_sync_and_the_end_leaves_both(tmp_path, patch):
+    code = KILLED.replace("{patch}", textwrap.dedent(patch))
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert done.returncode == -9
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        assert owners(store) == ["owner"]
+        assert store.fetch([A]) == {A: b"data"}
+        store.unpin(["owner"])
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        assert owners(store) == []
+
+
+def test_a_pack_that_somebody_else_goes_on_with_keeps_its_pins(tmp_path):
+    with closing(FilesystemBlobStore(tmp_path)) as one, closing(FilesystemBlobStore(tmp_path)) as two:
+        one.store_pinned({A: b"one"}, PinRow.each("one", [A]))
+        one._journal.packs.close()  # as the kernel does for a killed process
+        two.unpin(["one"])
+        two.store_pinned({B: b"two"}, PinRow.each("two", [B]))
+        assert len(packs(tmp_path)) == 1
+        assert owners(two) == ["two"]
+
+
+_PINS = st.lists(
+    st.builds(
+        PinRow,
+        st.text(
+            st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=128
+        ),
+        st.binary(min_size=32, max_size=32).map(Digest),
+        st.floats(0, 1e12) | st.just(FOREVER),
+    ),
+    max_size=5,
+)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=9000), _PINS), min_size=1, max_size=6))
+def test_pins_lie_in_the_batches_of_their_blobs(tmp_path_factory, batches):
+    path = tmp_path_factory.mktemp("packs") / "pack"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        written, at = [], 0
+        for number, (data, pins) in enumerate(batches):
+            blobs = {Digest(number.to_bytes(32, "big")): data}
+            batch, parts = batch_parts(blobs, "name", at, stored_at=1.0, expires_at=2.0, pins=pins)
+            os.pwrite(descriptor, b"".join(parts), at)
+            at = batch.end
+            written.append(batch)
+        read = list(read_batches(descriptor, "name", 0, at))
+        assert [tuple(map(tuple, batch[2:5])) for batch in read] == [
+            tuple(map(tuple, batch[2:5])) for batch in written
+        ]
+        assert [pins_in(batch) for batch in read] == [pins for _, pins in batches]
+        for end in range(max(at - 40, 0), at):
+            assert len(list(read_batches(descriptor, "name", 0, end))) == len(batches) - 1
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("pins", [[("owner", [])], "owner", {"": []}, {"o": None}, {"o": ["ref"]}, {1: []}])
+def test_what_are_no_pins_are_refused_before_anything_is_stored(pins):
+    cas = InMemoryCAS()
+    with pytest.raises(InvalidInputError):
+        cas.store(cas.encode(["value"]), pins=pins)
+    assert list(cas.iter_hashes()) == []
+
+
+def test_a_store_without_pins_says_so_before_anything_is_stored():
+    class Blobs:
+        def __init__(self):
+            self._blobs = MemoryBlobStore()
+
+        def __getattr__(self, name):
+            if "pin" in name:
+                raise AttributeError(name)
+            return getattr(self._blobs, name)
+
+    cas = CAS(Blobs())
+    encoded = cas.encode(["value"])
+    with pytest.raises(ConfigurationError, match="keeps no aliases and no pins"):
+        cas.store(encoded, pins={"owner": encoded.refs})
+    assert list(cas.iter_hashes()) == []
+
+
+def test_a_large_content_is_pinned_when_all_of_it_is_there(cas_of_each_kind):
+    cas = cas_of_each_kind
+    encoded = cas.encode([os.urandom(20_000_000)])  # three batches
+    cas.store(encoded, ttl=0.01, pins={"one": encoded.refs, "two": encoded.refs})
+    assert [pin.owner for pin in cas.iter_pins()] == ["one", "two"]
+    cas.prune_expired(grace=0)
+    assert len(cas.load(encoded.refs[0])) == 20_000_000
