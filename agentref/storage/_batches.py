@@ -25,7 +25,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
+from agentref.errors import InvalidInputError
 from agentref.refs import DIGEST_SIZE, Digest
+from agentref.storage._arguments import unique_pins
 from agentref.storage.protocol import PinRow
 
 __all__ = ["ENTRY_SIZE", "Batch", "batch_parts", "intact_end", "pins_in", "read_all", "read_batches"]
@@ -93,16 +95,20 @@ def _pin_entry(owner: str, digest: Digest, expires_at: float) -> bytes:
 
 
 def pins_in(batch: Batch) -> list[PinRow]:
-    """The pins that were set with the blobs of a batch."""
+    """The pins that were set with the blobs of a batch; none if they are not as anybody writes them."""
     pins: list[PinRow] = []
     data, at = batch.pins, 0
-    while at < len(data):
-        (size,) = _OWNER.unpack_from(data, at)
-        name, at = data[at + _OWNER.size :][:size], at + _OWNER.size + size
-        (expires_at,) = _LIFE.unpack_from(data, at + DIGEST_SIZE)
-        pins.append(PinRow(name.decode(), Digest(data[at : at + DIGEST_SIZE]), expires_at))
-        at += DIGEST_SIZE + _LIFE.size
-    return pins
+    try:
+        while at < len(data):
+            (size,) = _OWNER.unpack_from(data, at)
+            begin = at + _OWNER.size
+            at = begin + size
+            (expires_at,) = _LIFE.unpack_from(data, at + DIGEST_SIZE)
+            pins.append(PinRow(data[begin:at].decode(), Digest(data[at : at + DIGEST_SIZE]), expires_at))
+            at += DIGEST_SIZE + _LIFE.size
+        return unique_pins(pins)
+    except (struct.error, UnicodeDecodeError, InvalidInputError):
+        return []
 
 
 def read_batches(descriptor: int, name: str, begin: int, end: int) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from agentref.errors import ConfigurationError, InvalidInputError, StoreBusyError
 from agentref.refs import Digest
 from agentref.storage import CAS, FilesystemCAS, InMemoryCAS
+from agentref.storage._arguments import unique_pins
 from agentref.storage._batches import batch_parts, pins_in, read_batches
 from agentref.storage._index import INDEX
 from agentref.storage.filesystem import FilesystemBlobStore
@@ -204,12 +205,11 @@ def test_a_pack_that_somebody_else_goes_on_with_keeps_its_pins(tmp_path):
         assert owners(two) == ["two"]
 
 
+NAMES = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 _PINS = st.lists(
     st.builds(
         PinRow,
-        st.text(
-            st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=128
-        ),
+        st.text(NAMES, min_size=1, max_size=128),
         st.binary(min_size=32, max_size=32).map(Digest),
         st.floats(0, 1e12) | st.just(FOREVER),
     ),
@@ -233,11 +233,33 @@ def test_pins_lie_in_the_batches_of_their_blobs(tmp_path_factory, batches):
         assert [tuple(map(tuple, batch[2:5])) for batch in read] == [
             tuple(map(tuple, batch[2:5])) for batch in written
         ]
-        assert [pins_in(batch) for batch in read] == [pins for _, pins in batches]
+        assert [pins_in(batch) for batch in read] == [unique_pins(pins) for _, pins in batches]
         for end in range(max(at - 40, 0), at):
             assert len(list(read_batches(descriptor, "name", 0, end))) == len(batches) - 1
     finally:
         os.close(descriptor)
+
+
+GOOD = b"\0\5owner" + bytes(32) + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "pins",
+    [
+        b"\0",
+        b"\xff\xff" + GOOD,
+        GOOD[:-1],
+        GOOD + b"\0\5owner" + bytes(31),
+        b"\0\2\xff\xfe" + GOOD[7:],
+        b"\0\0" + GOOD[7:],
+        b"\0\5a\0b\0c" + GOOD[7:],
+        GOOD[:-8] + b"\x7f\xf8" + bytes(6),
+    ],
+)
+def test_pins_that_nobody_writes_are_none(pins):
+    batch, _ = batch_parts({A: b""}, "name", 0, stored_at=1.0, expires_at=2.0)
+    assert pins_in(batch._replace(pins=GOOD)) == [PinRow("owner", Digest(bytes(32)), 0.0)]
+    assert pins_in(batch._replace(pins=pins)) == []
 
 
 @pytest.mark.parametrize("pins", [[("owner", [])], "owner", {"": []}, {"o": None}, {"o": ["ref"]}, {1: []}])
