@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +21,11 @@ from agentref.forks import watch_forks
 from agentref.refs import Digest
 from agentref.sqlite import Database
 from agentref.storage import _blob_table as table
+from agentref.storage._batches import pins_in
 from agentref.storage._marks import Marks
 from agentref.storage._packs import FULL, Pack, Packs
 from agentref.storage._pinning import index_pins, recover_pins
+from agentref.storage._roots import set_pins
 from agentref.storage._tail import Appended, Tail, longest
 from agentref.storage.protocol import PinRow
 
@@ -184,15 +187,13 @@ class Journal:
         pack = self.packs.take(known.name)
         if pack is None or pack.id:
             return pack
+        ready = False
         try:
             ready = self._make_ready(pack, known.id)
-        except BaseException:
-            pack.close()
-            raise
-        if ready:
-            return pack
-        pack.close()
-        return None
+        finally:
+            if not ready:
+                pack.close()
+        return pack if ready else None
 
     def _make_ready(self, pack: Pack, pack_id: int) -> bool:
         """Find out how far a pack reaches that we have just locked. Its last writer may have crashed."""
@@ -204,7 +205,7 @@ class Journal:
         if not pack.recover(known.size, at_least=min(self._marks.of(pack_id)[0], size)):
             return False
         pack.id = pack_id
-        recover_pins(self._database, pack, known.pinned)
+        recover_pins(self._database, known, pack.batches(known.pinned), end=pack.end)
         self._marks.take(pack_id, pack.end, known.size)
         self._marks.list_anew()  # whoever made it may have died before he could say so
         return True
@@ -219,9 +220,11 @@ class Journal:
             raise
         return pack
 
-    def _register(self, pack: Pack) -> None:
+    def _register(self, pack: Pack, pins: Collection[PinRow] = ()) -> None:
         with self._database.write() as connection:
             pack.id = table.add_pack(connection, pack.name, shares_place=Marks.PLACES)
+            set_pins(connection, pins)
+            table.set_pinned(connection, pack.id, pack.end)
             self._marks.take(pack.id, pack.end, 0)  # before anybody can find it in the index
         self._marks.list_anew()
 
@@ -323,18 +326,28 @@ class Journal:
         dropped = self._drop_given_up()
         with self._database.read() as connection:
             found = table.packs(connection)
-        for pack in found:
+        for pack in filter(attrgetter("is_open"), found):
             durable, settled = self._marks.of(pack.id)
+            size = self.packs.size(pack.name)
+            recover_pins(self._database, pack, self.packs.batches(pack.name, pack.pinned, size))
             # The index cannot know less than the marks say, unless an older one was put back.
-            known = min(max(pack.size, durable), pack.pinned)
-            unknown = settled > pack.size or self.packs.size(pack.name) > known
-            if pack.is_open and unknown:
+            if settled > pack.size or size > max(pack.size, durable):
                 taken = self.take(pack)
                 if taken is not None:
                     taken.close()
         for name in set(self.packs.names()).difference([pack.name for pack in found]):
             dropped += self._adopt_unlisted(name)
         return dropped
+
+    def take_over(self) -> None:
+        """Let the index have what writers left who died before they could tell anybody."""
+        self._look()
+        for tail in list(self._tails.values()):
+            if self.packs.size(tail.name) > self._marks.of(tail.id)[0]:
+                with self._database.read() as connection:
+                    found = [pack for pack in table.open_packs(connection) if pack.id == tail.id]
+                if found and (pack := self.take(found[0])) is not None:
+                    self.packs.give_back(pack)
 
     def _drop_given_up(self) -> int:
         with self._database.read() as connection:
@@ -358,8 +371,7 @@ class Journal:
                 return False
             pack.recover(0)
             if pack.end:
-                self._register(pack)
-                recover_pins(self._database, pack, 0)
+                self._register(pack, [pin for batch in pack.batches() for pin in pins_in(batch)])
                 return False
             self.packs.unlink([name])
             return True

@@ -76,10 +76,11 @@ class Pack:
         return batch
 
     def cut(self, end: int) -> None:
-        """Forget what lies behind `end`, as far as the disk lets us."""
+        """Forget what lies behind `end`, durably, as far as the disk lets us."""
         self.end = end
         with suppress(OSError):
             os.ftruncate(self.descriptor, end)
+            _sync(self.descriptor)
 
     def recover(self, begin: int, *, at_least: int = 0) -> bool:
         """Let the pack end where its last whole batch from `begin` on does, which is durable then.

@@ -1,11 +1,11 @@
 """Pins that are set together with blobs: one sync for both, that of the pack.
 
 They lie in the batch of the blobs, and the index gets them in a transaction that waits for no disk. If a
-power cut takes that away, whoever takes the pack next finds them there: `pinned` says up to where the index
-has them. It is written in the same transaction, so that what was let go of since never comes back.
+power cut takes that away, whoever opens the store next finds them there: `pinned` says up to where the
+index has them. It is written in the same transaction, so that what was let go of since never comes back.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from agentref.sqlite import Database
 from agentref.storage import _blob_table as table
@@ -32,11 +32,18 @@ def index_pins(database: Database, pack: Pack, batch: Batch, pins: Collection[Pi
         raise
 
 
-def recover_pins(database: Database, pack: Pack, pinned: int) -> None:
-    """Let the index have the pins of a pack that was just locked, from `pinned` on: before, it has them."""
-    if pack.end == pinned:
-        return
-    found = [pin for batch in pack.batches(pinned) for pin in pins_in(batch)]
-    with database.write() as connection:
-        set_pins(connection, found)
-        table.set_pinned(connection, pack.id, pack.end)
+def recover_pins(
+    database: Database, known: table.PackRow, batches: Iterable[Batch], *, end: int | None = None
+) -> None:
+    """Let the index have the pins in these batches of a pack, but for those that it has had. `end` is where
+    the pack ends, if it is this process's alone.
+
+    Whoever opens the store does that, even if another has the pack: that one may be about to do the same.
+    """
+    found = [(batch.begin, pin) for batch in batches for pin in pins_in(batch)]
+    if found or (end is not None and end < known.pinned):
+        with database.write() as connection:
+            pinned = [row.pinned for row in table.packs(connection) if row.id == known.id]
+            set_pins(connection, [pin for begin, pin in found if pinned and begin >= pinned[0]])
+            if end is not None:
+                table.set_pinned(connection, known.id, end)

@@ -130,6 +130,12 @@ class FilesystemBlobStore(IndexedRoots):
             else:
                 self._keep(given, expires_at, pins=wanted)
 
+    def unpin(self, owners: Collection[str], /) -> int:
+        """Take all pins of these owners away, of writers that have just died as well; says how many."""
+        with self._verb():
+            self._journal.take_over()
+        return super().unpin(owners)
+
     def replace(self, blobs: Mapping[Digest, bytes], /) -> None:
         """Overwrite the bytes of blobs that are here, whose lives go on; store the others for ever."""
         given = valid_blobs(blobs)
@@ -138,11 +144,8 @@ class FilesystemBlobStore(IndexedRoots):
                 self._keep(given, FOREVER, overwrite=True)
 
     def stat(self, digests: Collection[Digest], /) -> Mapping[Digest, BlobInfo]:
-        """What is known of each blob that is here.
-
-        A blob whose pack is lost or cut short counts as absent, so that a put stores it anew. One query,
-        and one look at the size of each pack.
-        """
+        """What is known of each blob that is here. One whose pack is lost or cut short counts as absent, so
+        that a put stores it anew. One query, and one look at the size of each pack."""
         wanted = unique_digests(digests)
         with self._verb():
             return {row.digest: row.info for row in self._here(wanted)}
@@ -261,8 +264,7 @@ class FilesystemBlobStore(IndexedRoots):
     def sweep(self) -> int:
         """Give back what crashed and busy writers left: packs that no blob is in, or few; says how many.
 
-        Safe while others write. Costs a listing of the packs, and a copy of what is still needed in those
-        that are hardly so. The packs of writers that died at once are gone when the store is opened again.
+        Safe while others write. Costs a listing of the packs, and a copy of what is needed in such ones.
         """
         with self._verb():
             dropped = self._journal.adopt()

@@ -205,7 +205,7 @@ def test_ctrl_c_ends_a_wait_for_another_and_the_store_goes_on(dsn, observer):
 
 
 def comes_to(observer, *, is_waiting):
-    """Whether somebody, or nobody, waits for a lock in a moment: of a cancellation the server has to hear."""
+    """Whether somebody, or nobody, waits for a lock in a moment: the server has to hear of it first."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         (found,) = observer.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()

@@ -1,5 +1,6 @@
 """Pins that are set together with blobs: under one sync, and what crashes leave of them."""
 
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -23,7 +24,7 @@ from agentref.storage.memory import MemoryBlobStore
 from agentref.storage.protocol import FOREVER, PinRow
 
 LOG = f"{INDEX}-wal"
-A, B = Digest(b"a" * 32), Digest(b"b" * 32)
+A, B, C = (Digest(letter * 32) for letter in (b"a", b"b", b"c"))
 HEADER = 24  # of a frame in the log: https://www.sqlite.org/fileformat2.html#wal_file_format
 
 
@@ -108,6 +109,43 @@ def test_a_power_cut_takes_no_pin_away_and_brings_none_back(tmp_path, marks):
     assert tried > 15
 
 
+@pytest.fixture
+def after_a_power_cut(tmp_path):
+    """A store that has lost the end of its index's log: three pins lie in the pack alone."""
+    root, after = tmp_path / "store", tmp_path / "after"
+    with closing(FilesystemBlobStore(root)) as store:
+        store.store({Digest(bytes(32)): b"the first makes the pack"})
+        synced = (root / LOG).stat().st_size
+        for name in (A, B, C):
+            store.store_pinned({name: bytes(name)}, PinRow.each(name.decode(), [name]), expires_at=1.0)
+        shutil.copytree(root, after)
+    os.truncate(after / LOG, synced)
+    (after / f"{INDEX}-shm").unlink()
+    return after
+
+
+def test_who_opens_a_store_while_another_recovers_it_knows_all_pins(after_a_power_cut):
+    (pack,) = (after_a_power_cut / "packs").iterdir()
+    with pack.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # he has got no further
+        with closing(FilesystemBlobStore(after_a_power_cut)) as store:
+            assert owners(store) == [A.decode(), B.decode(), C.decode()]
+            store.unpin([B.decode()])
+    with closing(FilesystemBlobStore(after_a_power_cut)) as store:
+        assert C.decode() in owners(store)
+
+
+def test_pins_of_a_damaged_pack_are_recovered(after_a_power_cut):
+    (pack,) = (after_a_power_cut / "packs").iterdir()
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1  # a bit of the last blob
+    pack.write_bytes(data)
+    for _ in range(2):
+        with closing(FilesystemBlobStore(after_a_power_cut)) as store:
+            assert owners(store) == [A.decode(), B.decode(), C.decode()]
+            assert store.fetch([A, B]) == {A: bytes(A), B: bytes(B)}
+
+
 def test_an_older_index_learns_of_pins_from_the_packs(tmp_path):
     with closing(FilesystemBlobStore(tmp_path)):
         pass
@@ -120,14 +158,16 @@ def test_an_older_index_learns_of_pins_from_the_packs(tmp_path):
         assert store.fetch([A]) == {A: b"kept"}
 
 
-def test_what_cannot_be_pinned_is_not_stored(tmp_path):
+def test_what_cannot_be_pinned_is_not_stored(tmp_path, asked):
     with closing(FilesystemBlobStore(tmp_path, busy_timeout=0.05)) as store:
         store.store_pinned({A: b"here"}, PinRow.each("owner", [A]))
         before = packs(tmp_path)
         with closing(sqlite3.connect(tmp_path / INDEX, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
+            asked.clear()
             with pytest.raises(StoreBusyError):
                 store.store_pinned({B: b"not here"}, PinRow.each("other", [B]))
+            assert asked.count("pack") == 2  # when it was there, and when it no longer was
         assert packs(tmp_path) == before
         assert store.fetch([A, B]) == {A: b"here"}
         assert owners(store) == ["owner"]
@@ -175,10 +215,13 @@ store.store_pinned({name: b"data"}, PinRow.each("owner", [name]))
 """
 
 
+DIES_FIRST = "_pinning.set_pins = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)"
+
+
 @pytest.mark.parametrize(
     "patch",
     [
-        "_pinning.set_pins = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)",
+        DIES_FIRST,
         "store._journal._marks.set_durable = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
     ],
     ids=["before the transaction", "after it"],
@@ -191,6 +234,20 @@ def test_who_is_killed_between_the_sync_and_the_end_leaves_both(tmp_path, patch)
         assert owners(store) == ["owner"]
         assert store.fetch([A]) == {A: b"data"}
         store.unpin(["owner"])
+    with closing(FilesystemBlobStore(tmp_path)) as store:
+        assert owners(store) == []
+
+
+def test_what_a_writer_who_just_died_has_pinned_can_be_let_go_of(tmp_path):
+    with closing(FilesystemBlobStore(tmp_path)) as living:
+        code = KILLED.replace(
+            "{patch}", "_pinning.set_pins = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == -9
+        assert owners(living) == []
+        assert living.unpin(["owner"]) == 1
+        living.sweep()
+        assert owners(living) == []
     with closing(FilesystemBlobStore(tmp_path)) as store:
         assert owners(store) == []
 
