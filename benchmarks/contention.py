@@ -22,6 +22,7 @@ from agentref.coherence import (
     Versioned,
     Write,
 )
+from agentref.coherence.keys import encode_key
 from agentref.errors import RetriesExhaustedError
 from agentref.refs import ContentRef
 from agentref.storage import FilesystemCAS, InMemoryCAS
@@ -68,9 +69,10 @@ def _versions(coordinator: Coordinator, begin: float, number: int, key: tuple[st
     refs = [store.dump((number, parity)) for parity in range(2)]
     view = coordinator.read([key])[key]
     done = conflicts = 0
+    code = encode_key(key)
     end = _until(begin)
     while time.monotonic() < end:
-        leave = coordinator.table.turn(key_bytes(key), timeout=5.0)
+        leave = coordinator.table.turn(code, timeout=5.0)
         try:
             view = coordinator.commit([Write(key, _other(refs, view), view)], agent=f"agent-{number}")[key]
             done += 1
@@ -109,13 +111,6 @@ def _bare_version(connection: "psycopg.Connection[Any]", key: bytes) -> int:
     row = connection.execute("SELECT version FROM bare WHERE key = %b", [key], binary=True).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def key_bytes(key: tuple[str, ...]) -> bytes:
-    """As the tables know it."""
-    from agentref.coherence.keys import encode_key
-
-    return encode_key(key)
 
 
 def _work(what: str, where: str, begin: float, number: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Names of artifacts: tuples of texts, which are data and never parsed, and bytes that stand for them."""
 
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from agentref.errors import InvalidKeyError
@@ -11,6 +12,7 @@ Key: TypeAlias = tuple[str, ...]
 
 MAX_KEY_BYTES: Final = 1024
 _MAX_PARTS: Final = 32
+_REMEMBERED: Final = 1024
 _END: Final = b"\xff"  # of a part. It occurs in no UTF-8 text (RFC 3629, section 3)
 
 
@@ -18,8 +20,16 @@ def encode_key(key: object) -> bytes:
     """The bytes of a key; different keys have different ones, and keys that share parts begin alike.
 
     Raises `InvalidKeyError` for what is no tuple of 1 to 32 texts with something in one of them, or is
-    over 1,024 bytes. Pure.
+    over 1,024 bytes. Pure; remembers some keys.
     """
+    try:
+        return _encoded(key)
+    except TypeError:  # not even to be looked up
+        raise _no_key(key) from None
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _encoded(key: object) -> bytes:
     if isinstance(key, tuple) and 0 < len(key) <= _MAX_PARTS:
         try:
             something = "".join(key)
@@ -29,7 +39,11 @@ def encode_key(key: object) -> bytes:
         else:
             if something and len(encoded) <= MAX_KEY_BYTES:
                 return encoded
-    raise InvalidKeyError(
+    raise _no_key(key)
+
+
+def _no_key(key: object) -> InvalidKeyError:
+    return InvalidKeyError(
         f"A key must be a tuple of 1 to {_MAX_PARTS} texts, not all empty, of {MAX_KEY_BYTES:,} bytes in "
         f"all; not {key!r:.80}. Write ('project', 'plan')."
     )

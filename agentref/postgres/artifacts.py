@@ -5,6 +5,7 @@ A row is (key, revision, version, epoch, fence, digest, codec, size, backend_id,
 is written has no key, and `until` before the leases.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NamedTuple
@@ -59,9 +60,26 @@ _SWAP_ONE: Final = (
     f"SELECT applied, clock, {_OUT} FROM agentref_swap_one({', '.join(['%b'] * 14)}, %b::float8, %b, %b)"
 )
 
+# The row of a function in FROM goes through a store of tuples, and each of its columns is described.
 _SWAP_ONE_NOW: Final = Statement(
-    f"SELECT applied, clock, {_OUT} FROM agentref_swap_one({', '.join(f'${n}' for n in range(1, 18))})",
+    f"SELECT agentref_swap_one({', '.join(f'${n}' for n in range(1, 18))})",
     "bytea int8 float8 float8 int8 int8 int8 int8 bytea text int8 text text float8 float8 bytea bytea",
+)
+
+# What is asked for mostly, and a fifth cheaper than by the function: another row follows, at any time.
+_FOLLOW_NOW: Final = Statement(
+    """
+    WITH moved AS (
+        UPDATE agentref_artifact
+        SET revision = $3, version = $4, epoch = $5, fence = $6, digest = $7, codec = $8, size = $9,
+            backend_id = $10, writer = $11, at = $12, until = $13, leases = $14
+        WHERE key = $1 AND revision = $2 RETURNING true
+    )
+    INSERT INTO agentref_change
+    SELECT nextval('agentref_change_id'), pg_current_xact_id()::text::bigint, $12, $15 FROM moved
+    RETURNING true
+    """,
+    "bytea int8 int8 int8 int8 int8 bytea text int8 text text float8 float8 bytea bytea",
 )
 
 _SWAP_MANY: Final = (
@@ -96,6 +114,11 @@ class Swap(NamedTuple):
     deadline: float
     entry: bytes | None
     entry_at: float
+
+    @property
+    def is_told_of_at_any_time(self) -> bool:
+        """Whether it has an entry, and no times between which it holds."""
+        return self.entry is not None and self.not_before == -math.inf and self.deadline == math.inf
 
 
 class Swapped(NamedTuple):
@@ -153,8 +176,15 @@ def swapped(cursor: "psycopg.Cursor[_Row]") -> Swapped:
 def swap_now(connection: _Connection, wanted: Swap) -> Swapped:
     """Do all of it, or nothing, and say what came of it."""
     one = _one(wanted)
-    row = None if one is None else _SWAP_ONE_NOW.row(connection, one)
-    return swapped(swap(connection, wanted)) if row is None else _swapped([row])
+    if (
+        one is not None
+        and one[1]
+        and wanted.is_told_of_at_any_time
+        and _FOLLOW_NOW.row(connection, [*one[:2], *one[4:]]) is not None
+    ):
+        return Swapped(True, Found(wanted.entry_at, []))
+    row: Any = None if one is None else _SWAP_ONE_NOW.row(connection, one)
+    return swapped(swap(connection, wanted)) if row is None else _swapped([*row])
 
 
 def scan(connection: _Connection, first: bytes, stop: bytes, limit: int) -> list[_Row]:
@@ -181,6 +211,8 @@ def _one(wanted: Swap) -> list[Any] | None:
 
 
 def _swapped(rows: list[_Row]) -> Swapped:
+    if rows[0][0] and len(rows) == 1:
+        return Swapped(True, Found(rows[0][1], []))  # what stands there is what was sent
     return Swapped(rows[0][0], _found([row[1:] for row in rows]))
 
 

@@ -221,7 +221,9 @@ def test_a_commit_whose_answer_is_lost_is_done_once(dsn, mute, way, follows):
         view = put(coordinator, 1)
         if way == "lost a race":
             view = put(other, 2, view)  # but refused only on rows as they are: it reads, and is right
-        proxy.swallow(on=b"agentref_swap_one", then=(lambda: increment(other)) if follows else None)
+        proxy.swallow(
+            on=b"INSERT INTO agentref_change", then=(lambda: increment(other)) if follows else None
+        )
         if follows:
             with pytest.raises(StoreUnavailableError, match="not known"):
                 put(coordinator, 7, view)

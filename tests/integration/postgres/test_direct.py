@@ -218,3 +218,9 @@ def comes_to(observer, *, is_waiting):
 def strike_once_it_waits(observer):
     comes_to(observer, is_waiting=True)
     signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+
+def test_a_row_within_a_value_comes_as_a_tuple(connection):
+    statement = Statement("SELECT ($1, $2, NULL::text, true, ROW($3))", "int8 bytea text")
+    for _ in range(8):
+        assert statement.row(connection, [7, b"seven", "vii"]) == ((7, b"seven", None, True, ("vii",)),)
