@@ -13,6 +13,7 @@ Key: TypeAlias = tuple[str, ...]
 MAX_KEY_BYTES: Final = 1024
 _MAX_PARTS: Final = 32
 _REMEMBERED: Final = 1024
+_TEXTS: Final = frozenset({str})
 _END: Final = b"\xff"  # of a part. It occurs in no UTF-8 text (RFC 3629, section 3)
 
 
@@ -22,14 +23,13 @@ def encode_key(key: object) -> bytes:
     Raises `InvalidKeyError` for what is no tuple of 1 to 32 texts with something in one of them, or is
     over 1,024 bytes. Pure; remembers some keys.
     """
-    try:
-        return _encoded(key)
-    except TypeError:  # not even to be looked up
-        raise _no_key(key) from None
+    # A part of another class may take itself for another text.
+    if type(key) is tuple and _TEXTS.issuperset(map(type, key)):
+        return _remembered(key)
+    return _encode(key)
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _encoded(key: object) -> bytes:
+def _encode(key: object) -> bytes:
     if isinstance(key, tuple) and 0 < len(key) <= _MAX_PARTS:
         try:
             something = "".join(key)
@@ -39,14 +39,13 @@ def _encoded(key: object) -> bytes:
         else:
             if something and len(encoded) <= MAX_KEY_BYTES:
                 return encoded
-    raise _no_key(key)
-
-
-def _no_key(key: object) -> InvalidKeyError:
-    return InvalidKeyError(
+    raise InvalidKeyError(
         f"A key must be a tuple of 1 to {_MAX_PARTS} texts, not all empty, of {MAX_KEY_BYTES:,} bytes in "
         f"all; not {key!r:.80}. Write ('project', 'plan')."
     )
+
+
+_remembered = lru_cache(maxsize=_REMEMBERED)(_encode)
 
 
 def decode_key(encoded: bytes) -> Key:

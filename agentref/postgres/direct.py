@@ -9,7 +9,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary, ref
 
 import psycopg
-from psycopg.pq import DiagnosticField, ExecStatus, Format, TransactionStatus
+from psycopg.pq import DiagnosticField, ExecStatus, Format, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 __all__ = ["Statement"]
@@ -85,13 +85,14 @@ class Statement:
     def row(self, connection: _Connection, values: Sequence[_Value]) -> tuple[_Value, ...] | None:
         """What it finds: values of the types above, bool, or rows of such.
 
-        None if there is no row, or if it cannot be sent so, as within a transaction, or the connection is
-        lost: psycopg may try, and say why. Raises `psycopg.Error` for what the server refuses. For a
-        connection that this thread has to itself. If Ctrl-C interrupts the wait, the statement is
-        cancelled, and a pool closes the connection.
+        None if there is no row, or if it cannot be sent so, as within a transaction or a pipeline, or the
+        connection is lost: psycopg may try, and say why. Raises `psycopg.Error` for what the server
+        refuses. For a connection that this thread has to itself. If Ctrl-C interrupts the wait, the
+        statement is cancelled, and a pool closes the connection.
         """
-        is_free = connection.autocommit and connection.pgconn.transaction_status == TransactionStatus.IDLE
-        if not (_CAN_WAIT and is_free):
+        pgconn = connection.pgconn
+        is_free = connection.autocommit and pgconn.transaction_status == TransactionStatus.IDLE
+        if not (_CAN_WAIT and is_free and pgconn.pipeline_status == PipelineStatus.OFF):
             return None
         try:
             given = [

@@ -224,3 +224,10 @@ def test_a_row_within_a_value_comes_as_a_tuple(connection):
     statement = Statement("SELECT ($1, $2, NULL::text, true, ROW($3))", "int8 bytea text")
     for _ in range(8):
         assert statement.row(connection, [7, b"seven", "vii"]) == ((7, b"seven", None, True, ("vii",)),)
+
+
+def test_within_a_pipeline_nothing_is_sent(connection):
+    statement = Statement("SELECT 1", "")
+    with connection.pipeline():
+        assert statement.row(connection, []) is None
+    assert statement.row(connection, []) == (1,)

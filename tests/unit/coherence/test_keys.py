@@ -99,3 +99,18 @@ def test_what_is_no_key_is_refused(bad):
 def test_a_key_may_have_so_many_bytes_and_parts():
     assert len(encode_key(("x" * (MAX_KEY_BYTES - 1),))) == MAX_KEY_BYTES
     assert decode_key(encode_key(("", *["a"] * 31))) == ("", *["a"] * 31)
+
+
+def test_a_text_that_takes_itself_for_another_is_what_is_written_in_it():
+    class Folded(str):
+        __slots__ = ()
+
+        def __eq__(self, other):
+            return str.lower(self) == str.lower(other)
+
+        def __hash__(self):
+            return hash(str.lower(self))
+
+    for first, second in ((Folded("PLAN"), "plan"), ("task", Folded("TASK"))):
+        assert encode_key((first,)) == str.encode(first) + b"\xff"
+        assert encode_key((second,)) == str.encode(second) + b"\xff"
