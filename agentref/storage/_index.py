@@ -30,7 +30,7 @@ CREATE TABLE pack(
     size  INTEGER NOT NULL,                   -- how far the index knows it
     live  INTEGER NOT NULL,                   -- bytes of entries and blobs in it that are still here
     state INTEGER NOT NULL,                   -- 0 may grow, 1 may not, 2 its file is to be deleted
-    pinned INTEGER NOT NULL DEFAULT 0         -- how far the pins that were set with its blobs are below
+    pinned INTEGER NOT NULL DEFAULT 0         -- how far the pins that lie in it are in the table of pins
 );
 
 CREATE TABLE blob(

@@ -152,6 +152,9 @@ def test_a_store_without_pins_says_so():
             return getattr(self._blobs, name)
 
     cas = CAS(Blobs())
-    ref = cas.dump("kept")
+    ref, encoded = cas.dump("kept"), cas.encode(["not kept"])
     with pytest.raises(ConfigurationError, match="keeps no aliases and no pins"):
         cas.inherit_pins("heir", [ref], parent="parent")
+    with pytest.raises(ConfigurationError, match="keeps no aliases and no pins"):
+        cas.store(encoded, pins={"owner": encoded.refs})
+    assert list(cas.iter_hashes()) == [ref.hash]
