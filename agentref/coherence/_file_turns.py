@@ -26,7 +26,8 @@ _SET_LOCK: Final = getattr(_fcntl, "F_OFD_SETLK", None)
 _FLOCK: Final = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid
 
 # Who is next polls often, the others seldom. Who has had a turn may have the next one for a while, past the
-# queue: handing over takes a part of a millisecond in which nobody works.
+# queue: handing over takes a part of a millisecond in which nobody works, and whoever comes next has to see
+# what the others wrote (updates a second by eight processes: 930 at 8 ms, 1,060 at 16 ms, 1,080 at 24 ms).
 _NEXT_POLLS: Final = 0.0005
 _OTHERS_POLL: Final = 0.003
 _QUANTUM: Final = 0.016
