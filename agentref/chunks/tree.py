@@ -18,6 +18,11 @@ MAX_DEPTH: Final = 32
 
 _TOP_LINKS: Final = 16
 
+# Python 3.11 takes 170 ns to look a member of an enum up, which adds up where it is done for each blob.
+_RAW: Final = Kind.RAW
+_VALUE: Final = Kind.VALUE
+_NODE: Final = Kind.NODE
+
 _KEY_BYTES: Final = 512
 """So much of a leaf's first element is what the leaf is remembered under."""
 
@@ -131,6 +136,10 @@ class TreeBuilder:
         """Links that together are the bytes of `data` (for text: its UTF-8), cut by content."""
         return self.texts([data])[0]
 
+    def whole(self, data: bytes) -> Link | None:
+        """A link to bytes that need not be cut, and are not remembered; None if they need to be."""
+        return self._add(_RAW, data, data) if 0 < len(data) <= WHOLE_BYTES else None
+
     def texts(self, texts: Iterable[bytes | str]) -> list[Sequence[Link]]:
         """The same for many."""
         get, blobs = self.memo.objects.get, self.blobs
@@ -147,19 +156,19 @@ class TreeBuilder:
     def _new_raw(self, data: bytes | str) -> Sequence[Link]:
         encoded = encode_text(data) if isinstance(data, str) else data
         if not 0 < len(encoded) <= WHOLE_BYTES:
-            return self.top([self._add(Kind.RAW, chunk, chunk) for chunk in cut_bytes(memoryview(encoded))])
-        link = self._add(Kind.RAW, encoded, data)
-        pending = Pending(Kind.RAW, data, len(encoded))
+            return self.top([self._add(_RAW, chunk, chunk) for chunk in cut_bytes(memoryview(encoded))])
+        link = self._add(_RAW, encoded, data)
+        pending = Pending(_RAW, data, len(encoded))
         self.memo.objects.add(data, _Text(data, link.digest, pending, (link,)), len(encoded))
         return (link,)
 
     def rows(self, data: memoryview, row_bytes: int) -> list[Link]:
         """Links that together are `data`, cut between rows of `row_bytes`."""
-        return self.top([self._add(Kind.RAW, chunk, chunk) for chunk in cut_rows(data, row_bytes)])
+        return self.top([self._add(_RAW, chunk, chunk) for chunk in cut_rows(data, row_bytes)])
 
     def empty(self) -> Link:
         """A link to no bytes at all. It is never part of a tree, only a root."""
-        return self._add(Kind.RAW, b"", b"")
+        return self._add(_RAW, b"", b"")
 
     def value(self, parts: Sequence[bytes], links: Sequence[Link]) -> Link:
         """A link to a blob of one encoded value, given in parts, and of the links that it needs."""
@@ -172,7 +181,7 @@ class TreeBuilder:
                 f"limit of {MAX_BLOB_BYTES:,}. Use shorter dictionary keys, or hold it as str or bytes."
             )
         size = len(canonical) - len(table) + sum([link[1] for link in links])
-        return self._rise(self._add(Kind.VALUE, canonical, source, size), links)
+        return self._rise(self._add(_VALUE, canonical, source, size), links)
 
     def node(self, links: Sequence[Link]) -> Link:
         """A link to an inner node over `links`."""
@@ -180,7 +189,7 @@ class TreeBuilder:
         known: _Node | None = self.memo.nodes.find(key)
         if known is None:
             canonical = link_table(links)
-            link = self._add(Kind.NODE, canonical, canonical, sum([link[1] for link in links]))
+            link = self._add(_NODE, canonical, canonical, sum([link[1] for link in links]))
             known = _Node(link, self.blobs[link.digest])
             self.memo.nodes.keep(key, known, len(canonical) + _ITEM_BYTES * len(links))
         self.blobs.setdefault(known.link.digest, known.pending)
@@ -254,7 +263,7 @@ class TreeBuilder:
         """The blobs of the links, one by one; None if one of them needs others."""
         digests = list(map(itemgetter(0), links))
         pendings = list(map(self.blobs.__getitem__, digests))
-        if not all(map(is_, map(itemgetter(0), pendings), repeat(Kind.RAW))):
+        if not all(map(is_, map(itemgetter(0), pendings), repeat(_RAW))):
             return None
         return list(zip(digests, pendings, strict=True))
 

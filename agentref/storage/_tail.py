@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Collection
+from itertools import repeat
 
 from agentref.refs import Digest
 from agentref.storage import _blob_table as table
@@ -24,10 +25,9 @@ class Tail:
 
     def add(self, batch: Batch) -> None:
         _, _, digests, places, sizes, stored_at, expires_at, *_ = batch
-        rows = {
-            digest: table.Row(digest, self.id, place, size, stored_at, expires_at)
-            for digest, place, size in zip(digests, places, sizes, strict=True)
-        }
+        pack, since, until = repeat(self.id), repeat(stored_at), repeat(expires_at)
+        columns = zip(digests, pack, places, sizes, since, until, repeat(None), strict=False)
+        rows = dict(zip(digests, map(table.Row._make, columns), strict=True))
         if not self.rows.keys().isdisjoint(rows):
             # Two threads came with one blob, one after the other into one pack: its life only lengthens.
             for digest in self.rows.keys() & rows.keys():

@@ -36,6 +36,7 @@ _KIND_MASK: Final = 0x03
 
 _NOT_OF_LEAVES: Final = 0xF0 | LINKS
 
+_HEADS: Final = tuple(bytes((first,)) for first in range(256))
 _KINDS: Final = tuple(Kind)  # by number; one that is missing is an IndexError
 _RAW: Final = Kind.RAW
 _NODE: Final = Kind.NODE
@@ -127,16 +128,17 @@ def pack_frames(blobs: Sequence[Packed]) -> list[bytes]:
 def pack_alone(blobs: Sequence[Packed]) -> list[bytes]:
     """The same on one core."""
     levels: dict[int, list[int]] = {}
-    for index, blob in enumerate(blobs):
-        if len(blob.data) >= _MIN_COMPRESSED:
-            levels.setdefault(blob.level, []).append(index)
+    for index, (_, data, level) in enumerate(blobs):
+        if len(data) >= _MIN_COMPRESSED:
+            levels.setdefault(level, []).append(index)
     frames = [b""] * len(blobs)
     for level, indexes in levels.items():
-        packed = _contexts.compress([blobs[index].data for index in indexes], level)
+        packed = _contexts.compress([blobs[index][1] for index in indexes], level)
         for index, body in zip(indexes, packed, strict=True):
             kind, data, _ = blobs[index]
-            if len(body) <= len(data) * _MIN_GAIN:
-                frames[index] = b"".join((_head(kind, data, _ZSTD), varint(len(data)), body))
+            size = len(data)
+            if len(body) <= size * _MIN_GAIN:
+                frames[index] = b"".join((_head(kind, data, _ZSTD), varint(size), body))
     return [
         frame or b"".join((_head(kind, data, 0), varint(len(data)), data))
         for frame, (kind, data, _) in zip(frames, blobs, strict=True)
@@ -144,7 +146,7 @@ def pack_alone(blobs: Sequence[Packed]) -> list[bytes]:
 
 
 def _head(kind: Kind, data: bytes | memoryview, flags: int) -> bytes:
-    return bytes((_VERSION | kind | flags | (LINKS if kind is not _RAW and data[0] else 0),))
+    return _HEADS[_VERSION | kind | flags | (LINKS if kind is not _RAW and data[0] else 0)]
 
 
 def has_links(frame: bytes) -> bool:

@@ -67,6 +67,11 @@ class Task(Generic[_Result]):
             with suppress(RuntimeError):  # the interpreter is shutting down and starts no more threads
                 self._future = _threads().submit(work)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result, or an error, without waiting."""
+        return bool(self._results) or (self._future is not None and self._future.done())
+
     def do(self) -> bool:
         """Do it here, unless somebody has begun; whether it was done here."""
         if self._results or (self._future is not None and not self._future.cancel()):

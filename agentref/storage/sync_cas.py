@@ -346,7 +346,8 @@ class SyncCAS(Lifetimes):
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidInputError(f"put() takes bytes, not {type(data).__name__}; dump() takes values.")
         self._check_size(len(data), "The data")
-        return _root(builder, builder.raw(bytes(data)))
+        data = bytes(data)
+        return builder.whole(data) or _root(builder, builder.raw(data))
 
     def _stat_links(self, digests: Sequence[Digest]) -> list[Link]:
         """Links to contents of which only the name is known: their roots tell the size."""

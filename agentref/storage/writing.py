@@ -19,6 +19,7 @@ __all__ = ["BlobWriter", "Encoded"]
 
 _MAX_PRESENT: Final = 32 * 1024
 _LONG_TEXT: Final = 8 * 1024
+_RAW: Final = Kind.RAW
 _TEXT_LEVEL: Final = 3
 _VALUE_LEVEL: Final = 1
 _BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -154,7 +155,7 @@ class BlobWriter:
 
     def _packed(self, kind: Kind, canonical: bytes | memoryview) -> Packed:
         # Structured values come in small leaves, often and soon outdated; long texts come once, and stay.
-        is_text = kind is Kind.RAW and len(canonical) >= _LONG_TEXT
+        is_text = kind is _RAW and len(canonical) >= _LONG_TEXT
         return Packed(kind, canonical, self._level or (_TEXT_LEVEL if is_text else _VALUE_LEVEL))
 
     def _missing(self, blobs: Mapping[Digest, Pending], expires_at: float) -> list[tuple[Digest, Pending]]:

@@ -1,12 +1,14 @@
 """Blobs that are compressed while others are still being encoded."""
 
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from agentref.chunks import Kind
 from agentref.errors import StoreFullError, UnsupportedTypeError
+from agentref.refs import Digest
 from agentref.storage import CAS, FilesystemCAS, InMemoryCAS, ahead, parallel
 from agentref.storage.frames import Packed
 from agentref.storage.memory import MemoryBlobStore
@@ -85,3 +87,26 @@ def test_many_threads_at_once() -> None:
         refs = list(pool.map(lambda seed: cas.dump(value(seed % 3)), range(12)))
     assert cas.load_many(refs) == [value(seed % 3) for seed in range(12)]
     assert cas.verify().ok
+
+
+def test_who_encodes_does_the_rest_himself_when_the_other_thread_is_busy() -> None:
+    held, done = threading.Event(), []
+
+    def work(group: list[ahead.Fresh]) -> dict[Digest, bytes]:
+        here = threading.current_thread() is threading.main_thread()
+        if not here:
+            held.wait()  # it is at the first, and stays there
+        done.append(here)
+        return {digest: bytes(data) for digest, _, data in group}
+
+    given = ahead.Ahead(work)
+    names = [Digest(index.to_bytes(32, "big")) for index in range(40)]
+    for name in names:
+        given.add(name, Kind.RAW, bytes(200_000))
+    assert done
+    assert all(done)
+    held.set()
+    ready = given.frames()
+    assert sorted(ready) == names[: len(ready)]  # the last are too few to be handed over
+    assert len(ready) > len(names) // 2
+    assert False in done
