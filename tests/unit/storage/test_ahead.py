@@ -90,12 +90,13 @@ def test_many_threads_at_once() -> None:
 
 
 def test_who_encodes_does_the_rest_himself_when_the_other_thread_is_busy() -> None:
-    held, done = threading.Event(), []
+    begun, held, done = threading.Event(), threading.Event(), []
 
     def work(group: list[ahead.Fresh]) -> dict[Digest, bytes]:
         here = threading.current_thread() is threading.main_thread()
         if not here:
-            held.wait()  # it is at the first, and stays there
+            begun.set()
+            held.wait()
         done.append(here)
         return {digest: bytes(data) for digest, _, data in group}
 
@@ -103,6 +104,7 @@ def test_who_encodes_does_the_rest_himself_when_the_other_thread_is_busy() -> No
     names = [Digest(index.to_bytes(32, "big")) for index in range(40)]
     for name in names:
         given.add(name, Kind.RAW, bytes(200_000))
+        assert begun.wait(60)  # the other thread is at the first, and stays there
     assert done
     assert all(done)
     held.set()
