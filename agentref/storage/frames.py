@@ -47,6 +47,9 @@ _MIN_GAIN: Final = 0.95
 # From so much on, zstandard is given many blobs in one call: it lets go of the interpreter lock once then,
 # not once a blob, and where another thread computes each time takes up to 5 ms to get it back.
 _BATCH_BYTES: Final = 64 * 1024
+# To compress, from less on, and one alone as well: a call gives its buffers back, up to 1.3 MB, which a
+# context keeps; for that, 15 us are not too much.
+_LARGE_BYTES: Final = 16 * 1024
 
 
 # What opening a frame may raise that no `pack_frame` made.
@@ -85,7 +88,7 @@ class _Contexts:
         except IndexError:
             context = zstandard.ZstdCompressor(level=level)
         packed: Any
-        if len(datas) > 1 and sum(map(len, datas)) >= _BATCH_BYTES:
+        if sum(map(len, datas)) >= _LARGE_BYTES:
             packed = context.multi_compress_to_buffer(list(datas))
         else:
             packed = list(map(context.compress, datas))

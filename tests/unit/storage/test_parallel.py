@@ -2,7 +2,8 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -74,3 +75,23 @@ def test_an_error_in_work_that_is_shared_out_is_the_callers(monkeypatch: pytest.
 
     with pytest.raises(ZeroDivisionError):
         shared_out(work, [1, 2, 3], [10**6] * 3)
+
+
+def test_a_thread_beside_the_program_shares_out_much_work_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_WORKERS", 2)
+    shares: list[list[int]] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        shares.append(list(items))
+        return list(items)
+
+    def shared(size: int) -> list[list[int]]:
+        shares.clear()
+        assert shared_out(work, [1, 2], [size, size]) == [1, 2]
+        return sorted(shares)
+
+    assert shared(LARGE) == [[1], [2]]
+    with ThreadPoolExecutor(1, initializer=parallel.keep_to_one_core) as pool:
+        assert pool.submit(shared, LARGE).result(30) == [[1, 2]]
+        assert pool.submit(shared, 4 * LARGE).result(30) == [[1], [2]]
+    assert shared(LARGE) == [[1], [2]]  # the others do as before
