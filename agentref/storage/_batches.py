@@ -4,7 +4,8 @@ A batch is a head, the blobs' digests, the sizes of their bytes (4 bytes each), 
 them, and the bytes. All numbers are big endian. The head:
 
     magic         4 bytes  b"ARB1"
-    head_check    4 bytes  CRC-32 of the pack's name, the rest of the head, and all before the bytes
+    head_check    4 bytes  CRC-32 of the pack's name and the rest of the head
+    list_check    4 bytes  CRC-32 of what stands between the head and the bytes
     body_check    4 bytes  CRC-32 of the bytes
     count         4 bytes
     pins_size     4 bytes
@@ -15,7 +16,8 @@ A pin is the length of its owner's name (2 bytes), the name in UTF-8, a digest, 
 
 The checks tell a batch that a crash cut short from one that is whole. Damage that somebody wants is not
 their matter: whoever reads a blob hashes it. The pack's name, which is drawn by chance, is in them so that
-nobody who has something stored can make it look like a batch where one was damaged.
+nobody who has something stored can make it look like a batch where one was damaged. The head has a check
+of its own, so that what only looks like one costs no more than to read so much.
 """
 
 import os
@@ -33,7 +35,7 @@ from agentref.storage.protocol import PinRow
 __all__ = ["ENTRY_SIZE", "Batch", "batch_parts", "intact_end", "pins_in", "read_all", "read_batches"]
 
 _MAGIC: Final = b"ARB1"
-_CHECKED: Final = struct.Struct(">IIIdd")  # what of the head is checked, and comes behind `head_check`
+_CHECKED: Final = struct.Struct(">IIIIdd")  # what of the head is checked, and comes behind `head_check`
 _HEAD_SIZE: Final = 8 + _CHECKED.size
 _OWNER: Final = struct.Struct(">H")
 _LIFE: Final = struct.Struct(">d")
@@ -80,8 +82,8 @@ def batch_parts(  # noqa: PLR0913
         check = zlib.crc32(body, check)
     pinned = b"".join([_pin_entry(*pin) for pin in pins])
     listed = b"".join([*blobs, struct.pack(f">{len(sizes)}I", *sizes), pinned])
-    checked = _CHECKED.pack(check, len(sizes), len(pinned), stored_at, expires_at)
-    head_check = zlib.crc32(listed, zlib.crc32(checked, zlib.crc32(name.encode())))
+    checked = _CHECKED.pack(zlib.crc32(listed), check, len(sizes), len(pinned), stored_at, expires_at)
+    head_check = zlib.crc32(checked, zlib.crc32(name.encode()))
     head = b"".join([_MAGIC, head_check.to_bytes(4, "big"), checked, listed])
     first = begin + len(head)
     places = list(accumulate(sizes, initial=first))
@@ -139,13 +141,14 @@ class _Heads:
         head = self._bytes(begin, _HEAD_SIZE)
         if head[:4] != _MAGIC or len(head) < _HEAD_SIZE:
             return None
-        body_check, count, pins_size, stored_at, expires_at = _CHECKED.unpack_from(head, 8)
+        if zlib.crc32(head[8:], self._seed) != int.from_bytes(head[4:8], "big"):
+            return None
+        list_check, body_check, count, pins_size, stored_at, expires_at = _CHECKED.unpack_from(head, 8)
         first = begin + _HEAD_SIZE + ENTRY_SIZE * count + pins_size
         if first > self.end:
             return None
         listed = self._bytes(begin + _HEAD_SIZE, first - begin - _HEAD_SIZE)
-        check = zlib.crc32(listed, zlib.crc32(head[8:], self._seed))
-        if begin + _HEAD_SIZE + len(listed) < first or check != int.from_bytes(head[4:8], "big"):
+        if begin + _HEAD_SIZE + len(listed) < first or zlib.crc32(listed) != list_check:
             return None
         names = DIGEST_SIZE * count
         digests = [Digest(listed[at : at + DIGEST_SIZE]) for at in range(0, names, DIGEST_SIZE)]

@@ -26,7 +26,7 @@ from agentref.storage.filesystem import FilesystemBlobStore
 
 A, B, C, D = (Digest(bytes([n]) * 32) for n in (1, 2, 3, 4))
 LARGE = b"large" * 1000
-HEAD, ENTRY = 36, 36  # of a batch in a pack, and of each blob in it
+HEAD, ENTRY = 40, 36  # of a batch in a pack, and of each blob in it
 
 
 @pytest.fixture
