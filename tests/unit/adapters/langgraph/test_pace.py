@@ -1,4 +1,4 @@
-"""Saves run one after the other beside the graph, which never is more than one ahead of them."""
+"""Saves run one after the other, and a graph waits for them, but never for long."""
 
 import asyncio
 import threading
@@ -43,9 +43,13 @@ def held(saves: Pace) -> Iterator[Held]:
     save.close()
 
 
-def test_a_graph_waits_until_what_it_saved_is_saved(saves: Pace, held: Held) -> None:
+def test_a_graph_waits_until_what_it_saved_is_saved(
+    monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held
+) -> None:
+    monkeypatch.setattr(pace, "_SHORT_WAIT", 600)
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(saves.wait)
+        time.sleep(0.1)
         assert not waits.done()
         held.free.set()
         assert waits.result(30) is None
@@ -59,16 +63,44 @@ def test_nothing_to_wait_for_costs_no_wait(saves: Pace) -> None:
     saves.wait()
 
 
-def test_a_save_that_hangs_does_not_stop_the_graph_for_ever(
+def test_a_single_save_that_takes_long_goes_on_beside_the_graph(
     monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held
 ) -> None:
-    monkeypatch.setattr(pace, "_LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(pace, "_LONGEST_WAIT", 600)
     saves.wait()
     assert saves.waiting == 1
 
 
+def test_a_graph_that_is_two_saves_ahead_waits_longer_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        second = pool.submit(saves.save, lambda: "too")
+        while saves.waiting < 2:
+            time.sleep(0.001)
+        waits = pool.submit(saves.wait)
+        time.sleep(0.1)
+        assert not waits.done()
+        held.free.set()
+        assert waits.result(30) is None
+        assert second.result(30) == "too"
+
+
+def test_a_save_that_hangs_does_not_stop_the_graph_for_ever(
+    monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held
+) -> None:
+    monkeypatch.setattr(pace, "_LONGEST_WAIT", 0.02)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(saves.save, str)
+        while saves.waiting < 2:
+            time.sleep(0.001)
+        saves.wait()
+        assert saves.waiting == 2
+        held.free.set()
+
+
 def test_an_event_loop_is_never_blocked(monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held) -> None:
-    monkeypatch.setattr(pace, "_LONGEST_WAIT", 600)
+    monkeypatch.setattr(pace, "_SHORT_WAIT", 600)
 
     async def step() -> None:
         saves.wait()
