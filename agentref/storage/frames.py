@@ -123,9 +123,9 @@ def pack_frame(kind: Kind, data: bytes | memoryview, level: int) -> bytes:
     return pack_frames([Packed(kind, data, level)])[0]
 
 
-def pack_frames(blobs: Sequence[Packed]) -> list[bytes]:
-    """The frame of each, in order: on several cores where it is worth it."""
-    return shared_out(pack_alone, blobs, [len(blob.data) for blob in blobs])
+def pack_frames(blobs: Sequence[Packed], *, part_of: int = 0) -> list[bytes]:
+    """The frame of each, in order: on several cores where it is worth it, as for a part of much."""
+    return shared_out(pack_alone, blobs, [len(blob.data) for blob in blobs], part_of=part_of)
 
 
 def pack_alone(blobs: Sequence[Packed]) -> list[bytes]:

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agentref.storage import parallel
+from agentref.storage import InMemoryCAS, frames, parallel
+from agentref.storage.frames import Packed, pack_alone
 from agentref.storage.parallel import Task, shared_out
 
 LARGE = 1 << 20
@@ -85,13 +86,32 @@ def test_a_thread_beside_the_program_shares_out_much_work_only(monkeypatch: pyte
         shares.append(list(items))
         return list(items)
 
-    def shared(size: int) -> list[list[int]]:
+    def shared(size: int, part_of: int = 0) -> list[list[int]]:
         shares.clear()
-        assert shared_out(work, [1, 2], [size, size]) == [1, 2]
+        assert shared_out(work, [1, 2], [size, size], part_of=part_of) == [1, 2]
         return sorted(shares)
 
     assert shared(LARGE) == [[1], [2]]
     with ThreadPoolExecutor(1, initializer=parallel.keep_to_one_core) as pool:
         assert pool.submit(shared, LARGE).result(30) == [[1, 2]]
         assert pool.submit(shared, 4 * LARGE).result(30) == [[1], [2]]
+        assert pool.submit(shared, LARGE, 8 * LARGE).result(30) == [[1], [2]]
+        assert pool.submit(shared, 1000, 8 * LARGE).result(30) == [[1, 2]]
     assert shared(LARGE) == [[1], [2]]  # the others do as before
+
+
+def test_a_large_save_beside_the_program_takes_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_WORKERS", 2)
+    where: set[int] = set()
+
+    def noted(blobs: Sequence[Packed]) -> list[bytes]:
+        where.add(threading.get_ident())
+        return pack_alone(blobs)
+
+    monkeypatch.setattr(frames, "pack_alone", noted)
+    chance = random.Random(1)
+    with InMemoryCAS() as cas, ThreadPoolExecutor(1, initializer=parallel.keep_to_one_core) as pool:
+        for size, threads in ((1 << 20, 1), (24 << 20, 2)):
+            where.clear()
+            pool.submit(cas.store, cas.encode([chance.randbytes(size)])).result(60)
+            assert len(where) == threads
