@@ -4,7 +4,9 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final, TypeVar
+from itertools import repeat
+from operator import is_
+from typing import Final, TypeGuard, TypeVar
 
 from agentref.codecs import ValueCodec
 from agentref.errors import InvalidDigestError, InvalidInputError
@@ -112,25 +114,29 @@ def check_digest(digest: object) -> None:
         )
 
 
-def unique_digests(digests: Collection[Digest]) -> list[Digest]:
+def unique_digests(digests: Iterable[Digest]) -> list[Digest]:
     """The digests, each once, in the order given."""
-    _check_digests(digests)
-    return list(dict.fromkeys(digests))
+    given = list(digests)
+    _check_digests(given)
+    return list(dict.fromkeys(given))
 
 
 def _check_digests(digests: Collection[object]) -> None:
     # In C, where all are as they should be: a batch has hundreds.
-    if {bytes}.issuperset(map(type, digests)) and {DIGEST_SIZE}.issuperset(map(len, digests)):  # type: ignore[arg-type]
-        return
-    for digest in digests:
-        check_digest(digest)
+    if not (_are_bytes(digests) and {DIGEST_SIZE}.issuperset(map(len, digests))):
+        for digest in digests:
+            check_digest(digest)
+
+
+def _are_bytes(things: Iterable[object]) -> TypeGuard[Collection[bytes]]:
+    return all(map(is_, map(type, things), repeat(bytes)))
 
 
 def valid_blobs(blobs: Mapping[Digest, bytes]) -> dict[Digest, bytes]:
     """A copy of the mapping that no other thread can change, its names and bytes checked."""
     copy = dict(blobs)
     _check_digests(copy)
-    if not {bytes}.issuperset(map(type, copy.values())):
+    if not _are_bytes(copy.values()):
         for digest, data in copy.items():
             if not isinstance(data, bytes):
                 raise InvalidInputError(f"Blob {digest.hex()} must be bytes, not {type(data).__name__}.")

@@ -14,13 +14,13 @@ Fresh = tuple[Digest, Kind, bytes | memoryview]
 """A blob that was hashed a moment ago, with its canonical bytes."""
 
 _GROUP_BYTES: Final = 256 * 1024
-_LARGE_GROUP_BYTES: Final = 1024 * 1024
+_LARGE_GROUP_BYTES: Final = 512 * 1024
 _MOST_GROUPS: Final = 8  # that wait, and so much in all: memory stays bounded
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
 
 class Ahead:
-    """Hands blobs to another thread as they come: about 256 KiB at once, up to 1 MiB when there are many,
+    """Hands blobs to another thread as they come: about 256 KiB at once, up to 512 KiB when there are many,
     since the other may wait 5 ms for the interpreter lock after each. For one thread, which does a part of
     the work itself when the other falls behind.
 

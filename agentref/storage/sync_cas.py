@@ -345,7 +345,7 @@ class SyncCAS(Lifetimes):
     def _bytes_link(self, builder: TreeBuilder, data: bytes) -> Link:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidInputError(f"put() takes bytes, not {type(data).__name__}; dump() takes values.")
-        self._check_size(len(data), "The data")
+        self._check_size(memoryview(data).nbytes, "The data")
         data = bytes(data)
         return builder.whole(data) or _root(builder, builder.raw(data))
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from agentref.codecs import Extension, ValueCodec
-from agentref.errors import InvalidInputError
+from agentref.errors import InvalidDigestError, InvalidInputError, ValueTooLargeError
+from agentref.refs import Digest
 from agentref.storage import CAS, FilesystemCAS, InMemoryCAS
 from agentref.storage.filesystem import FilesystemBlobStore
+from agentref.storage.memory import MemoryBlobStore
 
 HOSTILE: dict[str, Callable[[], Any]] = {
     "negative": lambda: -1,
@@ -208,3 +210,23 @@ def test_who_gives_one_for_a_list_is_told_what_there_is(call, remedy):
     cas = InMemoryCAS()
     with pytest.raises(InvalidInputError, match=f"For a single one {remedy}"):
         call(cas, cas.dump(1))
+
+
+@pytest.mark.parametrize("wrong", [b"short", bytes(33), "x" * 32, None, 7, bytearray(32), [bytes(32)]])
+@pytest.mark.parametrize("verb", ["stat", "fetch", "peek", "remove"])
+def test_what_is_no_digest_is_refused_however_it_is_given(verb: str, wrong: object) -> None:
+    store = MemoryBlobStore()
+    name = Digest(bytes(32))
+    store.store({name: b"blob"})
+    for given in ([name, wrong], (each for each in (name, wrong))):
+        with pytest.raises(InvalidDigestError):
+            getattr(store, verb)(given)
+    assert name in store.fetch(each for each in (name,))  # type: ignore[arg-type]
+
+
+def test_a_view_of_large_items_is_as_large_as_its_bytes() -> None:
+    store = InMemoryCAS(max_value_bytes=100)
+    view = memoryview(bytes(104)).cast("q")
+    with pytest.raises(ValueTooLargeError):
+        store.put(view)  # type: ignore[arg-type]
+    assert store.get(store.put(view[:12])) == bytes(96)  # type: ignore[arg-type]
