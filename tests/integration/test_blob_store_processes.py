@@ -174,7 +174,7 @@ def test_a_store_that_is_never_closed_ends_quietly_and_leaves_no_log(tmp_path):
     )
     assert child.stderr == ""
     assert {path.name for path in tmp_path.iterdir()} == {"index.sqlite3", "marks", "packs"}
-    assert [path.stat().st_size for path in (tmp_path / "packs").iterdir()] == [36 + 36 + 4]
+    assert [path.stat().st_size for path in (tmp_path / "packs").iterdir()] == [40 + 36 + 4]
 
 
 def test_a_large_transaction_does_not_leave_a_large_log(tmp_path, monkeypatch):

@@ -13,8 +13,10 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Final, TypeVar
 
+from agentref.forks import InChild
 from agentref.storage.parallel import keep_to_one_core
 
 __all__ = ["Pace"]
@@ -26,27 +28,39 @@ _LONGEST_WAIT: Final = 0.5
 _SHORT_WAIT: Final = 0.01
 
 
+class _Run:
+    """The saves of one graph that are under way. Each thread in which the loop of a graph runs has one of
+    its own; the threads to which LangGraph hands what is to be saved find it in their context."""
+
+    __slots__ = ("changed", "of", "waiting")
+
+    def __init__(self) -> None:
+        self.of = _here()
+        self.waiting = 0
+        self.changed = threading.Condition()
+
+
+_run: ContextVar[_Run | None] = ContextVar("agentref_run", default=None)
+
+
 class Pace:
-    """Runs saves one after the other, and counts those that are `waiting`. Thread-safe; a forked child
-    starts anew."""
+    """Runs saves one after the other, and lets a graph wait for its own. Thread-safe; a forked child starts
+    anew."""
 
     def __init__(self) -> None:
         self._start()
+        self._in_child = InChild(self._start)
 
     def _start(self) -> None:
-        self._pid = os.getpid()
-        self.waiting = 0
-        self._changed = threading.Condition()
         self._saver = ThreadPoolExecutor(
             1, thread_name_prefix="agentref-save", initializer=keep_to_one_core
         )
 
     def save(self, work: Callable[[], _Result]) -> _Result:
         """The result of `work`, done by the thread that saves."""
-        if self._pid != os.getpid():
-            self._start()
-        with self._changed:
-            self.waiting += 1
+        run = _run.get() or _Run()
+        with run.changed:
+            run.waiting += 1
         try:
             try:
                 done = self._saver.submit(work)
@@ -54,18 +68,24 @@ class Pace:
                 return work()
             return done.result()
         finally:
-            with self._changed:
-                self.waiting -= 1
-                self._changed.notify_all()
+            with run.changed:
+                run.waiting -= 1
+                run.changed.notify_all()
 
     def wait(self) -> None:
-        """Until fewer than two saves are under way, for half a second at most, and then for the last, for
-        10 ms at most. Never on an event loop."""
-        if not self.waiting or self._pid != os.getpid() or _on_an_event_loop():
-            return
-        with self._changed:
-            self._changed.wait_for(lambda: self.waiting < _BEHIND, _LONGEST_WAIT)
-            self._changed.wait_for(lambda: not self.waiting, _SHORT_WAIT)
+        """Until fewer than two saves of the graph that runs in this thread are under way, for half a second
+        at most, and then for the last, for 10 ms at most. Never on an event loop."""
+        run = _run.get()
+        if run is None or run.of != _here():
+            _run.set(_Run())
+        elif run.waiting and not _on_an_event_loop():
+            with run.changed:
+                run.changed.wait_for(lambda: run.waiting < _BEHIND, _LONGEST_WAIT)
+                run.changed.wait_for(lambda: not run.waiting, _SHORT_WAIT)
+
+
+def _here() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
 
 
 def _on_an_event_loop() -> bool:

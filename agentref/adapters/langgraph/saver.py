@@ -166,8 +166,7 @@ class ExternalizingSaver(Coherent, BaseCheckpointSaver[Any]):
 
     def get_next_version(self, current: Any, channel: None) -> Any:
         """The inner saver's. Waits for a moment where saving has fallen behind the graph."""
-        if self.pace.waiting:
-            self.pace.wait()
+        self.pace.wait()
         return self.inner.get_next_version(current, channel)
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> "ExternalizingSaver":

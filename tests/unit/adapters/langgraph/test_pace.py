@@ -1,120 +1,151 @@
-"""Saves run one after the other, and a graph waits for them, but never for long."""
+"""Saves run one after the other, and a graph waits for its own, but never for long."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 
 import pytest
 
 from agentref.adapters.langgraph import pace
 from agentref.adapters.langgraph.pace import Pace
+from tests.forking import fork, statuses
 
 
-class Held:
-    """A save that is under way until it is let go."""
+class Graph:
+    """A graph whose loop runs in this thread, and the threads that are to save what it hands them."""
 
-    def __init__(self, saves: Pace) -> None:
-        self.begun, self.free = threading.Event(), threading.Event()
-        self._pool = ThreadPoolExecutor(1)
-        self.saved = self._pool.submit(saves.save, self._work)
-        assert self.begun.wait(30)
+    def __init__(self) -> None:
+        self.saves = Pace()
+        self.saves.wait()  # its first step
+        self.free = threading.Event()
+        self._threads = ThreadPoolExecutor(4)
 
-    def _work(self) -> str:
-        self.begun.set()
-        self.free.wait(30)
-        return "saved"
+    def save(self, work: Callable[[], object]) -> "Future[object]":
+        return self._threads.submit(copy_context().run, self.saves.save, work)
+
+    def save_until_free(self) -> "Future[bool]":
+        begun = threading.Event()
+
+        def work() -> bool:
+            begun.set()
+            return self.free.wait(60)
+
+        saved: Future[bool] = self._threads.submit(copy_context().run, self.saves.save, work)
+        assert begun.wait(30)
+        return saved
 
     def close(self) -> None:
         self.free.set()
-        self._pool.shutdown()
+        self._threads.shutdown()
 
 
 @pytest.fixture
-def saves() -> Pace:
-    return Pace()
+def graph() -> Iterator[Graph]:
+    graph = Graph()
+    yield graph
+    graph.close()
+
+
+def under_way(graph: Graph, count: int) -> None:
+    """Wait until so many saves of the graph are."""
+    run = pace._run.get()
+    assert run is not None
+    while run.waiting < count:
+        time.sleep(0.001)
+    assert run.waiting == count
+
+
+def freed_soon(graph: Graph) -> None:
+    threading.Timer(0.05, graph.free.set).start()
 
 
 @pytest.fixture
-def held(saves: Pace) -> Iterator[Held]:
-    save = Held(saves)
-    yield save
-    save.close()
-
-
-def test_a_graph_waits_until_what_it_saved_is_saved(
-    monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held
-) -> None:
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that waits for ever."""
     monkeypatch.setattr(pace, "_SHORT_WAIT", 600)
-    with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(saves.wait)
-        time.sleep(0.1)
-        assert not waits.done()
-        held.free.set()
-        assert waits.result(30) is None
-    assert held.saved.result(30) == "saved"
-    assert saves.waiting == 0
+    monkeypatch.setattr(pace, "_LONGEST_WAIT", 600)
 
 
-def test_nothing_to_wait_for_costs_no_wait(saves: Pace) -> None:
-    saves.wait()
-    assert saves.save(lambda: 1) == 1
-    saves.wait()
+@pytest.mark.usefixtures("patient")
+def test_a_graph_waits_until_what_it_saved_is_saved(graph: Graph) -> None:
+    saved = graph.save_until_free()
+    freed_soon(graph)
+    graph.saves.wait()
+    assert graph.free.is_set()
+    assert saved.result(30)
+
+
+@pytest.mark.usefixtures("patient")
+def test_no_graph_waits_for_what_another_one_saves(graph: Graph) -> None:
+    graph.save_until_free()
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(3):
+            other.submit(graph.saves.wait).result(30)
+    assert not graph.free.is_set()
 
 
 def test_a_single_save_that_takes_long_goes_on_beside_the_graph(
-    monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held
+    monkeypatch: pytest.MonkeyPatch, graph: Graph
 ) -> None:
     monkeypatch.setattr(pace, "_LONGEST_WAIT", 600)
-    saves.wait()
-    assert saves.waiting == 1
+    saved = graph.save_until_free()
+    graph.saves.wait()
+    assert not saved.done()
 
 
-def test_a_graph_that_is_two_saves_ahead_waits_longer_but_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held
+def test_a_graph_that_is_two_saves_ahead_waits_longer(
+    monkeypatch: pytest.MonkeyPatch, graph: Graph
 ) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        second = pool.submit(saves.save, lambda: "too")
-        while saves.waiting < 2:
-            time.sleep(0.001)
-        waits = pool.submit(saves.wait)
-        time.sleep(0.1)
-        assert not waits.done()
-        held.free.set()
-        assert waits.result(30) is None
-        assert second.result(30) == "too"
+    monkeypatch.setattr(pace, "_LONGEST_WAIT", 600)
+    graph.save_until_free()
+    second = graph.save(lambda: "too")
+    under_way(graph, 2)
+    freed_soon(graph)
+    graph.saves.wait()
+    assert graph.free.is_set()
+    assert second.result(30) == "too"
 
 
 def test_a_save_that_hangs_does_not_stop_the_graph_for_ever(
-    monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held
+    monkeypatch: pytest.MonkeyPatch, graph: Graph
 ) -> None:
     monkeypatch.setattr(pace, "_LONGEST_WAIT", 0.02)
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(saves.save, str)
-        while saves.waiting < 2:
-            time.sleep(0.001)
-        saves.wait()
-        assert saves.waiting == 2
-        held.free.set()
+    graph.save_until_free()
+    graph.save(str)
+    under_way(graph, 2)
+    graph.saves.wait()
+    under_way(graph, 2)
 
 
-def test_an_event_loop_is_never_blocked(monkeypatch: pytest.MonkeyPatch, saves: Pace, held: Held) -> None:
-    monkeypatch.setattr(pace, "_SHORT_WAIT", 600)
-
+@pytest.mark.usefixtures("patient")
+def test_an_event_loop_is_never_blocked(graph: Graph) -> None:
     async def step() -> None:
-        saves.wait()
+        graph.saves.wait()
 
-    begun = time.monotonic()
+    saved = graph.save_until_free()
     asyncio.run(step())
-    assert time.monotonic() - begun < 300
-    assert saves.waiting == 1
+    assert not saved.done()
 
 
-def test_an_error_of_a_save_is_its_callers(saves: Pace) -> None:
+def test_an_error_of_a_save_is_its_callers(graph: Graph) -> None:
     def fail() -> None:
         raise OSError("no room")
 
     with pytest.raises(OSError, match="no room"):
-        saves.save(fail)
-    assert saves.waiting == 0
+        graph.save(fail).result(30)
+    under_way(graph, 0)
+
+
+def test_a_forked_child_saves_with_a_thread_of_its_own(graph: Graph) -> None:
+    graph.save_until_free()
+
+    def child() -> None:
+        graph.saves.wait()
+        with ThreadPoolExecutor(8) as threads:
+            done = list(threads.map(lambda n: graph.saves.save(lambda: n), range(64)))
+        assert done == list(range(64))
+
+    assert statuses([fork(child)]) == [0]
