@@ -12,9 +12,9 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from agentref.forks import InChild
 from agentref.storage.parallel import keep_to_one_core
@@ -32,12 +32,15 @@ class _Run:
     """The saves of one graph that are under way. Each thread in which the loop of a graph runs has one of
     its own; the threads to which LangGraph hands what is to be saved find it in their context."""
 
-    __slots__ = ("changed", "of", "waiting")
+    __slots__ = ("of", "saves")
 
     def __init__(self) -> None:
         self.of = _here()
-        self.waiting = 0
-        self.changed = threading.Condition()
+        self.saves: list[Future[Any]] = []
+
+    def under_way(self) -> list[Future[Any]]:
+        """They, oldest first. One that Ctrl-C kept from being taken off the list is not waited for."""
+        return [save for save in list(self.saves) if not save.done()]
 
 
 _run: ContextVar[_Run | None] = ContextVar("agentref_run", default=None)
@@ -58,19 +61,16 @@ class Pace:
 
     def save(self, work: Callable[[], _Result]) -> _Result:
         """The result of `work`, done by the thread that saves."""
-        run = _run.get() or _Run()
-        with run.changed:
-            run.waiting += 1
         try:
-            try:
-                done = self._saver.submit(work)
-            except RuntimeError:  # the interpreter is shutting down and starts no more threads
-                return work()
+            done = self._saver.submit(work)
+        except RuntimeError:  # the interpreter is shutting down and starts no more threads
+            return work()
+        run = _run.get() or _Run()
+        run.saves.append(done)
+        try:
             return done.result()
         finally:
-            with run.changed:
-                run.waiting -= 1
-                run.changed.notify_all()
+            run.saves.remove(done)
 
     def wait(self) -> None:
         """Until fewer than two saves of the graph that runs in this thread are under way, for half a second
@@ -78,10 +78,9 @@ class Pace:
         run = _run.get()
         if run is None or run.of != _here():
             _run.set(_Run())
-        elif run.waiting and not _on_an_event_loop():
-            with run.changed:
-                run.changed.wait_for(lambda: run.waiting < _BEHIND, _LONGEST_WAIT)
-                run.changed.wait_for(lambda: not run.waiting, _SHORT_WAIT)
+        elif (saves := run.under_way()) and not _on_an_event_loop():
+            wait(saves[: 1 - _BEHIND], _LONGEST_WAIT)
+            wait(saves[1 - _BEHIND :], _SHORT_WAIT)
 
 
 def _here() -> tuple[int, int]:

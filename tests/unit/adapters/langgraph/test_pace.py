@@ -14,6 +14,14 @@ from agentref.adapters.langgraph.pace import Pace
 from tests.forking import fork, statuses
 
 
+def under_way(count: int) -> None:
+    """Wait until so many saves of the graph of this thread are."""
+    run = pace._run.get()
+    assert run is not None
+    while len(run.under_way()) != count:
+        time.sleep(0.001)
+
+
 class Graph:
     """A graph whose loop runs in this thread, and the threads that are to save what it hands them."""
 
@@ -35,6 +43,7 @@ class Graph:
 
         saved: Future[bool] = self._threads.submit(copy_context().run, self.saves.save, work)
         assert begun.wait(30)
+        under_way(1)
         return saved
 
     def close(self) -> None:
@@ -47,15 +56,6 @@ def graph() -> Iterator[Graph]:
     graph = Graph()
     yield graph
     graph.close()
-
-
-def under_way(graph: Graph, count: int) -> None:
-    """Wait until so many saves of the graph are."""
-    run = pace._run.get()
-    assert run is not None
-    while run.waiting < count:
-        time.sleep(0.001)
-    assert run.waiting == count
 
 
 def freed_soon(graph: Graph) -> None:
@@ -102,7 +102,7 @@ def test_a_graph_that_is_two_saves_ahead_waits_longer(
     monkeypatch.setattr(pace, "_LONGEST_WAIT", 600)
     graph.save_until_free()
     second = graph.save(lambda: "too")
-    under_way(graph, 2)
+    under_way(2)
     freed_soon(graph)
     graph.saves.wait()
     assert graph.free.is_set()
@@ -115,9 +115,9 @@ def test_a_save_that_hangs_does_not_stop_the_graph_for_ever(
     monkeypatch.setattr(pace, "_LONGEST_WAIT", 0.02)
     graph.save_until_free()
     graph.save(str)
-    under_way(graph, 2)
+    under_way(2)
     graph.saves.wait()
-    under_way(graph, 2)
+    under_way(2)
 
 
 @pytest.mark.usefixtures("patient")
@@ -136,7 +136,7 @@ def test_an_error_of_a_save_is_its_callers(graph: Graph) -> None:
 
     with pytest.raises(OSError, match="no room"):
         graph.save(fail).result(30)
-    under_way(graph, 0)
+    under_way(0)
 
 
 def test_a_forked_child_saves_with_a_thread_of_its_own(graph: Graph) -> None:
