@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from itertools import count
+from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 from agentref.forks import InChild
 from agentref.storage.parallel import keep_to_one_core
@@ -36,13 +38,16 @@ class _Run:
 
     def __init__(self) -> None:
         self.of = _here()
-        self.saves: list[Future[Any]] = []
+        # Who saves keeps the other reference: Ctrl-C may take it away anywhere, and nothing is left then.
+        self.saves: WeakValueDictionary[int, Future[None]] = WeakValueDictionary()
 
-    def under_way(self) -> list[Future[Any]]:
-        """They, oldest first. One that Ctrl-C kept from being taken off the list is not waited for."""
-        return [save for save in list(self.saves) if not save.done()]
+    def under_way(self) -> list[Future[None]]:
+        """They, oldest first."""
+        saves = [reference() for reference in self.saves.valuerefs()]  # at once: others come and go
+        return [save for save in saves if save is not None and not save.done()]
 
 
+_numbers = count()
 _run: ContextVar[_Run | None] = ContextVar("agentref_run", default=None)
 
 
@@ -61,16 +66,17 @@ class Pace:
 
     def save(self, work: Callable[[], _Result]) -> _Result:
         """The result of `work`, done by the thread that saves."""
+        saved: Future[None] = Future()
+        if run := _run.get():
+            run.saves[next(_numbers)] = saved  # before another thread can be at it
         try:
-            done = self._saver.submit(work)
-        except RuntimeError:  # the interpreter is shutting down and starts no more threads
-            return work()
-        run = _run.get() or _Run()
-        run.saves.append(done)
-        try:
+            try:
+                done = self._saver.submit(work)
+            except RuntimeError:  # the interpreter is shutting down and starts no more threads
+                return work()
             return done.result()
         finally:
-            run.saves.remove(done)
+            saved.set_result(None)
 
     def wait(self) -> None:
         """Until fewer than two saves of the graph that runs in this thread are under way, for half a second
