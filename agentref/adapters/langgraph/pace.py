@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from itertools import count
 from typing import Final, TypeVar
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, ref
 
 from agentref.forks import InChild
 from agentref.storage.parallel import keep_to_one_core
@@ -38,12 +38,12 @@ class _Run:
 
     def __init__(self) -> None:
         self.of = _here()
-        # Who saves keeps the other reference: Ctrl-C may take it away anywhere, and nothing is left then.
-        self.saves: WeakValueDictionary[int, Future[None]] = WeakValueDictionary()
+        # Who saves keeps them: Ctrl-C may take him away anywhere, and nothing is waited for then.
+        self.saves: dict[int, ReferenceType[Future[None]]] = {}
 
     def under_way(self) -> list[Future[None]]:
         """They, oldest first."""
-        saves = [reference() for reference in self.saves.valuerefs()]  # at once: others come and go
+        saves = [reference() for reference in list(self.saves.values())]
         return [save for save in saves if save is not None and not save.done()]
 
 
@@ -66,9 +66,9 @@ class Pace:
 
     def save(self, work: Callable[[], _Result]) -> _Result:
         """The result of `work`, done by the thread that saves."""
+        run, number = _run.get() or _Run(), next(_numbers)
         saved: Future[None] = Future()
-        if run := _run.get():
-            run.saves[next(_numbers)] = saved  # before another thread can be at it
+        run.saves[number] = ref(saved)  # before another thread can be at it
         try:
             try:
                 done = self._saver.submit(work)
@@ -77,6 +77,7 @@ class Pace:
             return done.result()
         finally:
             saved.set_result(None)
+            run.saves.pop(number, None)
 
     def wait(self) -> None:
         """Until fewer than two saves of the graph that runs in this thread are under way, for half a second
@@ -84,7 +85,8 @@ class Pace:
         run = _run.get()
         if run is None or run.of != _here():
             _run.set(_Run())
-        elif (saves := run.under_way()) and not _on_an_event_loop():
+        elif run.saves and not _on_an_event_loop():
+            saves = run.under_way()
             wait(saves[: 1 - _BEHIND], _LONGEST_WAIT)
             wait(saves[1 - _BEHIND :], _SHORT_WAIT)
 
