@@ -28,16 +28,18 @@ _Result = TypeVar("_Result")
 _BEHIND: Final = 2
 _LONGEST_WAIT: Final = 0.5
 _SHORT_WAIT: Final = 0.01
+_FEW_STEPS: Final = 3
 
 
 class _Run:
     """The saves of one graph that are under way. Each thread in which the loop of a graph runs has one of
     its own; the threads to which LangGraph hands what is to be saved find it in their context."""
 
-    __slots__ = ("of", "saves")
+    __slots__ = ("of", "saves", "steps")
 
     def __init__(self) -> None:
         self.of = _here()
+        self.steps = 0  # one after the other at the end of which something was being saved
         # Who saves keeps them: Ctrl-C may take him away anywhere, and nothing is waited for then.
         self.saves: dict[int, ReferenceType[Future[None]]] = {}
 
@@ -81,14 +83,18 @@ class Pace:
 
     def wait(self) -> None:
         """Until fewer than two saves of the graph that runs in this thread are under way, for half a second
-        at most, and then for the last, for 10 ms at most. Never on an event loop."""
+        at most; then for the last, for 10 ms at most, if each of the last few steps saved something large.
+        Never on an event loop."""
         run = _run.get()
         if run is None or run.of != _here():
             _run.set(_Run())
-        elif run.saves and not _on_an_event_loop():
-            saves = run.under_way()
+        elif not run.saves:
+            run.steps = 0
+        elif not _on_an_event_loop():
+            saves, run.steps = run.under_way(), run.steps + 1
             wait(saves[: 1 - _BEHIND], _LONGEST_WAIT)
-            wait(saves[1 - _BEHIND :], _SHORT_WAIT)
+            if run.steps > _FEW_STEPS:
+                wait(saves[1 - _BEHIND :], _SHORT_WAIT)
 
 
 def _here() -> tuple[int, int]:

@@ -72,10 +72,27 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("patient")
 def test_a_graph_waits_until_what_it_saved_is_saved(graph: Graph) -> None:
     saved = graph.save_until_free()
+    for _ in range(pace._FEW_STEPS):  # it has not saved step after step yet
+        graph.saves.wait()
+    assert not saved.done()
     freed_soon(graph)
     graph.saves.wait()
     assert graph.free.is_set()
     assert saved.result(30)
+
+
+def test_a_step_that_saves_nothing_ends_the_row_of_those_that_do(graph: Graph) -> None:
+    run = pace._run.get()
+    assert run is not None
+    saved = graph.save_until_free()
+    graph.saves.wait()
+    assert run.steps == 1
+    graph.free.set()
+    assert saved.result(30)
+    while run.saves:
+        time.sleep(0.001)
+    graph.saves.wait()
+    assert run.steps == 0
 
 
 @pytest.mark.usefixtures("patient")
@@ -92,7 +109,8 @@ def test_a_single_save_that_takes_long_goes_on_beside_the_graph(
 ) -> None:
     monkeypatch.setattr(pace, "_LONGEST_WAIT", 600)
     saved = graph.save_until_free()
-    graph.saves.wait()
+    for _ in range(pace._FEW_STEPS + 1):
+        graph.saves.wait()
     assert not saved.done()
 
 
@@ -126,6 +144,8 @@ def test_an_event_loop_is_never_blocked(graph: Graph) -> None:
         graph.saves.wait()
 
     saved = graph.save_until_free()
+    for _ in range(pace._FEW_STEPS):
+        graph.saves.wait()
     asyncio.run(step())
     assert not saved.done()
 
