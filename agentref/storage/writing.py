@@ -148,10 +148,10 @@ class BlobWriter:
     def _pack_now(self, blobs: list[tuple[Digest, Pending]]) -> dict[Digest, bytes]:
         """A few at a time: not all of their bytes at once are needed."""
         frames: dict[Digest, bytes] = {}
-        total = sum([pending[2] for _, pending in blobs])
+        total = sum([pending.size for _, pending in blobs])
         for few in _batches(blobs, _PACK_BYTES):
             packed = pack_frames(
-                [self._packed(pending[0], pending.canonical()) for _, pending in few], part_of=total
+                [self._packed(pending.kind, pending.canonical()) for _, pending in few], part_of=total
             )
             frames.update(zip([digest for digest, _ in few], packed, strict=True))
         return frames

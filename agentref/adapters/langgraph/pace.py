@@ -28,7 +28,7 @@ _Result = TypeVar("_Result")
 _BEHIND: Final = 2
 _LONGEST_WAIT: Final = 0.5
 _SHORT_WAIT: Final = 0.01
-_FEW_STEPS: Final = 3
+_FEW_STEPS: Final = 3  # a graph that saves something large once, as its input, does not wait for it
 
 
 class _Run:
@@ -40,7 +40,7 @@ class _Run:
     def __init__(self) -> None:
         self.of = _here()
         self.steps = 0  # one after the other at the end of which something was being saved
-        # Who saves keeps them: Ctrl-C may take him away anywhere, and nothing is waited for then.
+        # Whoever saves holds the other reference: if Ctrl-C ends that, nothing is left to wait for.
         self.saves: dict[int, ReferenceType[Future[None]]] = {}
 
     def under_way(self) -> list[Future[None]]:
